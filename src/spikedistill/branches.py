@@ -1,0 +1,76 @@
+"""Light ANN branches on the rates of intermediate stages (method.md §3)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spikedistill.errors import choose
+from spikedistill.models.layers import conv
+
+
+class LightBlock(nn.Module):
+    """Halves the resolution: depthwise-separable convolutions beside a strided 1×1, ReLU after the sum."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            conv(c_in, c_in, 3, stride=2, groups=c_in),
+            conv(c_in, c_in, 1),
+            nn.BatchNorm2d(c_in),
+            nn.ReLU(),
+            conv(c_in, c_in, 3, groups=c_in),
+            conv(c_in, c_out, 1),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+        )
+        self.residual = nn.Sequential(conv(c_in, c_out, 1, stride=2), nn.BatchNorm2d(c_out))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.main(x) + self.residual(x))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            conv(channels, channels, 3),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            conv(channels, channels, 3),
+            nn.BatchNorm2d(channels),
+        )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.main(x) + x)
+
+
+BLOCKS = {
+    "light": lambda c_in, c_out: [LightBlock(c_in, c_out)],
+    "light+residual": lambda c_in, c_out: [LightBlock(c_in, c_out), ResidualBlock(c_out)],  # the ImageNet variant
+}
+
+
+class Branch(nn.Module):
+    """From the rate features of one stage to logits.
+
+    Args:
+        channels: C of the tapped stage and of every stage after it.
+        num_classes: size of the output.
+        block: a key of `BLOCKS`.
+    """
+
+    def __init__(self, channels: list[int], num_classes: int, block: str = "light") -> None:
+        super().__init__()
+        make = BLOCKS[choose("branch block", block, BLOCKS)]
+        pairs = zip(channels[:-1], channels[1:], strict=True)
+        self.blocks = nn.Sequential(*(layer for c_in, c_out in pairs for layer in make(c_in, c_out)))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(channels[-1], num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] → logits [N, classes]."""
+        return self.classifier(self.pool(self.blocks(features)).flatten(1))

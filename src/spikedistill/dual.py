@@ -1,0 +1,307 @@
+"""Rate-based backpropagation in one forward pass: signals that carry spikes and rate side by side.
+
+What it replaces. BPTT differentiates all T steps: it keeps T·N activations and runs T backward convolutions per layer.
+Rate-based backpropagation (method.md §2) lets the spikes run without gradient and differentiates only the firing rate
+r = (1/T) Σ_t s_t. The authors do that in two passes, a spiking one and a second, full one on rates. One is enough:
+
+1.  A linear operation A commutes with the time mean: mean_t(A s_t) = A·mean_t(s_t) = A r. So the spike path is
+    computed, and the *value* of the rate path is the mean of what was just computed; only its *backward*, A^T g for the
+    input and g r^T for the weight, uses the rate tensors.                                (`linear_of_rate`) exact
+2.  A LIF neuron has no rate function. Its linear response to a current added to every step is the eligibility e of
+    `neuron.rate_response`; the rate leaves with the value mean_t(s_t) and the gradient of e·(mean input).
+                                                                        (`LIF` rule) exact for constant perturbations
+3.  Everything else is imposed the same way: the value of the spike path's time mean, the gradient of the operation on
+    the rate tensor.                                                       (`stitch`; batch norm: norm.py) approximate
+
+Invariant: at every point of the network the rate equals the time mean of the spike path.
+Cost: T spiking forwards without gradient and one backward of batch size N. What is kept for the backward is of size N:
+memory does not grow with T.
+
+How a network learns is decided by what is fed to it; modules have no modes (`sd.Network` makes these from images):
+    Static    [N, ...] the same at every step: computed once, until the first neuron makes it one of the two below
+    Dual      values [T·N, ...] without gradient and rate [N, ...] with gradient: rate-based backpropagation
+    Sequence  values [T·N, ...] with gradient: BPTT, or plain spiking evaluation under no_grad
+    a Tensor  [N, ...]: the ANN twin; a LIF neuron is then a ReLU (neuron.py)
+They intercept torch functions (`__torch_function__`) and look the function up in `RULES` (filled by rules.py and
+norm.py), so ordinary modules work unmodified. To the network each looks like a tensor of shape [N, ...].
+
+Shapes: time and batch are folded, T·N with time slowest; `[N, ...]` is any per-sample shape, channels second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from spikedistill.errors import InvalidArgument, UnsupportedOperation
+from spikedistill.kernels import EAGER, Kernels, Norm, Term, computed, norm_backward, time_mean, total
+from spikedistill.neuron import Neuron, lif
+from spikedistill.trace import user_frame
+
+Rule = Callable[..., Any]
+RULES: dict[Any, Rule] = {}
+"""What each torch function does to signals: rule(function, *args, **kwargs). Extend with `register_rule`."""
+
+
+class Signal:
+    """Base of the three signals: the torch-function protocol, and what a network may ask of a tensor's shape."""
+
+    timesteps: int
+    kernels: Kernels
+    rate: Tensor
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        rule = RULES.get(func)
+        if rule is None:
+            name = getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func))
+            supported = sorted({getattr(f, "__name__", str(f)).strip("_") for f in RULES})
+            raise UnsupportedOperation(
+                f"no rule for {name} on a {cls.__name__} signal, called at {user_frame()}.\n"
+                f"Supported: {', '.join(supported)}.\n"
+                "If it acts on every time step alone and is linear, register it: "
+                "spikedistill.register_rule(function, spikedistill.rules.linear)"
+            )
+        return rule(func, *args, **(kwargs or {}))
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, ...], the shape that the network sees."""
+        return self.rate.shape
+
+    @property
+    def batch(self) -> int:
+        return self.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rate.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.rate.device
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    ndim = property(dim)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Static(Signal):
+    """Input that does not change over time, [N, ...], before the first neuron; `kind` is what the neuron makes of it."""
+
+    rate: Tensor
+    timesteps: int
+    kind: type[Dual] | type[Sequence]
+    kernels: Kernels = EAGER
+
+    def over_time(self, tensor: Tensor) -> Tensor:
+        return tensor.unsqueeze(0).expand(self.timesteps, *tensor.shape).flatten(0, 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sequence(Signal):
+    """T steps with gradient through each, values [T·N, ...]: BPTT or evaluation."""
+
+    values: Tensor
+    timesteps: int
+    kernels: Kernels = EAGER
+
+    @cached_property
+    def rate(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return time_mean(self.values, self.timesteps)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((self.values.shape[0] // self.timesteps, *self.values.shape[1:]))
+
+    @classmethod
+    def from_static(cls, x: Static) -> Sequence:
+        return cls(x.over_time(x.rate), x.timesteps, x.kernels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dual(Signal):
+    """The spike path without gradient and the rate [N, ...] with gradient.
+
+    Both are held as a sum of `terms` on which batch norm may be pending (`kernels.Term`), so that batch norm and a
+    residual sum are only computed where somebody needs them: a neuron folds them into its own sweep, anything else
+    reads `values` and `rate`.
+    """
+
+    terms: tuple[Term, ...]
+    timesteps: int
+    kernels: Kernels = EAGER
+
+    @cached_property
+    def values(self) -> Tensor:
+        """[T·N, ...] the spike path, computed."""
+        return total(self.terms)
+
+    @cached_property
+    def rate(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        first, *rest = (normalised_rate(term) for term in self.terms)
+        for other in rest:
+            first = first + other
+        return first
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.terms[0].rate.shape
+
+    def computed(self) -> Term:
+        """The whole signal as one term with nothing pending."""
+        return self.terms[0] if self.is_plain() else Term(self.values, self.rate)
+
+    def is_plain(self) -> bool:
+        return len(self.terms) == 1 and self.terms[0].norm is None
+
+    def with_path(self, values: Tensor, rate: Tensor) -> Dual:
+        return Dual((Term(values, rate),), self.timesteps, self.kernels)
+
+    @classmethod
+    def from_static(cls, x: Static) -> Dual:
+        return cls((Term(x.over_time(x.rate.detach()), x.rate),), x.timesteps, x.kernels)
+
+
+# ---------------------------------------------------------------- the primitives
+
+
+class _Stitch(Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, source: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, grads[0]
+
+
+def stitch(value: Tensor, source: Tensor) -> Tensor:
+    """The value of the first, the gradient of the second; both of one shape."""
+    if value.shape != source.shape:
+        raise InvalidArgument(f"stitch: value {tuple(value.shape)} and source {tuple(source.shape)} differ in shape")
+    return _Stitch.apply(value, source)  # type: ignore[no-any-return]
+
+
+class _LinearOfRate(Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | None, adjoint: Any) -> Tensor:
+        ctx.save_for_backward(rate, weight)
+        ctx.adjoint = adjoint
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, *ctx.adjoint(grads[0], *ctx.saved_tensors, ctx.needs_input_grad[1:4]), None
+
+
+def linear_of_rate(value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | None, adjoint: Any) -> Tensor:
+    """The rate after a linear layer whose `value` is known: the layer's backward without its forward (step 1 above).
+
+    `adjoint(grad, rate, weight, needed)` returns the gradients of rate, weight and bias.
+    """
+    return _LinearOfRate.apply(value, rate, weight, bias, adjoint)  # type: ignore[no-any-return]
+
+
+class _NormalisedRate(Function):
+    @staticmethod
+    def forward(ctx: Any, rate: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+        ctx.save_for_backward(rate, gamma, beta, mean, rstd)
+        return computed(rate, Norm(gamma, beta, mean, rstd))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        rate, *norm = ctx.saved_tensors
+        return *norm_backward(grads[0], rate, Norm(*norm)), None, None
+
+
+def normalised_rate(term: Term) -> Tensor:
+    """The rate of a term with its batch norm applied (norm.py)."""
+    return term.rate if term.norm is None else _NormalisedRate.apply(term.rate, *term.norm)  # type: ignore[no-any-return]
+
+
+class _NeuronOfRate(Function):
+    """The neuron's rate, with the gradient of eligibility · (mean input) through the terms' pending batch norms."""
+
+    @staticmethod
+    def forward(ctx: Any, rate: Tensor, eligibility: Tensor, kernels: Kernels, normed: int, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(eligibility, *inputs[: 5 * normed])  # rate and norm of each normed term; then plain rates
+        ctx.kernels, ctx.plain = kernels, len(inputs) - 5 * normed
+        return rate.view_as(rate)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        eligibility, *saved = ctx.saved_tensors
+        normed = [(saved[k], Norm(*saved[k + 1 : k + 5])) for k in range(0, len(saved), 5)]
+        through, of_normed = ctx.kernels.rate_backward(grads[0], eligibility, normed)
+        return None, None, None, None, *(g for of in of_normed for g in (*of, None, None)), *[through] * ctx.plain
+
+
+# ---------------------------------------------------------------- the neuron's rule
+
+
+def _dual_lif(x: Dual | Static, neuron: Neuron) -> Dual:
+    terms, steps = (x.terms, x.timesteps) if isinstance(x, Dual) else ((Term(x.rate.detach(), x.rate),), 1)
+    spikes, rate, eligibility = x.kernels.rate_response(terms, steps, x.timesteps, neuron)
+    normed = [(term.rate, *term.norm) for term in terms if term.norm is not None]
+    plain = [term.rate for term in terms if term.norm is None]
+    inputs = [tensor for group in normed for tensor in group] + plain
+    rate = _NeuronOfRate.apply(rate, eligibility, x.kernels, len(normed), *inputs)
+    return Dual((Term(spikes, rate),), x.timesteps, x.kernels)  # type: ignore[arg-type]
+
+
+class _ThroughTime(Function):
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, neuron: Neuron, kernels: Kernels) -> Tensor:
+        spikes, membranes = kernels.membrane_response(current, neuron)
+        ctx.save_for_backward(membranes)
+        ctx.neuron, ctx.kernels = neuron, kernels
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx.kernels.backward_through_time(grads[0], ctx.saved_tensors[0], ctx.neuron), None, None
+
+
+def _sequence_lif(x: Sequence | Static, neuron: Neuron) -> Sequence:
+    if isinstance(x, Static):
+        current = x.rate.unsqueeze(0).expand(x.timesteps, *x.rate.shape)
+    else:
+        current = x.values.unflatten(0, (x.timesteps, -1))
+    if torch.is_grad_enabled() and current.requires_grad:
+        spikes = _ThroughTime.apply(current, neuron, x.kernels)
+    else:
+        spikes = x.kernels.spike_response(current, neuron)
+    return Sequence(spikes.flatten(0, 1), x.timesteps, x.kernels)  # type: ignore[union-attr]
+
+
+def _lif_rule(function: Rule, x: Signal, neuron: Neuron) -> Signal:
+    kind = x.kind if isinstance(x, Static) else type(x)
+    return _dual_lif(x, neuron) if kind is Dual else _sequence_lif(x, neuron)  # type: ignore[arg-type]
+
+
+RULES[lif] = _lif_rule
+
+
+def register_rule(function: Any, rule: Rule) -> None:
+    """Teach signals a torch function (or any function that calls `torch.overrides.handle_torch_function`).
+
+    Args:
+        rule: called as rule(function, *args, **kwargs) with signals among the arguments; returns a signal.
+            `spikedistill.rules` has the common ones: `linear` for a function that is linear in the signal,
+            `stepwise` for one that acts on every time step alone (gradient by the operation on the rate).
+    """
+    if not callable(rule):
+        raise InvalidArgument(f"register_rule: the rule is {rule!r}; expected a function")
+    RULES[function] = rule

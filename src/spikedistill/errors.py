@@ -1,0 +1,40 @@
+"""Errors in the user's words: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SpikedistillError(Exception):
+    """Base of every error that a user can cause; the command line shows its message without a traceback."""
+
+
+class InvalidArgument(SpikedistillError, ValueError):
+    """A value that cannot work."""
+
+
+class UnsupportedOperation(SpikedistillError, NotImplementedError):
+    """An operation on a signal for which no rule is registered."""
+
+
+class DataError(SpikedistillError, ValueError):
+    """A data set or picture that is missing, damaged or of the wrong form."""
+
+
+class CheckpointError(SpikedistillError, RuntimeError):
+    """A checkpoint or weight file that cannot be read, written or applied."""
+
+
+class NonFiniteLoss(SpikedistillError, FloatingPointError):
+    """The loss became NaN or infinite; the run was stopped."""
+
+
+def choose(what: str, given: str, known: Iterable[str]) -> str:
+    """Return `given` if it is one of `known`, else raise with the nearest valid names."""
+    names = sorted(known)
+    if given in names:
+        return given
+    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise InvalidArgument(f"unknown {what} {given!r}{hint} Known: {', '.join(names)}")

@@ -1,0 +1,40 @@
+"""Pieces that the model families share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from spikedistill.neuron import LIF, Neuron
+
+STEMS = ("cifar", "imagenet")
+
+
+def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A convolution that keeps the size at stride 1."""
+    return nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
+
+
+def stem_layers(stem: str, in_channels: int, width: int, bias: bool) -> nn.Sequential:
+    """Convolution and batch norm before the first neuron; max pooling there is exact, for the input is static."""
+    if stem == "cifar":
+        return nn.Sequential(conv(in_channels, width, 3, bias=bias), nn.BatchNorm2d(width))
+    return nn.Sequential(
+        conv(in_channels, width, 7, stride=2, bias=bias), nn.BatchNorm2d(width), nn.MaxPool2d(3, 2, padding=1)
+    )
+
+
+class Head(nn.Module):
+    """Global average pooling and a linear classifier, with an optional hidden layer of spiking neurons."""
+
+    def __init__(self, channels: int, num_classes: int, neuron: Neuron, hidden: int = 0) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.hidden = nn.Sequential()
+        if hidden:
+            self.hidden = nn.Sequential(nn.Linear(channels, hidden), LIF(neuron))
+        self.classifier = nn.Linear(hidden or channels, num_classes)
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(self.hidden(self.pool(x).flatten(1)))

@@ -1,0 +1,76 @@
+"""Pre-activation residual networks (method.md §5): the residual path carries membrane inputs, not spikes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from spikedistill.models.layers import STEMS, Head, conv, stem_layers
+from spikedistill.neuron import LIF, Neuron
+
+__all__ = ["PLANS", "STEMS", "build"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Blocks per stage; stage k has width·2^k channels."""
+
+    width: int
+    blocks: tuple[int, ...]
+
+
+PLANS = {
+    "preact_resnet18": Plan(64, (2, 2, 2, 2)),
+    "preact_resnet34": Plan(64, (3, 4, 6, 3)),
+}
+
+
+class Block(nn.Module):
+    """LIF-conv-BN twice, added to the membrane input."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, neuron: Neuron) -> None:
+        super().__init__()
+        self.neuron1 = LIF(neuron)
+        self.conv1, self.bn1 = conv(c_in, c_out, 3, stride, bias=True), nn.BatchNorm2d(c_out)
+        self.neuron2 = LIF(neuron)
+        self.conv2, self.bn2 = conv(c_out, c_out, 3, bias=True), nn.BatchNorm2d(c_out)
+        self.downsample = nn.Sequential()
+        if stride != 1 or c_in != c_out:
+            self.downsample = nn.Sequential(conv(c_in, c_out, 1, stride, bias=True), nn.BatchNorm2d(c_out))
+
+    def forward(self, x: Any) -> Any:
+        inner = self.bn1(self.conv1(self.neuron1(x)))
+        return self.bn2(self.conv2(self.neuron2(inner))) + self.downsample(x)
+
+
+class PreActResNet(nn.Module):
+    def __init__(self, plan: Plan, num_classes: int, width: int, in_channels: int, stem: str, neuron: Neuron) -> None:
+        super().__init__()
+        self.stem = stem_layers(stem, in_channels, width, bias=True)
+        channels = width
+        for k, blocks in enumerate(plan.blocks):
+            c_out = width * 2**k
+            stage = [
+                Block(channels if b == 0 else c_out, c_out, 2 if b == 0 and k > 0 else 1, neuron) for b in range(blocks)
+            ]
+            self.add_module(f"layer{k + 1}", nn.Sequential(*stage))
+            channels = c_out
+        self.stages = tuple(f"layer{k + 1}" for k in range(len(plan.blocks)))
+        self.head = Head(channels, num_classes, neuron)
+        self.apply(_initialise)
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x)
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        return self.head(x)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+build = PreActResNet

@@ -1,0 +1,268 @@
+"""The leaky integrate-and-fire neuron: equations, derivatives, and the module that stands where a ReLU stood.
+
+method.md §1, for t = 1..T with u_0 = 0:
+
+    v_t = decay · u_{t-1} + I_t                  charge (the input is not scaled by 1 − decay)
+    s_t = H(v_t − threshold)                     fire
+    u_t = v_t − threshold · s_t                  soft reset
+    u_t = (1 − s_t) · v_t + s_t · reset_value    hard reset
+
+Every derivative below follows from two numbers per step: h_t = ds_t/dv_t, which the surrogate supplies, and
+d_t = du_t/dv_t, which the reset rule supplies (table `RESETS`). Backpropagation through time and the eligibility of
+rate-based backpropagation (§2) are both sums over products of h_t and d_t, so one table serves both.
+
+Nothing here knows about autograd, and no state outlives a call: the membrane is a local variable.
+Shapes: T time steps, `...` any shape (the neuron is elementwise). Arithmetic is at least float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from spikedistill.errors import InvalidArgument, choose
+
+# ---------------------------------------------------------------- surrogate gradients
+
+
+def _sigmoid(x: Tensor, alpha: float) -> Tensor:
+    s = torch.sigmoid(alpha * x)
+    return alpha * s * (1 - s)
+
+
+def _atan(x: Tensor, alpha: float) -> Tensor:
+    return 0.5 * alpha / (1 + (0.5 * math.pi * alpha * x) ** 2)
+
+
+def _triangle(x: Tensor, alpha: float) -> Tensor:
+    return alpha * torch.clamp(1 - alpha * x.abs(), min=0.0)
+
+
+def _rectangle(x: Tensor, alpha: float) -> Tensor:
+    return alpha * (x.abs() < 0.5 / alpha).to(x.dtype)
+
+
+SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "sigmoid": _sigmoid,  # α·σ(αx)·(1 − σ(αx))
+    "atan": _atan,  # (α/2) / (1 + (παx/2)²)
+    "triangle": _triangle,  # α·max(0, 1 − α|x|)
+    "rectangle": _rectangle,  # α where |x| < 1/(2α), else 0
+}
+"""Derivative of the step function H at x = v − threshold. Each has unit area; α is the inverse width."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+    """The stand-in for dH/dv (method.md §1): a shape from `SURROGATES` and its inverse width `alpha`."""
+
+    name: str = "sigmoid"
+    alpha: float = 4.0
+
+    def __post_init__(self) -> None:
+        choose("surrogate", self.name, SURROGATES)
+        if not self.alpha > 0:
+            raise InvalidArgument(f"surrogate alpha is {self.alpha}; expected a number above 0 (the paper uses 4)")
+
+    def derivative(self, distance: Tensor) -> Tensor:
+        """h at `distance` = v − threshold; same shape."""
+        return SURROGATES[self.name](distance, self.alpha)
+
+
+# ---------------------------------------------------------------- reset rules
+
+
+class Reset(NamedTuple):
+    """A reset rule: u_t, and d_t = du_t/dv_t with the spike in the reset detached or not. Arguments: v, s, h, neuron."""
+
+    apply: Callable[[Tensor, Tensor, Neuron], Tensor]
+    slope_detached: Callable[[Tensor, Tensor, Tensor, Neuron], Tensor]
+    slope_attached: Callable[[Tensor, Tensor, Tensor, Neuron], Tensor]
+
+
+RESETS: dict[str, Reset] = {
+    "soft": Reset(
+        apply=lambda v, s, n: v - n.threshold * s,
+        slope_detached=lambda v, s, h, n: torch.ones_like(v),
+        slope_attached=lambda v, s, h, n: 1 - n.threshold * h,
+    ),
+    "hard": Reset(
+        apply=lambda v, s, n: (1 - s) * v + s * n.reset_value,
+        slope_detached=lambda v, s, h, n: 1 - s,
+        slope_attached=lambda v, s, h, n: (1 - s) - (v - n.reset_value) * h,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Neuron:
+    """The constants of a LIF neuron; the default is the paper's preset (method.md §1).
+
+    Args:
+        decay: λ, the share of the membrane kept per step, 0 ≤ λ ≤ 1 (λ = 1 − 1/τ; 1 is a non-leaky neuron).
+        threshold: θ > 0, in the units of the input current.
+        reset: "soft" subtracts the threshold, "hard" sets the membrane to `reset_value`.
+        reset_value: membrane after a spike; only with hard reset, and below the threshold.
+        detach_reset: whether the gradient ignores the spike in the reset (as the authors do).
+        surrogate: the derivative used for the step function.
+
+    Raises:
+        InvalidArgument: a value outside its range, or a `reset_value` that would have no effect.
+    """
+
+    decay: float = 0.2
+    threshold: float = 1.0
+    reset: str = "soft"
+    reset_value: float = 0.0
+    detach_reset: bool = True
+    surrogate: Surrogate = Surrogate()
+
+    def __post_init__(self) -> None:
+        choose("reset", self.reset, RESETS)
+        if not 0 <= self.decay <= 1:
+            raise InvalidArgument(
+                f"decay is {self.decay}; expected 0 ≤ decay ≤ 1 (for a time constant tau pass decay = 1 - 1/tau)"
+            )
+        if not self.threshold > 0:
+            raise InvalidArgument(f"threshold is {self.threshold}; expected a number above 0")
+        if self.reset == "soft" and self.reset_value != 0:
+            raise InvalidArgument(
+                f"reset_value={self.reset_value} has no effect with reset='soft'; use reset='hard' or leave it out"
+            )
+        if self.reset_value >= self.threshold:
+            raise InvalidArgument(f"reset_value {self.reset_value} must lie below the threshold {self.threshold}")
+
+    @classmethod
+    def from_tau(cls, tau: float, **constants: Any) -> Neuron:
+        """The neuron with membrane time constant `tau` ≥ 1 in steps: decay = 1 − 1/τ."""
+        if not tau >= 1:
+            raise InvalidArgument(f"tau is {tau}; expected tau ≥ 1 (in time steps)")
+        return cls(decay=1 - 1 / tau, **constants)
+
+    def fire(self, membrane: Tensor) -> Tensor:
+        """s = H(v − θ) as 0/1 in the membrane's dtype."""
+        return (membrane >= self.threshold).to(membrane.dtype)
+
+    def derivative(self, membrane: Tensor) -> Tensor:
+        """h = ds/dv at the membrane v."""
+        return self.surrogate.derivative(membrane - self.threshold)
+
+    def after_spike(self, membrane: Tensor, spike: Tensor) -> Tensor:
+        """u, the membrane after the reset."""
+        return RESETS[self.reset].apply(membrane, spike, self)
+
+    def slope(self, membrane: Tensor, spike: Tensor, derivative: Tensor) -> Tensor:
+        """d = du/dv by the reset rule (the table of method.md §2)."""
+        rule = RESETS[self.reset]
+        slope = rule.slope_detached if self.detach_reset else rule.slope_attached
+        return slope(membrane, spike, derivative, self)
+
+
+# ---------------------------------------------------------------- the neuron over T steps
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype membranes are integrated in: float64 for float64, else float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class RateResponse(NamedTuple):
+    spikes: Tensor  # [T, ...] in the current's dtype
+    rate: Tensor  # [...] mean of the spikes over T
+    eligibility: Tensor  # [...] d rate / d(current added to every step)
+
+
+def rate_response(current: Tensor, neuron: Neuron) -> RateResponse:
+    """Spikes, firing rate and eligibility in one sweep over time (method.md §2).
+
+        e = (1/T) Σ_t κ_t·h_t,   κ_1 = 1,   κ_{t+1} = 1 + decay·κ_t·d_t
+
+    κ_t = dv_t/dI for a current I added to every step, so e = dr/dI exactly (with h for dH/dv).
+
+    Args:
+        current: [T, ...].
+    """
+    timesteps, dtype = current.shape[0], compute_dtype(current.dtype)
+    membrane = torch.zeros_like(current[0], dtype=dtype)
+    count, eligibility = torch.zeros_like(membrane), torch.zeros_like(membrane)
+    kappa = torch.ones_like(membrane)
+    spikes = []
+    for t in range(timesteps):
+        v = neuron.decay * membrane + current[t].to(dtype)
+        s, h = neuron.fire(v), neuron.derivative(v)
+        membrane = neuron.after_spike(v, s)
+        count = count + s
+        eligibility = eligibility + kappa * h
+        kappa = 1 + neuron.decay * kappa * neuron.slope(v, s, h)
+        spikes.append(s.to(current.dtype))
+    return RateResponse(torch.stack(spikes), count / timesteps, eligibility / timesteps)
+
+
+def membrane_response(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """Spikes and membranes v_t before the reset, both [T, ...], for `current` [T, ...] (method.md §1)."""
+    dtype = compute_dtype(current.dtype)
+    membrane = torch.zeros_like(current[0], dtype=dtype)
+    spikes, membranes = [], []
+    for t in range(current.shape[0]):
+        v = neuron.decay * membrane + current[t].to(dtype)
+        s = neuron.fire(v)
+        membrane = neuron.after_spike(v, s)
+        spikes.append(s.to(current.dtype))
+        membranes.append(v)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+def spike_response(current: Tensor, neuron: Neuron) -> Tensor:
+    """Spikes only, [T, ...], for `current` [T, ...]: what evaluation needs."""
+    return membrane_response(current, neuron)[0]
+
+
+def backward_through_time(grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
+    """dL/dI_t [T, ...] from dL/ds_t and v_t, by BPTT: δ_t = dL/ds_t·h_t + decay·δ_{t+1}·d_t."""
+    delta = torch.zeros_like(membranes[0])
+    gradients = []
+    for t in reversed(range(membranes.shape[0])):
+        v = membranes[t]
+        s, h = neuron.fire(v), neuron.derivative(v)
+        delta = grad_spikes[t].to(v.dtype) * h + neuron.decay * delta * neuron.slope(v, s, h)
+        gradients.append(delta.to(grad_spikes.dtype))
+    return torch.stack(gradients[::-1])
+
+
+# ---------------------------------------------------------------- what a network is built of
+
+
+def lif(x: Any, neuron: Neuron) -> Any:
+    """Apply the neuron to whatever flows through the network; that decides how it learns.
+
+    A `Dual` signal gives rate-based backpropagation, a `Sequence` gives BPTT or evaluation (both in `dual.py`), and
+    an ordinary tensor [N, ...] gives the ANN twin: a ReLU.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(lif, (x,), x, neuron)
+    return torch.relu(x)
+
+
+class LIF(nn.Module):
+    """A layer of LIF neurons: put it where a ReLU would stand. It has no parameters and keeps no state.
+
+    Args: as `Neuron`, or pass a ready one as `neuron`.
+    """
+
+    def __init__(self, neuron: Neuron | None = None, **constants: Any) -> None:
+        super().__init__()
+        if neuron is not None and constants:
+            raise InvalidArgument(f"LIF(neuron=...) takes no further constants; given {sorted(constants)}")
+        self.neuron = neuron if neuron is not None else Neuron(**constants)
+
+    def forward(self, x: Any) -> Any:
+        return lif(x, self.neuron)
+
+    def extra_repr(self) -> str:
+        n = self.neuron
+        return f"decay={n.decay}, threshold={n.threshold}, reset={n.reset!r}, surrogate={n.surrogate.name!r}"

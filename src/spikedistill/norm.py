@@ -1,0 +1,98 @@
+"""Batch normalisation of signals (method.md §2).
+
+In training one mean μ and one variance σ² per channel are taken over all T·N·H·W values of the spike path; the running
+statistics are updated once per call. The rate is normalised with the same μ and σ², so with x̂ = (x̄ − μ)/√(σ² + ε),
+M = N·H·W and g the incoming gradient:
+
+    dL/dγ = Σ g·x̂,   dL/dβ = Σ g,   dL/dx̄ = γ/√(σ² + ε) · (g − mean(g) − x̂·mean(g·x̂))
+
+the usual formula, except that x̂ has not unit variance: σ² is of the spike path, x̄ of the rates.
+In evaluation the running statistics make it an affine map, which is linear in the rate.
+The result stays pending (`kernels.Norm`): a neuron folds it into its own sweep, forward and backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spikedistill.dual import RULES, Dual, Rule, Sequence, Static
+from spikedistill.errors import InvalidArgument
+from spikedistill.kernels import Norm
+
+
+def update_running(running: Tensor | None, batch: Tensor, momentum: float) -> None:
+    """running ← (1 − momentum)·running + momentum·batch, in place, as nn.BatchNorm does."""
+    if running is not None:
+        with torch.no_grad():
+            running.lerp_(batch.to(running.dtype), momentum)
+
+
+def _update(mean: Tensor, var: Tensor, count: int, buffers: tuple[Tensor | None, Tensor | None], m: float) -> None:
+    update_running(buffers[0], mean, m)
+    update_running(buffers[1], var * (count / max(count - 1, 1)), m)
+
+
+def _batch_norm_dual(
+    x: Dual, buffers: tuple[Any, Any], gamma: Tensor, beta: Tensor, training: bool, momentum: float, eps: float
+) -> Dual:
+    term = x.computed()
+    if not training:
+        rate = F.batch_norm(term.rate, *buffers, gamma, beta, False, momentum, eps)
+        with torch.no_grad():
+            return x.with_path(F.batch_norm(term.values, *buffers, gamma, beta, False, momentum, eps), rate)
+    with torch.no_grad():
+        mean, var = term.moments or x.kernels.moments(term.values, x.timesteps)[1:]
+        _update(mean, var, term.values.numel() // term.values.shape[1], buffers, momentum)
+        norm = Norm(gamma, beta, mean, torch.rsqrt(var + eps))
+    return Dual((term._replace(norm=norm),), x.timesteps, x.kernels)
+
+
+def _batch_norm_plain(
+    tensor: Tensor, steps: int, buffers: tuple[Any, Any], gamma: Any, beta: Any, momentum: float, eps: float
+) -> Tensor:
+    """Ordinary batch norm in training, with the running variance unbiased for `steps` times the values."""
+    out, mean, rstd = torch.native_batch_norm(tensor, gamma, beta, None, None, True, 0.0, eps)
+    with torch.no_grad():
+        var = rstd.reciprocal().square_().sub_(eps)
+        _update(mean, var, steps * tensor.numel() // tensor.shape[1], buffers, momentum)
+    return out
+
+
+def batch_norm(
+    function: Rule,
+    input: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    x, buffers = input, (running_mean, running_var)
+    if weight is not None and x.shape[1] != weight.shape[0]:
+        raise InvalidArgument(f"batch_norm of {weight.shape[0]} channels was given {tuple(x.shape)}")
+    if isinstance(x, Dual):
+        return _batch_norm_dual(x, buffers, *_affine(x, weight, bias), training, momentum, eps)
+    static = isinstance(x, Static)
+    tensor = x.rate if static else x.values
+    if training:
+        out = _batch_norm_plain(tensor, x.timesteps if static else 1, buffers, weight, bias, momentum, eps)
+    else:
+        out = F.batch_norm(tensor, running_mean, running_var, weight, bias, False, momentum, eps)
+    if static:
+        return Static(out, x.timesteps, x.kind, x.kernels)
+    return Sequence(out, x.timesteps, x.kernels)
+
+
+def _affine(x: Dual, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    ones = torch.ones(x.shape[1], dtype=dtype, device=x.device)
+    return ones if weight is None else weight, torch.zeros_like(ones) if bias is None else bias
+
+
+RULES[F.batch_norm] = batch_norm
