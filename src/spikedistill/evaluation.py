@@ -1,0 +1,118 @@
+"""Measure a network: accuracy by time steps, and how much its neurons fire. Spikes only, branches play no part."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikedistill.dual import Signal
+from spikedistill.errors import InvalidArgument
+from spikedistill.kernels import EAGER, Kernels
+from spikedistill.network import Network, rate
+from spikedistill.neuron import LIF
+
+DEAD, SATURATED = 0.001, 0.9
+"""A layer that fires less or more than this, in spikes per neuron and step, carries next to no information."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a network does on a set of pictures.
+
+    Attributes:
+        samples: how many pictures were shown.
+        accuracy: share of correct answers by timesteps (None: the ANN twin).
+        firing_rates: mean spikes per neuron and step of each LIF layer, at the largest timesteps; empty for the twin.
+    """
+
+    samples: int
+    accuracy: dict[int | None, float]
+    firing_rates: dict[str, float]
+
+    def warnings(self) -> list[str]:
+        """Layers that are dead or saturated, in words."""
+        found = []
+        for name, fired in self.firing_rates.items():
+            if fired < DEAD:
+                found.append(f"layer {name} is dead: {fired:.2%} of its neurons fire per step (lower its threshold)")
+            if fired > SATURATED:
+                found.append(f"layer {name} is saturated: {fired:.1%} of its neurons fire per step")
+        return found
+
+
+@contextlib.contextmanager
+def watching_neurons(module: nn.Module) -> Iterator[dict[str, list[Any]]]:
+    """The outputs of every LIF layer during the `with` block; a layer used more than once gives several."""
+    seen: dict[str, list[Any]] = {}
+    handles = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, LIF):
+
+            def look(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
+                seen.setdefault(name, []).append(out)
+
+            handles.append(layer.register_forward_hook(look))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    timesteps: Sequence[int] | None,
+    kernels: Kernels = EAGER,
+) -> Evaluation:
+    """Accuracy at each of `timesteps`, from one run of the longest: the first t steps do not know of the later ones.
+
+    Args:
+        batches: (images [N, C, H, W], labels [N]).
+        timesteps: one or more numbers of steps; None for the ANN twin.
+
+    Raises:
+        InvalidArgument: no batch, or a number of steps below 1.
+    """
+    if timesteps is not None and (not timesteps or min(timesteps) < 1):
+        raise InvalidArgument(f"timesteps are {list(timesteps)}; expected at least one number, each at least 1")
+    was_training = network.training
+    network.eval()
+    samples, correct, fired = 0, dict.fromkeys(timesteps or [None], 0), {}
+    try:
+        for images, labels in batches:
+            with watching_neurons(network.body) as neurons:
+                answers = _answers(network, images, timesteps, kernels)
+            for t, answer in answers.items():
+                correct[t] += int((answer == labels).sum())
+            _add_rates(fired, neurons, len(labels))
+            samples += len(labels)
+    finally:
+        network.train(was_training)
+    if samples == 0:
+        raise InvalidArgument("there are no pictures to evaluate on")
+    accuracy: dict[int | None, float] = {t: count / samples for t, count in correct.items()}
+    return Evaluation(samples, accuracy, {name: total / samples for name, total in fired.items()})
+
+
+def _answers(
+    network: Network, images: Tensor, timesteps: Sequence[int] | None, kernels: Kernels
+) -> dict[int | None, Tensor]:
+    if timesteps is None:
+        return {None: network(images, timesteps=None).logits.argmax(1)}
+    logits = network.logits_over_time(images, max(timesteps), kernels).float().cumsum(0)
+    return {t: logits[t - 1].argmax(1) for t in timesteps}
+
+
+def _add_rates(fired: dict[str, float], neurons: dict[str, list[Any]], samples: int) -> None:
+    for name, outputs in neurons.items():
+        for k, out in enumerate(outputs):
+            if isinstance(out, Signal):
+                key = name if len(outputs) == 1 else f"{name} (use {k + 1})"
+                fired[key] = fired.get(key, 0.0) + float(rate(out).float().mean()) * samples

@@ -1,0 +1,426 @@
+"""A run: its folder, from the recipe to the report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spikedistill.data import DATASETS, Batches, ImageSet, Splits, in_order, load
+from spikedistill.errors import CheckpointError, InvalidArgument, SpikedistillError
+from spikedistill.evaluation import Evaluation, evaluate
+from spikedistill.kernels import Kernels
+from spikedistill.models import create_model
+from spikedistill.network import Network
+from spikedistill.neuron import Neuron, Surrogate
+from spikedistill.training import setup
+from spikedistill.training.checkpoint import (
+    apply_state,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+    write_atomically,
+)
+from spikedistill.training.loop import Progress, Session, fit
+from spikedistill.training.settings import Recipe
+from spikedistill.training.show import Display, Silence, draw_curves
+
+EVALUATION_BATCH = 250
+
+
+class Interrupted(SpikedistillError):
+    """Somebody pressed Ctrl-C; the run was saved."""
+
+
+# ---------------------------------------------------------------- folders
+
+
+def new_folder(out: str | None, name: str) -> Path:
+    """A folder for a new run: `out`, or the first free runs/NAME, runs/NAME-2, ...
+
+    Raises:
+        InvalidArgument: `out` exists and holds something.
+    """
+    if out is None:
+        numbers = (f"runs/{name}" if k == 1 else f"runs/{name}-{k}" for k in range(1, 10_000))
+        out = next(path for path in numbers if not Path(path).exists())
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidArgument(
+            f"{folder} exists already and is not overwritten; go on with: spikedistill train --resume {folder}, or "
+            "choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def shared_folder(out: str | None, name: str) -> Path:
+    """`new_folder` for the first process of a run; the others never write, and get a name only."""
+    return new_folder(out, name) if Place.find().rank == 0 else Path(out or "runs")
+
+
+def environment() -> dict[str, Any]:
+    """The machine, the versions and the commit that a number was measured with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def package(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        root = Path(__file__).parent
+        git = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
+        commit = git.stdout.strip() or None
+        return {
+            "commit": commit,
+            "spikedistill": package("spikedistill"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": package("torchvision"),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        }
+    return {}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    return platform.processor()
+
+
+# ---------------------------------------------------------------- distributed runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Which of how many processes this is; torchrun says it in the environment."""
+
+    rank: int = 0
+    processes: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def find(cls) -> Place:
+        numbers = (os.environ.get(name, default) for name, default in _TORCHRUN)
+        return cls(*(int(number) for number in numbers))
+
+
+_TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+@contextlib.contextmanager
+def process_group(place: Place, device: torch.device) -> Iterator[None]:
+    if place.processes == 1:
+        yield
+        return
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# ---------------------------------------------------------------- the run
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Signals received (SIGINT, SIGTERM): the first is noted, the second of Ctrl-C ends the program at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Stoppable:
+    """A watcher that ends the run after the step in which a signal came."""
+
+    def __init__(self, watcher: Display | Silence, received: list[int]) -> None:
+        self.watcher, self.received = watcher, received
+
+    def on_step(self, progress: Progress, steps: int) -> None:
+        self.watcher.on_step(progress, steps)
+        if self.received:
+            raise Interrupted("stopped")
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        self.watcher.on_epoch(row)
+
+
+def train(recipe: Recipe, folder: Path, resume: bool = False) -> Evaluation:
+    """Train, evaluate and report, in `folder`.
+
+    A resumed run goes on where its last checkpoint stands, and ends with the same bits on the CPU.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
+        NonFiniteLoss, DataError, CheckpointError, InvalidArgument
+    """
+    place = Place.find()
+    device = setup.find_device(recipe.device)
+    if device.type == "cuda" and place.processes > 1:
+        device = torch.device("cuda", place.local_rank)
+    setup.keep_memory()
+    with process_group(place, device), stop_signals() as received:
+        return _train(recipe, folder, resume, place, device, received)
+
+
+def _train(
+    recipe: Recipe, folder: Path, resume: bool, place: Place, device: torch.device, received: list[int]
+) -> Evaluation:
+    splits = load(recipe.data)
+    torch.manual_seed(recipe.seed)
+    learner = setup.make_learner(recipe, splits.train).to(device)
+    precision = setup.find_precision(recipe.precision, device)
+    samples = len(splits.train) * recipe.optimizer.epochs
+    example = splits.train.normalised(splits.train.images[:1]).to(device)
+    learner.kernels, reason = setup.choose_kernels(recipe.compile, learner, example, samples)
+    recipe = dataclasses.replace(recipe, precision=precision, compile="off" if reason.startswith("eager") else "on")
+    session = Session(learner, learner, setup.make_optimizer(learner, recipe.optimizer), Progress())
+    if resume:
+        _restore(session, folder)
+    first = place.rank == 0
+    if first:
+        _describe(recipe, folder, splits, learner, device, reason, resume)
+    if place.processes > 1:
+        ids = [device] if device.type == "cuda" else None
+        session.forward = nn.parallel.DistributedDataParallel(learner, device_ids=ids)
+    batches = Batches(
+        splits.train.to(device),
+        recipe.optimizer.batch_size,
+        recipe.data.augmentation,
+        recipe.seed,
+        recipe.optimizer.drop_last,
+        place.rank,
+        place.processes,
+    )
+    display = Display(folder, recipe.optimizer.epochs, session.progress.epoch) if first else Silence()
+
+    def save() -> None:
+        if first:
+            save_checkpoint(folder / "checkpoint.pt", session.state())
+
+    def validate() -> dict[str, float]:
+        if splits.validation is None:
+            return {}
+        found = measure(learner.network, splits.validation.to(device), recipe, learner.kernels, None)
+        return {"validation_accuracy": found.accuracy[recipe.timesteps]}
+
+    try:
+        fit(
+            session,
+            batches,
+            recipe.optimizer,
+            precision=precision,
+            watcher=Stoppable(display, received),
+            validate=validate,
+            save=save,
+        )
+    except Interrupted:
+        save()
+        raise Interrupted(
+            f"stopped after epoch {session.progress.epoch}, step {session.progress.step}; everything is saved. Go on "
+            f"with: spikedistill train --resume {folder}"
+        ) from None
+    finally:
+        display.close()
+    return _finish(recipe, folder, splits, session, device, display)
+
+
+def measure(
+    network: Network, data: ImageSet, recipe: Recipe, kernels: Kernels, timesteps: list[int] | None
+) -> Evaluation:
+    """Evaluate at `timesteps` (None: those of the recipe) with the recipe's precision."""
+    steps = None if recipe.timesteps is None else timesteps or [recipe.timesteps]
+    with setup.autocast(recipe.precision, data.images.device):
+        return evaluate(network, in_order(data, EVALUATION_BATCH), steps, kernels)
+
+
+def _finish(
+    recipe: Recipe, folder: Path, splits: Splits, session: Session, device: torch.device, display: Display | Silence
+) -> Evaluation:
+    """The test rows are read here, once."""
+    by_time = None if recipe.timesteps is None else sorted({1, 2, recipe.timesteps})
+    found = measure(session.learner.network, splits.test.to(device), recipe, session.learner.kernels, by_time)
+    if isinstance(display, Silence):
+        return found
+    save_weights(folder, session.learner.strip().state_dict(), describe_network(recipe, splits.train))
+    result = {
+        "test_samples": found.samples,
+        "test_accuracy": {"ann" if t is None else str(t): value for t, value in found.accuracy.items()},
+        "firing_rates": found.firing_rates,
+    }
+    write_atomically(folder / "result.json", lambda file: _dump(file, result))
+    draw_curves(display.metrics.rows, found.firing_rates, found.accuracy, folder / "curves.png")
+    report(found)
+    print(f"written to {folder}: model.safetensors, config.json, metrics.csv, result.json, curves.png")
+    return found
+
+
+def _dump(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def report(found: Evaluation) -> None:
+    """Print accuracy by timesteps, firing rates and warnings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"test accuracy on {found.samples} pictures")
+    table.add_column("timesteps T")
+    table.add_column("accuracy", justify="right")
+    for t, value in found.accuracy.items():
+        table.add_row("ANN twin" if t is None else str(t), f"{value:.2%}")
+    console.print(table)
+    if found.firing_rates:
+        rates = Table(title="firing rate (spikes per neuron and step)")
+        rates.add_column("layer")
+        rates.add_column("rate", justify="right")
+        for name, fired in found.firing_rates.items():
+            rates.add_row(name, f"{fired:.3f}")
+        console.print(rates)
+    for warning in found.warnings():
+        console.print(f"[yellow]warning:[/] {warning}")
+
+
+def _restore(session: Session, folder: Path) -> None:
+    path = folder / "checkpoint.pt"
+    state = load_checkpoint(path)
+    apply_state(session.learner, state["learner"], str(path))
+    session.optimizer.load_state_dict(state["optimizer"])
+    for name, value in state["progress"].items():
+        setattr(session.progress, name, value)
+    torch.set_rng_state(state["random"])
+    if state["random_cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+
+
+def _describe(
+    recipe: Recipe,
+    folder: Path,
+    splits: Splits,
+    learner: nn.Module,
+    device: torch.device,
+    reason: str,
+    resume: bool,
+) -> None:
+    from spikedistill.recipes import save_recipe
+
+    if not resume:
+        save_recipe(recipe, folder / "recipe.yaml")
+        write_atomically(folder / "environment.json", lambda file: _dump(file, environment()))
+    parameters = sum(p.numel() for p in learner.parameters())
+    held_out = f", {len(splits.validation)} held out" if splits.validation else ""
+    print(
+        f"{recipe.model.name} ({parameters:,} parameters with branches), {recipe.propagation}, T={recipe.timesteps}, on "
+        f"{recipe.data.name}: {len(splits.train)} training pictures{held_out}, {len(splits.test)} for the test\n"
+        f"{device}, {recipe.precision}, kernels {reason}\nfolder {folder}",
+        file=sys.stderr,
+    )
+
+
+# ---------------------------------------------------------------- finished runs
+
+
+def describe_network(recipe: Recipe, data: ImageSet) -> dict[str, Any]:
+    """`config.json`: what is needed to build the network again and to feed it."""
+    return {
+        "format": "spikedistill network 1",
+        "model": dataclasses.asdict(recipe.model),
+        "timesteps": recipe.timesteps,
+        "input": {"shape": list(data.images.shape[1:]), "mean": data.mean, "std": data.std},
+        "classes": data.classes,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A finished run: the network in evaluation mode, and how to feed it."""
+
+    network: Network
+    config: dict[str, Any]
+
+    @property
+    def timesteps(self) -> int | None:
+        return self.config["timesteps"]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trained:
+        """Build the network of a finished run.
+
+        Raises:
+            CheckpointError: files are missing, damaged or foreign.
+        """
+        folder = Path(folder)
+        tensors, config = load_weights(folder)
+        if not isinstance(config, dict) or config.get("format") != "spikedistill network 1":
+            raise CheckpointError(f"{folder / 'config.json'} was not written by spikedistill")
+        model = dict(config["model"])
+        neuron = dict(model.pop("neuron"))
+        neuron["surrogate"] = Surrogate(**neuron["surrogate"])
+        network = create_model(
+            model.pop("name"),
+            len(config["classes"]),
+            in_channels=config["input"]["shape"][0],
+            neuron=Neuron(**neuron),
+            **model,
+        )
+        apply_state(network, tensors, str(folder / "model.safetensors"))
+        return cls(network.eval(), config)
+
+    def prepared(self, picture: Path) -> torch.Tensor:
+        """A picture file as input [1, C, H, W]: resized to the training size, grey or colour as in training.
+
+        Raises:
+            DataError: not a readable picture.
+        """
+        import numpy as np
+        from PIL import Image
+
+        from spikedistill.errors import DataError
+
+        channels, height, width = self.config["input"]["shape"]
+        try:
+            with Image.open(picture) as image:
+                small = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+        except Exception as error:
+            raise DataError(f"{picture} is not a readable picture: {error}") from error
+        pixels = torch.from_numpy(np.array(small)).reshape(height, width, channels).permute(2, 0, 1)
+        config = self.config["input"]
+        one = ImageSet(
+            pixels.unsqueeze(0), torch.zeros(1).long(), tuple(self.config["classes"]), config["mean"], config["std"]
+        )
+        return one.normalised(one.images)
+
+
+def dataset_names() -> list[str]:
+    return sorted(DATASETS)
