@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.network import Output
+from spikedistill.neuron import compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,8 @@ class SelfDistillationLoss:
             labels: [N], class indices.
         """
         check_labels(labels, output.logits)
-        logits = torch.stack([*output.branches.values(), output.logits]).float()
+        logits = torch.stack([*output.branches.values(), output.logits])
+        logits = logits.to(compute_dtype(logits.dtype))
         samples = mean_over_processes(torch.tensor(float(len(labels)), device=labels.device))
         ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
         ce = ce.view(len(logits), -1).sum(1) / samples

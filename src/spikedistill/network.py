@@ -117,15 +117,16 @@ class Network(nn.Module):
         body: any module that maps [N, C, H, W] to logits [N, classes].
         stages: names of the submodules of `body` whose outputs are the ends of its stages, first to last; branches
             attach to them.
+        notes: what to know about the network, in words (`to_spiking` fills it).
 
     Raises:
         InvalidArgument: a stage that `body` does not have.
     """
 
-    def __init__(self, body: nn.Module, stages: Iterable[str] = ()) -> None:
+    def __init__(self, body: nn.Module, stages: Iterable[str] = (), notes: Iterable[str] = ()) -> None:
         super().__init__()
         self.body = body
-        self.stages = tuple(stages)
+        self.stages, self.notes = tuple(stages), tuple(notes)
         known = {name for name, _ in body.named_modules()}
         for stage in self.stages:
             choose("stage", stage, known)

@@ -10,6 +10,7 @@ Every result is checked to have kept time and batch in front. Batch norm has its
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -262,12 +263,16 @@ def add(function: Rule, left: Any, right: Any, **kwargs: Any) -> Any:
 
 
 def subtract(function: Rule, left: Any, right: Any, **kwargs: Any) -> Any:
+    if function is torch.Tensor.__rsub__:
+        left, right = right, left
     signal: Any = left if isinstance(left, Signal) else right
     return linear(torch.sub, _as_signal(left, signal), _as_signal(right, signal), **kwargs)
 
 
 def scale(function: Rule, left: Any, right: Any) -> Any:
     """Product or quotient of a signal and a constant."""
+    if function is torch.Tensor.__rtruediv__:
+        left, right = right, left
     if isinstance(right, Signal) and (isinstance(left, Signal) or function in _DIVISIONS):
         raise UnsupportedOperation(
             f"{function.__name__} by a signal at {user_frame()}: it is not linear in the rates. "
@@ -281,7 +286,7 @@ def scale(function: Rule, left: Any, right: Any) -> Any:
 def reshape(function: Rule, x: Any, *shape: Any) -> Any:
     """view and reshape, with the batch size (or −1) in front."""
     sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    if sizes[0] != x.batch and not (sizes[0] == -1 and -1 not in sizes[1:]):
+    if sizes[0] != x.batch and not (sizes[0] == -1 and math.prod(sizes[1:]) == math.prod(x.shape[1:])):
         raise UnsupportedOperation(
             f"view({', '.join(map(str, sizes))}) at {user_frame()}: the first size must be the batch size {x.batch}"
         )
@@ -374,6 +379,8 @@ _METHODS: dict[str, Any] = {
     "__mul__": torch.mul,
     "__rmul__": torch.mul,
     "__truediv__": torch.div,
+    "__rtruediv__": torch.Tensor.__rtruediv__,
+    "__rsub__": torch.Tensor.__rsub__,
     "__neg__": torch.neg,
     "__getitem__": operator.getitem,
     "add": torch.add,

@@ -1,0 +1,135 @@
+"""The authors' published checkpoints: their names of parameters and ours.
+
+Their state dicts have the network's layers, the branches as `scalaK` (blocks) and `fcK` (classifier), K = 1 for the
+first stage. The ResNets call the stem `conv0` and the head `classifier`; the PreAct networks `conv1`, `bn1` and `fc`.
+Stage widths are read from the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from spikedistill.errors import CheckpointError, choose
+from spikedistill.learner import SelfDistillation
+from spikedistill.models import create_model
+from spikedistill.training.checkpoint import apply_state
+
+# our name (of the learner) → theirs, first match counts; {k} is the number of the stage
+_NETWORK = {
+    "resnet": (
+        (r"network\.body\.stem\.(\d)", r"conv0.\1"),
+        (r"network\.body\.head\.classifier", "classifier.0"),
+        (r"network\.body\.", ""),
+    ),
+    "resnet19": (
+        (r"network\.body\.stem\.(\d)", r"conv0.\1"),
+        (r"network\.body\.head\.hidden\.0", "classifier.0"),
+        (r"network\.body\.head\.classifier", "classifier.2"),
+        (r"network\.body\.", ""),
+    ),
+    "preact": (
+        (r"network\.body\.stem\.0", "conv1"),
+        (r"network\.body\.stem\.1", "bn1"),
+        (r"network\.body\.head\.classifier", "fc"),
+        (r"network\.body\.", ""),
+    ),
+}
+_LIGHT = ((r"main\.", "op."), (r"residual\.0", "residual"), (r"residual\.1", "res_bn"))
+_RESIDUAL = ((r"main\.0", "conv1"), (r"main\.1", "bn1"), (r"main\.3", "conv2"), (r"main\.4", "bn2"))
+
+
+def _architectures() -> dict[str, str]:
+    return {
+        "resnet18": "resnet",
+        "resnet34": "resnet",
+        "resnet19": "resnet19",
+        "preact_resnet18": "preact",
+        "preact_resnet34": "preact",
+    }
+
+
+def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in table:
+        renamed, count = re.subn(f"^{pattern}", replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def _their_key(name: str, learner: SelfDistillation, family: str) -> str:
+    branch = re.match(r"branches\.([^.]+)\.(.*)", name)
+    if branch is None:
+        return _renamed(name, _NETWORK[family])
+    number = learner.network.stages.index(branch[1]) + 1
+    block = re.match(r"blocks\.(\d+)\.(.*)", branch[2])
+    if block is None:
+        return branch[2].replace("classifier", f"fc{number}")
+    residual = hasattr(learner.branches[branch[1]].blocks[int(block[1])], "residual")  # type: ignore[union-attr]
+    return f"scala{number}.{block[1]}.{_renamed(block[2], _LIGHT if residual else _RESIDUAL)}"
+
+
+def _family(learner: SelfDistillation) -> str:
+    body = learner.network.body
+    if type(body).__name__ == "PreActResNet":
+        return "preact"
+    if type(body).__name__ != "ResNet":
+        raise CheckpointError(f"the authors have no network like {type(body).__name__}; known: ResNet, PreActResNet")
+    return "resnet19" if len(body.head.hidden) else "resnet"  # type: ignore[arg-type, union-attr]
+
+
+def authors_keys(learner: SelfDistillation) -> dict[str, str]:
+    """The authors' key of every parameter and buffer → its name in `learner.state_dict()`.
+
+    Raises:
+        CheckpointError: a network that the authors do not have.
+    """
+    family = _family(learner)
+    return {_their_key(name, learner, family): name for name in learner.state_dict()}
+
+
+def load_authors_checkpoint(
+    state_dict: Mapping[str, Tensor], arch: str, num_classes: int, timesteps: int
+) -> SelfDistillation:
+    """A learner with the weights of one of the authors' checkpoints.
+
+    Args:
+        state_dict: theirs, as `torch.load(file, weights_only=True)` gives it; a wrapping dict with "state_dict" or
+            "model", and "module." before the names, are taken off. Branches may be missing.
+        arch: "resnet18", "resnet34", "resnet19", "preact_resnet18" or "preact_resnet34".
+        num_classes: of the checkpoint.
+        timesteps: T to train or evaluate with.
+
+    Raises:
+        InvalidArgument: an unknown architecture.
+        CheckpointError: keys are missing or left over, or shapes do not fit; says which.
+    """
+    family = _architectures()[choose("architecture", arch, _architectures())]
+    state = _unwrapped(state_dict)
+    stem = state.get("conv1.weight" if family == "preact" else "conv0.0.weight")
+    if stem is None:
+        raise CheckpointError(f"this is no {arch} of the authors: it has no stem; its keys begin {sorted(state)[:5]}")
+    network = create_model(
+        arch,
+        num_classes,
+        width=stem.shape[0],
+        in_channels=stem.shape[1],
+        stem="imagenet" if stem.shape[2] == 7 else "cifar",
+    )
+    block = "light+residual" if any(re.match(r"scala\d\.1\.conv1", key) for key in state) else "light"
+    branches = None if any(key.startswith("scala") for key in state) else ()
+    learner = SelfDistillation(network, timesteps, branches=branches, branch_block=block)
+    keys = authors_keys(learner)
+    ours = {keys.get(theirs, theirs): tensor for theirs, tensor in state.items()}
+    apply_state(learner, ours, "the authors' checkpoint")
+    return learner
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model", "net"):
+        inner = state.get(wrapper)
+        if isinstance(inner, Mapping):
+            return _unwrapped(inner)
+    return {key.removeprefix("module."): tensor for key, tensor in state.items() if isinstance(tensor, Tensor)}
