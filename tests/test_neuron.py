@@ -74,9 +74,7 @@ def test_backward_through_time_equals_autograd(neuron, steps, seed):
     weight = torch.randn(steps, 5, dtype=torch.float64, generator=generator)
     (lif_autograd(current, neuron) * weight).sum().backward()
     _, membranes = membrane_response(current.detach(), neuron)
-    torch.testing.assert_close(
-        backward_through_time(weight, membranes, neuron), current.grad, rtol=1e-12, atol=1e-13
-    )
+    torch.testing.assert_close(backward_through_time(weight, membranes, neuron), current.grad, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", sorted(SURROGATES))

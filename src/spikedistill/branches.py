@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from spikedistill.errors import choose
@@ -66,7 +68,7 @@ class Branch(nn.Module):
     def __init__(self, channels: list[int], num_classes: int, block: str = "light") -> None:
         super().__init__()
         make = BLOCKS[choose("branch block", block, BLOCKS)]
-        pairs = zip(channels[:-1], channels[1:], strict=True)
+        pairs = itertools.pairwise(channels)
         self.blocks = nn.Sequential(*(layer for c_in, c_out in pairs for layer in make(c_in, c_out)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels[-1], num_classes)

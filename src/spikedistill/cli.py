@@ -47,7 +47,9 @@ def train(words: list[str]) -> None:
     resume, out = _option(words, "resume"), _option(words, "out")
     if resume is not None:
         if words or out:
-            raise InvalidArgument(f"--resume takes the recipe of the run as it is; leave out {' '.join(words) or '--out'}")
+            raise InvalidArgument(
+                f"--resume takes the recipe of the run as it is; leave out {' '.join(words) or '--out'}"
+            )
         run.train(saved_recipe(Path(resume)), Path(resume), resume=True)
         return
     name = words.pop(0) if words and not words[0].startswith("-") else DEFAULT

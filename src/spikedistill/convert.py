@@ -71,7 +71,11 @@ def to_spiking(
         kinds = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _OTHER_ACTIVATIONS)})
         raise InvalidArgument(
             f"{type(model).__name__} has no {' or '.join(a.__name__ for a in activations)} module to replace"
-            + (f"; it has {', '.join(kinds)} (pass activations=...)" if kinds else "; use nn.ReLU() modules, not F.relu")
+            + (
+                f"; it has {', '.join(kinds)} (pass activations=...)"
+                if kinds
+                else "; use nn.ReLU() modules, not F.relu"
+            )
         )
     notes = [f"{replaced} activations became LIF neurons", *_remarks(body)]
     return Network(body, _find_stages(body) if stages is None else stages, notes)

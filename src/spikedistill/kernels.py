@@ -138,7 +138,11 @@ EAGER = Kernels(
 def _variant(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a private copy of `function`: torch.compile counts recompilations per code object."""
     copy = types.FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__, function.__closure__
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
     )
     return torch.compile(copy, dynamic=True, fullgraph=True)
 

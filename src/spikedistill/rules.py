@@ -208,9 +208,19 @@ def convolution(
     groups: int = 1,
 ) -> Any:
     _check_channels(function, input, weight.shape[1] * groups, weight)
+    if _is_unsafe(input, weight, stride, padding):
+        step = _tuple(stride, weight.dim() - 2)
+        input, stride = input[(slice(None), slice(None), *(slice(None, None, s) for s in step))], 1
     adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
     rest = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return _weighted(function, input, weight, bias, adjoint, rest)
+
+
+def _is_unsafe(x: Signal, weight: Tensor, stride: Any, padding: Any) -> bool:
+    """A strided 1×1 convolution of few channels on the CPU; see `models.layers.StridedPointwise`."""
+    pointwise = math.prod(weight.shape[2:]) == 1 and padding in (0, (0,) * (weight.dim() - 2), "valid")
+    strided = math.prod(_tuple(stride, weight.dim() - 2)) > 1
+    return pointwise and strided and weight.shape[1] < 16 and x.device.type == "cpu"
 
 
 def transposed_convolution(

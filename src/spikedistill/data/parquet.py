@@ -82,6 +82,8 @@ def _decode(cell: Any, file: Path, row: int, channels: int, size: int) -> Tensor
     except Exception as error:
         raise DataError(f"{file}, row {row}: the picture cannot be decoded ({error})") from error
     if pixels.shape[:2] != (size, size):
-        raise DataError(f"{file}, row {row}: the picture is {pixels.shape[1]}×{pixels.shape[0]}, expected {size}×{size}")
+        raise DataError(
+            f"{file}, row {row}: the picture is {pixels.shape[1]}×{pixels.shape[0]}, expected {size}×{size}"
+        )
     tensor = torch.from_numpy(pixels)
     return tensor.unsqueeze(0) if tensor.dim() == 2 else tensor.permute(2, 0, 1)

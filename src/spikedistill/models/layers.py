@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import nn
 
 from spikedistill.neuron import LIF, Neuron
@@ -11,9 +12,22 @@ from spikedistill.neuron import LIF, Neuron
 STEMS = ("cifar", "imagenet")
 
 
+class StridedPointwise(nn.Conv2d):
+    """A 1×1 convolution with a stride, as picking pixels and a 1×1 convolution without: the same numbers.
+
+    oneDNN up to at least 3.12 (issue 6035) writes outside its workspace in the weight gradient of strided 1×1
+    convolutions on channels_last memory with fewer than 8 (AVX2) or 16 (AVX-512) input channels.
+    """
+
+    def forward(self, x: Any) -> Any:
+        picked = x[:, :, :: self.stride[0], :: self.stride[1]]
+        return F.conv2d(picked, self.weight, self.bias, 1, 0, self.dilation, self.groups)
+
+
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1."""
-    return nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
+    kind = StridedPointwise if kernel == 1 and stride > 1 else nn.Conv2d
+    return kind(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
 
 def stem_layers(stem: str, in_channels: int, width: int, bias: bool) -> nn.Sequential:

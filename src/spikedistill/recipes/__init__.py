@@ -64,7 +64,7 @@ def parse_recipe(text: str, overrides: list[str], source: str) -> Recipe:
     try:
         config = parser.parse_object(values)
         config = parser.parse_args(overrides, namespace=config) if overrides else config
-        made: Any = parser.instantiate_classes(config)
+        made: Any = parser.instantiate(config)
     except (ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, InvalidArgument):
             raise

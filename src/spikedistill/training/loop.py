@@ -101,9 +101,7 @@ def fit(
         save()
 
 
-def _epoch(
-    session: Session, batches: Batches, settings: OptimizerSettings, precision: str, watcher: Watcher
-) -> None:
+def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, precision: str, watcher: Watcher) -> None:
     progress, steps = session.progress, len(batches)
     pending: list[dict[str, Tensor]] = []
     start = time.perf_counter()

@@ -48,7 +48,7 @@ class Interrupted(SpikedistillError):
 
 
 def new_folder(out: str | None, name: str) -> Path:
-    """A folder for a new run: `out`, or the first free runs/NAME, runs/NAME-2, ...
+    """A folder for a new run, not yet made: `out`, or the first free runs/NAME, runs/NAME-2, ...
 
     Raises:
         InvalidArgument: `out` exists and holds something.
@@ -62,7 +62,6 @@ def new_folder(out: str | None, name: str) -> Path:
             f"{folder} exists already and is not overwritten; go on with: spikedistill train --resume {folder}, or "
             "choose another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -291,25 +290,16 @@ def _dump(path: Path, value: Any) -> None:
 
 def report(found: Evaluation) -> None:
     """Print accuracy by timesteps, firing rates and warnings."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=f"test accuracy on {found.samples} pictures")
-    table.add_column("timesteps T")
-    table.add_column("accuracy", justify="right")
+    print(f"\ntest accuracy on {found.samples} pictures")
     for t, value in found.accuracy.items():
-        table.add_row("ANN twin" if t is None else str(t), f"{value:.2%}")
-    console.print(table)
+        print(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
     if found.firing_rates:
-        rates = Table(title="firing rate (spikes per neuron and step)")
-        rates.add_column("layer")
-        rates.add_column("rate", justify="right")
+        print("firing rate (spikes per neuron and step)")
+        width = max(map(len, found.firing_rates))
         for name, fired in found.firing_rates.items():
-            rates.add_row(name, f"{fired:.3f}")
-        console.print(rates)
+            print(f"  {name:<{width}}  {fired:.3f}  {'#' * round(40 * fired)}")
     for warning in found.warnings():
-        console.print(f"[yellow]warning:[/] {warning}")
+        print(f"warning: {warning}")
 
 
 def _restore(session: Session, folder: Path) -> None:
@@ -336,6 +326,7 @@ def _describe(
     from spikedistill.recipes import save_recipe
 
     if not resume:
+        folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / "recipe.yaml")
         write_atomically(folder / "environment.json", lambda file: _dump(file, environment()))
     parameters = sum(p.numel() for p in learner.parameters())
@@ -411,7 +402,9 @@ class Trained:
         channels, height, width = self.config["input"]["shape"]
         try:
             with Image.open(picture) as image:
-                small = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+                small = image.convert("L" if channels == 1 else "RGB").resize(
+                    (width, height), Image.Resampling.BILINEAR
+                )
         except Exception as error:
             raise DataError(f"{picture} is not a readable picture: {error}") from error
         pixels = torch.from_numpy(np.array(small)).reshape(height, width, channels).permute(2, 0, 1)

@@ -38,7 +38,8 @@ class MetricsFile:
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 class Display:
@@ -127,7 +128,9 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def draw_curves(rows: list[dict[str, float]], firing_rates: dict[str, float], accuracy: dict[Any, float], path: Path) -> None:
+def draw_curves(
+    rows: list[dict[str, float]], firing_rates: dict[str, float], accuracy: dict[Any, float], path: Path
+) -> None:
     """A picture of a finished run: loss, accuracy, accuracy by timesteps, firing rate by layer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

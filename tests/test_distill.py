@@ -1,0 +1,108 @@
+"""The loss against its definition, sample by sample; teachers; the samples nobody gets right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import reference_loss
+
+import spikedistill as sd
+from spikedistill.distill import TEACHERS
+
+
+def output(heads, requires_grad=True):
+    heads = [h.clone().requires_grad_(requires_grad) for h in heads]
+    branches = {f"layer{k + 1}": h for k, h in enumerate(heads[:-1])}
+    return sd.Output(heads[-1], branches, {}), heads
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(2, 5), st.integers(0, 9999))
+def test_the_loss_is_method_md_section_4(heads, samples, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = [2 * torch.randn(samples, classes, dtype=torch.float64, generator=generator) for _ in range(heads)]
+    labels = torch.randint(0, classes, (samples,), generator=generator)
+    out, ours = output(logits)
+    terms = sd.SelfDistillationLoss(scale=1 / 4)(out, labels)
+    terms.total.backward()
+    theirs = [h.clone().requires_grad_() for h in logits]
+    expected = reference_loss(theirs, labels, 4, beta=0.3 if heads > 1 else 0.0)
+    expected.backward()
+    torch.testing.assert_close(terms.total, expected)
+    torch.testing.assert_close([h.grad for h in ours], [h.grad for h in theirs])
+
+
+def test_the_teacher_has_no_gradient():
+    """With one head right, the teacher is that head, which then learns nothing from the soft loss."""
+    labels = torch.tensor([1, 1])
+    right, wrong = torch.tensor([[0.0, 3.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    out, heads = output([right, wrong])
+    loss = sd.SelfDistillationLoss(network_weight=0.0, branch_weight=0.0)
+    loss(out, labels).total.backward()
+    assert heads[0].grad.abs().max() < 1e-6
+    assert heads[1].grad.abs().min() > 1e-3
+
+
+def test_a_batch_that_no_head_gets_right_is_finite_and_has_only_the_hard_loss():
+    labels = torch.tensor([0, 0, 0])
+    wrong = torch.tensor([[-50.0, 50.0]]).expand(3, 2)
+    out, heads = output([wrong, wrong])
+    terms = sd.SelfDistillationLoss()(out, labels)
+    terms.total.backward()
+    assert torch.isfinite(terms.total)
+    assert terms["soft"] == 0
+    assert torch.equal(terms.total.detach(), terms["hard"])
+    assert all(torch.isfinite(h.grad).all() for h in heads)
+
+
+def test_teachers_by_hand():
+    logits = torch.tensor([[[0.0, 2.0]], [[3.0, 1.0]], [[0.0, 4.0]]])  # heads say 1, 0, 1; the label is 1
+    correct = logits.argmax(-1) == 1
+    assert TEACHERS["reliable"](logits, correct)[0].tolist() == [[0.0, 3.0]]
+    assert TEACHERS["mean"](logits, correct)[0].tolist() == [[1.0, pytest.approx(7 / 3)]]
+    assert TEACHERS["deepest"](logits, correct)[0].tolist() == [[0.0, 4.0]]
+    assert TEACHERS["reliable"](logits, ~correct & False)[1].tolist() == [False]
+
+
+def test_imagenet_weights():
+    torch.manual_seed(0)
+    heads, labels = [torch.randn(5, 3) for _ in range(3)], torch.tensor([0, 1, 2, 0, 1])
+    ce = [torch.nn.functional.cross_entropy(h, labels) for h in heads]
+    terms = sd.SelfDistillationLoss(teacher=None, branch_weight=0.7)(output(heads)[0], labels)
+    torch.testing.assert_close(terms.total.detach(), ce[2] + 0.7 * (ce[0] + ce[1]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3]), "labels run from 0 to 3, but the network has 3 classes.*num_classes=4"),
+        (torch.tensor([-1, 0]), "labels run from -1"),
+        (torch.tensor([0.0, 1.0]), "class indices"),
+        (torch.tensor([0, 1, 2]), "class indices"),
+    ],
+)
+def test_bad_labels_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        sd.SelfDistillationLoss()(output([torch.zeros(2, 3)])[0], labels)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="did you mean reliable"):
+        sd.SelfDistillationLoss(teacher="relaible")
+    with pytest.raises(ValueError, match="temperature is 0"):
+        sd.SelfDistillationLoss(temperature=0)
+
+
+def test_an_own_objective_plugs_in():
+    def margin(out, labels):
+        total = torch.nn.functional.multi_margin_loss(out.logits, labels)
+        return sd.Terms(total, {"margin": total.detach()})
+
+    learner = sd.SelfDistillation(sd.create_model("vgg11", 3, width=2), 2, branches=(), objective=margin)
+    terms = learner.loss(learner(torch.randn(2, 3, 16, 16)), torch.tensor([0, 2]))
+    terms.total.backward()
+    assert terms["margin"] == terms.total
+    with pytest.raises(ValueError, match="unknown loss term 'soft'.*margin"):
+        terms["soft"]

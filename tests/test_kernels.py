@@ -1,0 +1,130 @@
+"""The fused kernels against plain PyTorch in float64, and the precision they are asked to keep."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import spikedistill as sd
+from spikedistill.kernels import EAGER, Norm, Term, compiled
+from spikedistill.training.setup import missing_compiler
+
+pytestmark = [
+    pytest.mark.skipif(missing_compiler(torch.device("cpu")) is not None, reason="no C++ compiler"),
+    pytest.mark.filterwarnings("ignore"),  # torch.compile's own
+]
+
+NEURONS = {
+    "preset": sd.Neuron(),
+    "hard, attached": sd.Neuron(decay=0.7, threshold=0.6, reset="hard", reset_value=-0.1, detach_reset=False),
+    "soft, attached, atan": sd.Neuron(decay=1.0, detach_reset=False, surrogate=sd.Surrogate("atan", 2.0)),
+}
+
+
+def term(shape, steps, normed, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*size):
+        return torch.randn(*size, dtype=torch.float64, generator=generator)
+
+    values = random(steps * shape[0], *shape[1:])
+    rate = values.unflatten(0, (steps, -1)).mean(0)
+    channels = shape[1]
+    return Term(values, rate, Norm(*(random(channels) for _ in range(3)), random(channels).abs()) if normed else None)
+
+
+CASES = [
+    ("preset", (False,)),
+    ("preset", (True, False)),
+    ("hard, attached", (True,)),
+    ("soft, attached, atan", (True, True)),
+]
+
+
+@pytest.mark.parametrize(("neuron", "normed"), CASES, ids=str)
+def test_neuron_kernel(neuron, normed):
+    neuron = NEURONS[neuron]
+    shape, steps = (3, 5, 4, 6), 3
+    terms = tuple(term(shape, steps, n, k) for k, n in enumerate(normed))
+    expected = EAGER.rate_response(terms, steps, steps, neuron)
+    found = compiled().rate_response(terms, steps, steps, neuron)
+    for name, a, b in zip(expected._fields, found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}")
+    assert 0 < found.rate.mean() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2, 7), (1, 3, 2, 2), (4, 8, 5, 3), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_shapes_and_static_input(shape, steps):
+    terms = (term(shape, steps, True, 0),)
+    for timesteps in {4, steps} if steps == 1 else {steps}:
+        expected = EAGER.rate_response(terms, steps, timesteps, sd.Neuron())
+        found = compiled().rate_response(terms, steps, timesteps, sd.Neuron())
+        torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 5, 3), (6, 5)], ids=str)
+def test_moments_kernel_even_far_from_zero(shape):
+    values = 1e4 + term(shape, 3, False, 0).values
+    torch.testing.assert_close(compiled().moments(values, 3), EAGER.moments(values, 3), rtol=1e-10, atol=1e-12)
+    single = compiled().moments(values.float(), 3)
+    assert (single[2] / EAGER.moments(values, 3)[2] - 1).abs().max() < 1e-2  # float32 keeps the variance at mean 1e4
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_backward_kernel(count):
+    grad, eligibility = term((4, 8, 5, 3), 1, False, 0).values, term((4, 8, 5, 3), 1, False, 1).values
+    normed = [(t.rate, t.norm) for t in (term((4, 8, 5, 3), 1, True, k) for k in range(count))]
+    through, grads = compiled().rate_backward(grad, eligibility, normed)
+    expected_through, expected = EAGER.rate_backward(grad, eligibility, normed)
+    torch.testing.assert_close(through, expected_through)
+    for a, b in zip(grads, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("propagation", ["rate", pytest.param("bptt", marks=pytest.mark.slow)])
+def test_a_whole_step_is_the_same(propagation):
+    torch.manual_seed(0)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4).double(), 3, propagation=propagation)
+    other = copy.deepcopy(learner)
+    other.kernels = compiled()
+    images, labels = torch.randn(3, 3, 16, 16, dtype=torch.float64), torch.tensor([1, 5, 9])
+    for one in (learner, other):
+        one.loss(one(images), labels).total.backward()
+    for (name, a), b in zip(learner.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-9, atol=1e-12, msg=name)
+    for a, b in zip(learner.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernels", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_bf16_autocast_trains(kernels):
+    torch.manual_seed(0)
+    learner = sd.SelfDistillation(
+        sd.create_model("resnet18", 10, width=4), 3, kernels=EAGER if kernels == "eager" else compiled()
+    )
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([1, 5, 9, 0])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = learner(images)
+    terms = learner.loss(out, labels)
+    terms.total.backward()
+    assert torch.isfinite(terms.total)
+    assert all(p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in learner.parameters())
+    assert all(b.dtype in (torch.float32, torch.int64) for b in learner.buffers())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_on_cuda_is_that_on_the_cpu():
+    torch.manual_seed(0)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4).double(), 3)
+    other = copy.deepcopy(learner).cuda()
+    other.kernels = compiled()
+    images, labels = torch.randn(3, 3, 16, 16, dtype=torch.float64), torch.tensor([1, 5, 9])
+    learner.loss(learner(images), labels).total.backward()
+    other.loss(other(images.cuda()), labels.cuda()).total.backward()
+    for (name, a), b in zip(learner.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(b.grad.cpu(), a.grad, rtol=1e-6, atol=1e-9, msg=name)

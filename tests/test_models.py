@@ -1,0 +1,190 @@
+"""Networks, branches, conversion of foreign networks, the authors' checkpoints."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import spikedistill as sd
+from spikedistill import interop
+from spikedistill.models import list_models
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "stem", "block", "total", "branches"),
+    [
+        ("resnet18", 100, "cifar", "light", 12_571_856, 1_351_724),
+        ("preact_resnet34", 1000, "imagenet", "light+residual", 41_361_696, 19_555_512),
+    ],
+)
+def test_parameter_counts_are_the_authors(name, classes, stem, block, total, branches):
+    learner = sd.SelfDistillation(sd.create_model(name, classes, stem=stem), 4, branch_block=block)
+    assert parameters(learner) == total
+    assert parameters(learner.branches) == branches
+    assert parameters(learner.strip()) == total - branches
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_trains_in_every_propagation(name):
+    images, labels = torch.randn(2, 1, 16, 16), torch.tensor([0, 4])
+    for propagation, timesteps in (("rate", 2), ("bptt", 2), ("ann", None)):
+        net = sd.create_model(name, 5, width=2, in_channels=1)
+        learner = sd.SelfDistillation(net, timesteps, propagation=propagation)
+        out = learner(images)
+        assert type(out) is sd.Output
+        assert out.logits.shape == (2, 5)
+        assert list(out.branches) == list(net.stages[:-1])
+        assert list(out.features) == list(net.stages)
+        learner.loss(out, labels).total.backward()
+        assert all(p.grad is not None for p in learner.parameters())
+
+
+def test_strip_gives_the_bare_network_with_the_same_outputs():
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4), 4).eval()
+    images = torch.randn(2, 3, 16, 16)
+    bare = learner.strip()
+    assert not any("branch" in name for name, _ in bare.named_parameters())
+    torch.testing.assert_close(bare(images, timesteps=4).logits, learner(images).logits)
+
+
+def test_branches_can_be_chosen_by_stage():
+    net = sd.create_model("resnet18", 10, width=4)
+    learner = sd.SelfDistillation(net, 2, branches=["layer2"])
+    assert list(learner(torch.randn(1, 3, 16, 16)).branches) == ["layer2"]
+    with pytest.raises(ValueError, match="unknown stage for a branch 'layer9'"):
+        sd.SelfDistillation(net, 2, branches=["layer9"])
+    with pytest.raises(ValueError, match="unknown stage for a branch 'layer4'"):
+        sd.SelfDistillation(net, 2, branches=["layer4"])  # the last stage has the network's own head
+    with pytest.raises(ValueError, match=r"Network\(body, stages="):
+        sd.SelfDistillation(nn.Sequential(nn.Conv2d(3, 4, 3), sd.LIF()), 2)
+
+
+def test_building_branches_leaves_the_network_as_it_was():
+    net = sd.create_model("resnet18", 10, width=4)
+    before = copy.deepcopy(net.state_dict())
+    sd.SelfDistillation(net, 2)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert net.training
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"name": "resnet81"}, "unknown model 'resnet81'; did you mean .*resnet18"),
+        ({"name": "resnet18", "num_classes": 0}, "num_classes is 0"),
+        ({"name": "resnet18", "width": 0}, "width is 0"),
+        ({"name": "vgg11", "stem": "imagenet"}, "unknown stem of vgg11 'imagenet'"),
+    ],
+)
+def test_bad_models_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        sd.create_model(**kwargs)
+
+
+FOREIGN = {
+    "torchvision resnet18": lambda: torchvision.models.resnet18(num_classes=10),
+    "torchvision vgg11_bn": lambda: torchvision.models.vgg11_bn(num_classes=10),
+    "timm resnet26d": lambda: timm.create_model("resnet26d", num_classes=10),
+    "timm vgg11": lambda: timm.create_model("vgg11", num_classes=10),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_networks_become_spiking_and_train(name):
+    torch.manual_seed(0)
+    model = FOREIGN[name]()
+    images = torch.randn(2, 3, 64, 64)
+    net = sd.to_spiking(model)
+    assert not any(isinstance(m, sd.LIF) for m in model.modules())  # the original is left alone
+    assert "became LIF neurons" in net.notes[0]
+    assert any("max pooling" in note for note in net.notes)
+    torch.testing.assert_close(net.eval()(images, timesteps=None).logits, model.eval()(images))
+    learner = sd.SelfDistillation(net.train(), 2, example=images)
+    assert len(learner.branches) == len(net.stages) - 1 >= 3
+    learner.loss(learner(images), torch.tensor([1, 2])).total.backward()
+    assert all(p.grad is not None for p in learner.parameters())
+
+
+def test_networks_that_cannot_spike_are_refused_with_all_reasons():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.GELU(), nn.ReLU())
+    with pytest.raises(sd.SpikedistillError, match=r"(?s)1 \(LayerNorm\).*2 \(GELU\)"):
+        sd.to_spiking(model)
+    with pytest.raises(sd.SpikedistillError, match="no ReLU or ReLU6 module to replace"):
+        sd.to_spiking(nn.Linear(4, 4))
+
+
+AUTHORS = {
+    ("resnet18", "cifar", "light"): [
+        "conv0.0.weight",
+        "conv0.1.running_var",
+        "layer1.0.bn1.weight",
+        "layer2.0.shortcut.0.weight",
+        "layer2.0.shortcut.1.bias",
+        "scala1.0.op.0.weight",
+        "scala1.2.op.6.running_mean",
+        "scala1.0.residual.weight",
+        "scala3.0.res_bn.weight",
+        "fc1.weight",
+        "fc3.bias",
+        "classifier.0.weight",
+    ],
+    ("resnet19", "cifar", "light"): ["classifier.0.weight", "classifier.2.bias", "scala2.0.op.1.weight", "fc2.weight"],
+    ("preact_resnet34", "imagenet", "light+residual"): [
+        "conv1.bias",
+        "bn1.weight",
+        "layer1.2.conv2.bias",
+        "layer2.0.downsample.0.weight",
+        "layer2.0.downsample.1.running_mean",
+        "scala1.0.op.0.weight",
+        "scala1.1.conv1.weight",
+        "scala1.1.bn2.bias",
+        "scala1.5.conv2.weight",
+        "fc2.weight",
+        "fc.bias",
+    ],
+}
+
+
+@pytest.mark.parametrize("case", AUTHORS, ids=lambda case: case[0])
+def test_the_authors_checkpoints_round_trip(case):
+    arch, stem, block = case
+    torch.manual_seed(0)
+    learner = sd.SelfDistillation(sd.create_model(arch, 7, width=4, stem=stem), 3, branch_block=block)
+    with torch.no_grad():
+        for tensor in learner.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.1, 1)
+    keys = interop.authors_keys(learner)
+    assert set(AUTHORS[case]) <= set(keys)
+    assert sorted(keys.values()) == sorted(learner.state_dict())
+    theirs = {f"module.{key}": learner.state_dict()[ours] for key, ours in keys.items()}
+    loaded = interop.load_authors_checkpoint({"state_dict": theirs}, arch, 7, timesteps=3)
+    for name, tensor in learner.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    bare = {key: tensor for key, tensor in theirs.items() if not key.startswith(("module.scala", "module.fc1"))}
+    if arch == "resnet19":
+        bare = {key: tensor for key, tensor in bare.items() if not key.startswith("module.fc")}
+        assert not interop.load_authors_checkpoint(bare, arch, 7, timesteps=3).branches
+
+
+def test_foreign_checkpoints_are_refused():
+    with pytest.raises(sd.SpikedistillError, match="no resnet18 of the authors"):
+        interop.load_authors_checkpoint({"a.weight": torch.zeros(1)}, "resnet18", 10, 4)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 7, width=4), 3)
+    theirs = {key: learner.state_dict()[ours] for key, ours in interop.authors_keys(learner).items()}
+    with pytest.raises(sd.SpikedistillError, match=r"classifier.* is \(7, 32\), expected \(10, 32\)|fc.*expected"):
+        interop.load_authors_checkpoint(theirs, "resnet18", 10, 4)
+    del theirs["layer1.0.bn1.weight"]
+    with pytest.raises(sd.SpikedistillError, match=r"missing \['network.body.layer1.0.bn1.weight'\]"):
+        interop.load_authors_checkpoint(theirs, "resnet18", 7, 4)
+    with pytest.raises(ValueError, match="unknown architecture"):
+        interop.load_authors_checkpoint({}, "resnet50", 10, 4)

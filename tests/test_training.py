@@ -1,0 +1,483 @@
+"""Runs as users run them: the command line, resuming, stopping, several processes, damaged files, full disks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import spikedistill as sd
+from spikedistill.cli import main
+from spikedistill.errors import CheckpointError, NonFiniteLoss
+from spikedistill.recipes import fields_of, list_recipes, load_recipe, saved_recipe
+from spikedistill.training import setup
+from spikedistill.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, write_atomically
+from spikedistill.training.run import train
+from spikedistill.training.settings import OptimizerSettings, Recipe
+
+TINY = [
+    "--model.width=2",
+    "--data.train_rows=300",
+    "--data.test_rows=50",
+    "--data.validation_rows=44",
+    "--optimizer.epochs=3",
+    "--timesteps=2",
+]
+
+
+def tiny(*more):
+    return load_recipe("fashion-small", [*TINY, *more])
+
+
+def spikedistill(*words, **kwargs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "spikedistill", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, made once."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    torch.set_num_threads(1)  # as in the processes of the tests below: the bits must be the same
+    assert main(["train", *TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_the_command_line_end_to_end(finished, tmp_path, capsys):
+    assert {p.name for p in finished.iterdir()} == {
+        "recipe.yaml",
+        "environment.json",
+        "checkpoint.pt",
+        "metrics.csv",
+        "tensorboard",
+        "model.safetensors",
+        "config.json",
+        "result.json",
+        "curves.png",
+    }
+    with (finished / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert {"lr", "loss", "hard", "soft", "train_accuracy", "validation_accuracy", "seconds"} < set(rows[0])
+    result = json.loads((finished / "result.json").read_text())
+    assert list(result["test_accuracy"]) == ["1", "2"]
+    with Image.open(finished / "curves.png") as picture:
+        assert picture.size[0] > 1000
+    assert json.loads((finished / "environment.json").read_text())["torch"] == torch.__version__
+
+    assert main(["evaluate", str(finished), "--timesteps", "1", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{result['test_accuracy']['2']:.2%}" in shown
+    assert "layer1.0.neuron1" in shown
+
+    Image.new("RGB", (40, 60), "grey").save(tmp_path / "picture.png")
+    assert main(["predict", str(finished), str(tmp_path / "picture.png")]) == 0
+    assert "%" in capsys.readouterr().out
+
+
+def test_a_trained_network_in_python(finished):
+    trained = sd.Trained.load(finished)
+    images = torch.randn(2, 1, 28, 28)
+    assert trained.network(images, timesteps=trained.timesteps).logits.shape == (2, 10)
+    assert not trained.network.training
+
+
+def test_lists(capsys):
+    for what, expected in {"recipes": "cifar100-resnet18", "models": "preact_resnet34", "datasets": "cifar100"}.items():
+        assert main(["list", what]) == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_help_names_every_field(capsys):
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"--{name} " in shown for name in fields_of())
+    assert main([]) == 0
+
+
+def same_weights(a, b):
+    return (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_resume_after_kill_9_ends_with_the_same_bits(finished, tmp_path):
+    folder = tmp_path / "killed"
+    process = spikedistill("train", *TINY, "--out", folder)
+    wait_for((folder / "checkpoint.pt").exists, process)
+    process.kill()
+    process.communicate()
+    assert not (folder / "model.safetensors").exists()
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert same_weights(folder, finished)
+    with (folder / "metrics.csv").open() as ours, (finished / "metrics.csv").open() as theirs:
+        for a, b in zip(csv.DictReader(ours), csv.DictReader(theirs), strict=True):
+            assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+def test_ctrl_c_saves_in_the_middle_of_an_epoch_and_says_how_to_go_on(finished, tmp_path):
+    folder = tmp_path / "stopped"
+    process = spikedistill("train", *TINY, "--out", folder)
+    wait_for((folder / "metrics.csv").exists, process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 130
+    assert f"spikedistill train --resume {folder}" in out
+    progress = load_checkpoint(folder / "checkpoint.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) > (0, 0)
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert same_weights(folder, finished)
+
+
+def test_a_stop_at_any_step_resumes_to_the_same_bits(finished, tmp_path, monkeypatch):
+    """Stopped after each step in turn, in one process, where the place can be chosen."""
+    from spikedistill.training import run
+
+    recipe, folder = saved_recipe(finished), tmp_path / "often"
+    folder.mkdir()
+    calls = []
+
+    def every_third(self, progress, steps):
+        calls.append(progress.step)
+        if len(calls) % 3 == 0:
+            raise run.Interrupted("now")
+
+    monkeypatch.setattr(run.Stoppable, "on_step", every_third)
+    for attempt in range(20):
+        try:
+            train(recipe, folder, resume=attempt > 0)
+            break
+        except run.Interrupted as error:
+            assert f"--resume {folder}" in str(error)
+    assert attempt > 2
+    assert same_weights(folder, finished)
+
+
+def test_a_run_folder_is_never_overwritten(finished, capsys):
+    before = (finished / "model.safetensors").stat().st_mtime_ns
+    assert main(["train", *TINY, "--out", str(finished)]) == 1
+    assert f"{finished} exists already and is not overwritten" in capsys.readouterr().err
+    assert (finished / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_names_of_runs_count_up(tmp_path, monkeypatch):
+    from spikedistill.training.run import new_folder
+
+    monkeypatch.chdir(tmp_path)
+    names = [new_folder(None, "a")]
+    for _ in range(2):
+        names[-1].mkdir(parents=True)
+        names.append(new_folder(None, "a"))
+    assert [str(name) for name in names] == ["runs/a", "runs/a-2", "runs/a-3"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    recipe = tiny("--optimizer.epochs=2")
+    train(recipe, tmp_path)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    more = tiny("--optimizer.epochs=4", "--optimizer.lr=1e30")
+    with pytest.raises(NonFiniteLoss, match=r"not finite at epoch 3, step \d+: loss .*hard .*Usual causes"):
+        train(more, tmp_path, resume=True)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+
+
+WITHOUT_NORM = """
+import sys, torch
+from torch import nn
+import spikedistill as sd
+from spikedistill.data import Augmentation, Batches, ImageSet
+from spikedistill.training import setup
+from spikedistill.training.loop import Progress, Session, fit
+from spikedistill.training.run import Place, process_group
+from spikedistill.training.settings import OptimizerSettings
+from spikedistill.training.show import Silence
+
+place = Place.find()
+with process_group(place, torch.device("cpu")):
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), sd.LIF(threshold=0.3)), nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), sd.LIF(threshold=0.3)),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).double()
+    learner = sd.SelfDistillation(sd.Network(body, ["0", "1"]), 3)
+    for module in learner.branches.modules():  # batch norm apart: it sees only a process's own share
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    images = torch.randint(0, 256, (37, 1, 12, 12), dtype=torch.uint8)
+    data = ImageSet(images, torch.arange(37) % 4, tuple("abcd"), (0.5,), (0.25,))
+    settings = OptimizerSettings(epochs=3, batch_size=10, lr=0.05, clip_norm=1.0)
+    forward = nn.parallel.DistributedDataParallel(learner) if place.processes > 1 else learner
+    session = Session(learner, lambda x: forward(x.double()), setup.make_optimizer(learner, settings), Progress())
+    batches = Batches(data, 10, Augmentation(crop=1), 0, rank=place.rank, processes=place.processes)
+    fit(session, batches, settings, precision="fp32", watcher=Silence(), validate=dict, save=lambda: None)
+    if place.rank == 0:
+        torch.save(learner.state_dict(), sys.argv[1])
+"""
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_NORM)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, script, tmp_path / "one.pt"], check=True, env=environment)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*torchrun, script, tmp_path / "two.pt"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_the_command_line_under_torchrun(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "spikedistill", "train", *TINY, "--optimizer.epochs=1", "--out", tmp_path / "run"]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/model.safetensors").is_file()
+    assert done.stdout.count("test accuracy on 50 pictures") == 1
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def test_weight_decay_is_on_convolution_and_linear_weights_only():
+    learner = sd.SelfDistillation(sd.create_model("preact_resnet18", 10, width=2), 2)
+    decayed, rest = setup.decay_groups(learner.modules(), 5e-4)
+    ids = {id(p): name for name, p in learner.named_parameters()}
+    names = [{ids[id(p)] for p in group["params"]} for group in (decayed, rest)]
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (5e-4, 0.0)
+    assert len(names[0]) + len(names[1]) == len(ids)
+    assert all(name.endswith("weight") for name in names[0])
+    layers = (torch.nn.Conv2d, torch.nn.Linear)
+    assert all(isinstance(learner.get_submodule(name.rpartition(".")[0]), layers) for name in names[0])
+    assert not any(
+        isinstance(learner.get_submodule(n.rpartition(".")[0]), torch.nn.Conv2d) and n.endswith("weight")
+        for n in names[1]
+    )
+
+
+def test_cosine():
+    per_epoch = OptimizerSettings(epochs=10, lr=0.1, cosine="epoch")
+    torch_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], 0.1), 10)
+    for epoch in range(10):
+        assert setup.learning_rate(per_epoch, epoch, 5, 7) == pytest.approx(torch_schedule.get_last_lr()[0])
+        torch_schedule.optimizer.step()
+        torch_schedule.step()
+    per_step = OptimizerSettings(epochs=10, lr=0.1, cosine="step")
+    assert setup.learning_rate(per_step, 9, 7, 7) == pytest.approx(0, abs=1e-12)
+
+
+def test_compiling_is_left_out_where_it_does_not_pay():
+    recipe = tiny()
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2, in_channels=1), 2)
+    example = torch.zeros(1, 1, 28, 28)
+    few = setup.choose_kernels("auto", learner, example, samples=1000)
+    many = setup.choose_kernels("auto", learner, example, samples=10**9)
+    assert few[1].startswith("eager: compiling takes")
+    assert recipe.compile == "auto"
+    if setup.missing_compiler(example.device) is None:
+        assert many[1].startswith("compiled: saves")
+        assert not learner.network.training or many[0] is not few[0]
+
+
+def test_without_a_compiler_the_eager_form_runs_and_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), 2)
+    example = torch.zeros(1, 3, 16, 16)
+    assert "no C++ compiler" in setup.choose_kernels("auto", learner, example, 10**9)[1]
+    with pytest.raises(ValueError, match="--compile on is not possible: no C"):
+        setup.choose_kernels("on", learner, example, 1)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "xpu"])
+def test_devices_that_are_not_there_are_refused(device):
+    with pytest.raises(ValueError, match="try --device auto"):
+        setup.find_device(device)
+
+
+# ---------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipes_load_state_their_claim_and_survive_saving(name, tmp_path):
+    from spikedistill.recipes import save_recipe
+
+    recipe = load_recipe(name)
+    assert recipe.claim.source
+    assert recipe.claim.command.startswith("spikedistill train")
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert saved_recipe(tmp_path) == recipe
+
+
+def test_overrides():
+    recipe = load_recipe("cifar100-resnet18", ["--timesteps", "4", "--data.root=/x", "--loss.teacher", "null"])
+    assert (recipe.timesteps, recipe.data.root, recipe.loss.teacher) == (4, "/x", None)
+    assert recipe.model == load_recipe("cifar100-resnet18").model
+    neuron = load_recipe("fashion-small", ["--model.neuron.reset=hard", "--model.neuron.surrogate.name=atan"])
+    assert neuron.model.neuron == sd.Neuron(reset="hard", surrogate=sd.Surrogate("atan"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "cifar10-resnet81"], "unknown recipe 'cifar10-resnet81'; did you mean cifar10-resnet"),
+        (["train", "--timestep", "4"], "no field 'timestep'; did you mean timesteps"),
+        (["train", "--lr", "4"], "did you mean optimizer.lr"),
+        (["train", "--timesteps", "0"], "timesteps is 0"),
+        (["train", "--timesteps", "two"], "timesteps"),
+        (["train", "--model.name", "resnet81"], "unknown model 'resnet81'"),
+        (["train", "--data.name", "cifar11"], "unknown dataset 'cifar11'; did you mean cifar1"),
+        (["train", "--propagation", "ann"], "--timesteps null"),
+        (["train", "--optimizer.lr", "-1"], "optimizer.lr is -1"),
+        (["train", "--model.neuron.decay", "3"], "expected 0 ≤ decay ≤ 1"),
+        (["train", "--resume", "/nowhere"], "/nowhere is not the folder of a run.*does not exist"),
+        (["train", "nothing.yaml"], "nothing.yaml cannot be read"),
+        (["trian"], "unknown command 'trian'; did you mean train"),
+        (["list", "recipe"], "did you mean recipes"),
+        (["evaluate"], "needs the folder of a run"),
+        (["evaluate", "/nowhere"], "/nowhere is not the folder of a run"),
+        (["predict", "/nowhere", "x.png"], "there is no /nowhere/model.safetensors"),
+        (["predict", "/nowhere"], "needs a picture"),
+        (["train", "--data.name", "cifar10", "--data.root", "/nowhere"], "/nowhere is not a folder"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_explained(words, message, capsys, tmp_path, monkeypatch):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())  # no empty run folder is left behind
+
+
+def test_a_recipe_file_with_an_unknown_key(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"optimizer": {"epoch": 3}}))
+    assert main(["train", str(path)]) == 1
+    assert "no field 'optimizer.epoch'; did you mean optimizer.epochs" in capsys.readouterr().err
+    path.write_text("[1, 2")
+    assert main(["train", str(path)]) == 1
+    assert "is not valid YAML" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- files that are damaged, foreign or too large
+
+
+class Harmful:
+    def __reduce__(self):
+        return (Path.touch, (Path(os.environ["HARM"]),))
+
+
+def test_a_pickle_disguised_as_weights_is_refused_and_not_run(tmp_path, monkeypatch, finished):
+    harm = tmp_path / "harm"
+    monkeypatch.setenv("HARM", str(harm))
+    torch.save({"learner": Harmful()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="would execute code on loading are refused"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Harmful()))
+    (tmp_path / "config.json").write_text((finished / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        sd.Trained.load(tmp_path)
+    assert not harm.exists()
+    pickle.loads(pickle.dumps(Harmful()))  # it would have done harm
+    assert harm.exists()
+
+
+def test_truncated_and_foreign_checkpoints_are_refused(finished, tmp_path):
+    good = (finished / "checkpoint.pt").read_bytes()
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_checkpoint(path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of spikedistill; it holds \['state_dict'\]"):
+        load_checkpoint(path)
+    weights = (finished / "model.safetensors").read_bytes()
+    (tmp_path / "config.json").write_text((finished / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes(weights[:-100])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        sd.Trained.load(tmp_path)
+    save_weights(tmp_path, {"a": torch.zeros(1)}, json.loads((finished / "config.json").read_text()))
+    with pytest.raises(CheckpointError, match=r"does not fit the network: missing .* unexpected \['a'\]"):
+        sd.Trained.load(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"learner": 1})
+
+    def fails(file):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left on device.*unchanged.*--resume"):
+        write_atomically(path, fails)
+    assert load_checkpoint(path) == {"learner": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_full_disk_while_saving(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+    if mount.returncode != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        path = disk / "checkpoint.pt"
+        save_checkpoint(path, {"learner": torch.zeros(1000)})
+        with pytest.raises(CheckpointError, match=r"could not write .*unchanged; free some space"):
+            save_checkpoint(path, {"learner": torch.zeros(10**6)})
+        assert load_checkpoint(path)["learner"].shape == (1000,)
+        assert [p.name for p in disk.iterdir()] == ["checkpoint.pt"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_corrupt_picture_is_refused(finished, tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert main(["predict", str(finished), str(tmp_path / "bad.png")]) == 1
+    assert "bad.png is not a readable picture" in capsys.readouterr().err
+
+
+def test_importing_is_fast_and_does_not_import_torch():
+    code = (
+        "import sys, time; t = time.perf_counter(); import spikedistill, spikedistill.cli; "
+        "assert 'torch' not in sys.modules; assert time.perf_counter() - t < 0.5; "
+        "import spikedistill.recipes; "
+        "assert not {'torchvision', 'matplotlib', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there():
+    for name in sd.__all__:
+        assert getattr(sd, name) is not None
+    assert Recipe().timesteps == 4
