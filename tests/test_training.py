@@ -173,8 +173,8 @@ def test_a_stop_at_any_step_resumes_to_the_same_bits(finished, tmp_path, monkeyp
         try:
             train(recipe, folder, resume=attempt > 0)
             break
-        except run.Interrupted as error:
-            assert f"--resume {folder}" in str(error)
+        except run.Interrupted:
+            assert (folder / "checkpoint.pt").is_file()
     assert attempt > 2
     assert same_weights(folder, finished)
 
@@ -222,7 +222,8 @@ place = Place.find()
 with process_group(place, torch.device("cpu")):
     torch.manual_seed(0)
     body = nn.Sequential(
-        nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), sd.LIF(threshold=0.3)), nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), sd.LIF(threshold=0.3)),
+        nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), sd.LIF(threshold=0.3)),
+        nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), sd.LIF(threshold=0.3)),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).double()
     learner = sd.SelfDistillation(sd.Network(body, ["0", "1"]), 3)
     for module in learner.branches.modules():  # batch norm apart: it sees only a process's own share

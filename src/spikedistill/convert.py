@@ -121,8 +121,9 @@ def _find_stages(body: nn.Module) -> list[str]:
         return layers
     if isinstance(children.get("stages"), (nn.Sequential, nn.ModuleList)):
         return [f"stages.{name}" for name, _ in children["stages"].named_children()]
-    if isinstance(children.get("features"), nn.Sequential):
-        names = [name for name, _ in children["features"].named_children()]
-        pools = [k for k, m in enumerate(children["features"]) if isinstance(m, (nn.MaxPool2d, nn.AvgPool2d))]
+    features = children.get("features")
+    if isinstance(features, nn.Sequential):
+        names = [name for name, _ in features.named_children()]
+        pools = [k for k, m in enumerate(features) if isinstance(m, (nn.MaxPool2d, nn.AvgPool2d))]
         return [f"features.{names[k - 1]}" for k in pools if k > 0]
     return []

@@ -98,7 +98,7 @@ class Signal:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Static(Signal):
-    """Input that does not change over time, [N, ...], before the first neuron; `kind` is what the neuron makes of it."""
+    """Input that does not change over time, [N, ...]; the first neuron makes a signal of `kind` of it."""
 
     rate: Tensor
     timesteps: int

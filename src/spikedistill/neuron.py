@@ -78,7 +78,7 @@ class Surrogate:
 
 
 class Reset(NamedTuple):
-    """A reset rule: u_t, and d_t = du_t/dv_t with the spike in the reset detached or not. Arguments: v, s, h, neuron."""
+    """A reset rule: u_t(v, s, neuron), and d_t = du_t/dv_t (v, s, h, neuron) with the spike detached there or not."""
 
     apply: Callable[[Tensor, Tensor, Neuron], Tensor]
     slope_detached: Callable[[Tensor, Tensor, Tensor, Neuron], Tensor]

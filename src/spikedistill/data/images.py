@@ -114,7 +114,7 @@ def augment(images: Tensor, how: Augmentation, draw: Draw) -> Tensor:
 
 
 def cut_out(images: Tensor, side: int, centre: Tensor) -> Tensor:
-    """Set a square of `side` around each `centre` [N, 2] to zero, the mean of normalised images; clipped at the edge."""
+    """Set a square of `side` around each `centre` [N, 2] to zero, the mean of normalised images."""
     height, width = images.shape[2:]
     row = torch.arange(height, device=images.device) - (centre[:, :1] - side // 2)
     column = torch.arange(width, device=images.device) - (centre[:, 1:] - side // 2)

@@ -17,7 +17,7 @@ LABEL_COLUMNS = ("fine_label", "label")
 
 
 def find_parquet(root: Path, name: str, split: str) -> list[Path]:
-    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root, root/data or root/NAME."""
+    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root, data/ or NAME/."""
     exact = root / f"{name}-{split}.parquet"
     if exact.is_file():
         return [exact]
@@ -82,8 +82,7 @@ def _decode(cell: Any, file: Path, row: int, channels: int, size: int) -> Tensor
     except Exception as error:
         raise DataError(f"{file}, row {row}: the picture cannot be decoded ({error})") from error
     if pixels.shape[:2] != (size, size):
-        raise DataError(
-            f"{file}, row {row}: the picture is {pixels.shape[1]}×{pixels.shape[0]}, expected {size}×{size}"
-        )
+        found = f"{pixels.shape[1]}×{pixels.shape[0]}"
+        raise DataError(f"{file}, row {row}: the picture is {found}, expected {size}×{size}")
     tensor = torch.from_numpy(pixels)
     return tensor.unsqueeze(0) if tensor.dim() == 2 else tensor.permute(2, 0, 1)

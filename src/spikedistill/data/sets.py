@@ -159,9 +159,9 @@ def _embedded(spec: DataSpec, train: bool) -> ImageSet:
     import numpy as np
 
     split = "train" if train else "test"
-    with resources.as_file(resources.files("spikedistill.data") / "fashion_small.npz") as path:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    file = resources.files("spikedistill.data") / "fashion_small.npz"
+    with resources.as_file(file) as path, np.load(path, allow_pickle=False) as arrays:
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     return _image_set(spec, torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long(), FASHION)
 
 

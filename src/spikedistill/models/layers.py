@@ -19,8 +19,8 @@ class StridedPointwise(nn.Conv2d):
     convolutions on channels_last memory with fewer than 8 (AVX2) or 16 (AVX-512) input channels.
     """
 
-    def forward(self, x: Any) -> Any:
-        picked = x[:, :, :: self.stride[0], :: self.stride[1]]
+    def forward(self, input: Any) -> Any:
+        picked = input[:, :, :: self.stride[0], :: self.stride[1]]
         return F.conv2d(picked, self.weight, self.bias, 1, 0, self.dilation, self.groups)
 
 

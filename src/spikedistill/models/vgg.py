@@ -17,7 +17,7 @@ STEMS = ("cifar",)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Channels of the convolutions of each stage, in units of the width; a stage begins with pooling (but the first)."""
+    """Channels of the convolutions of each stage, in units of the width; pooling between stages."""
 
     width: int
     stages: tuple[tuple[int, ...], ...]

@@ -278,7 +278,7 @@ def _finish(
         "firing_rates": found.firing_rates,
     }
     write_atomically(folder / "result.json", lambda file: _dump(file, result))
-    draw_curves(display.metrics.rows, found.firing_rates, found.accuracy, folder / "curves.png")
+    draw_curves(display.metrics.rows, found, folder / "curves.png")
     report(found)
     print(f"written to {folder}: model.safetensors, config.json, metrics.csv, result.json, curves.png")
     return found
@@ -332,7 +332,7 @@ def _describe(
     parameters = sum(p.numel() for p in learner.parameters())
     held_out = f", {len(splits.validation)} held out" if splits.validation else ""
     print(
-        f"{recipe.model.name} ({parameters:,} parameters with branches), {recipe.propagation}, T={recipe.timesteps}, on "
+        f"{recipe.model.name} ({parameters:,} parameters with branches), {recipe.propagation}, T={recipe.timesteps}\n"
         f"{recipe.data.name}: {len(splits.train)} training pictures{held_out}, {len(splits.test)} for the test\n"
         f"{device}, {recipe.precision}, kernels {reason}\nfolder {folder}",
         file=sys.stderr,

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from spikedistill.evaluation import Evaluation
 from spikedistill.training.loop import Progress
 
 _PERCENT = {"train_accuracy", "validation_accuracy"}
@@ -128,9 +129,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def draw_curves(
-    rows: list[dict[str, float]], firing_rates: dict[str, float], accuracy: dict[Any, float], path: Path
-) -> None:
+def draw_curves(rows: list[dict[str, float]], found: Evaluation, path: Path) -> None:
     """A picture of a finished run: loss, accuracy, accuracy by timesteps, firing rate by layer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -150,13 +149,13 @@ def draw_curves(
             answers.plot(epochs, [100 * row[name] for row in rows], label=label, marker=".")
     answers.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy by epoch")
     answers.legend()
-    labels = ["ANN" if t is None else str(t) for t in accuracy]
-    bars = by_time.bar(labels, [100 * value for value in accuracy.values()], color="tab:green")
+    labels = ["ANN" if t is None else str(t) for t in found.accuracy]
+    bars = by_time.bar(labels, [100 * value for value in found.accuracy.values()], color="tab:green")
     by_time.bar_label(bars, fmt="%.1f")
     by_time.margins(y=0.15)
     by_time.set(xlabel="timesteps T", ylabel="test accuracy (%)", title="Test accuracy by timesteps")
-    names = list(firing_rates)
-    fired.barh(range(len(names)), [100 * firing_rates[name] for name in names], color="tab:orange")
+    names = list(found.firing_rates)
+    fired.barh(range(len(names)), [100 * rate for rate in found.firing_rates.values()], color="tab:orange")
     fired.set_yticks(range(len(names)), names, fontsize=6)
     fired.invert_yaxis()
     fired.set(xlabel="firing rate (% of neurons per step)", title="Firing rate by layer")
