@@ -88,10 +88,11 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """SGD with momentum; weight decay on convolution and linear weights only (method.md §5).
+    """SGD with momentum (method.md §5).
 
     Args:
         batch_size: of all processes together.
+        decayed: what weight decay acts on: "weights" (of convolutions and linear layers) or "all" parameters.
         cosine: the rate follows a cosine to 0, changed per "epoch" or per "step".
         clip_norm: largest norm of the gradient (null: no clipping).
         drop_last: leave out an epoch's last, smaller batch.
@@ -102,6 +103,7 @@ class OptimizerSettings:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    decayed: Literal["weights", "all"] = "weights"
     cosine: Literal["epoch", "step"] = "epoch"
     clip_norm: float | None = None
     drop_last: bool = False

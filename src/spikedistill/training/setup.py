@@ -135,18 +135,24 @@ def make_learner(recipe: Recipe, data: ImageSet) -> SelfDistillation:
     return learner.to(memory_format=torch.channels_last)
 
 
-def decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, object]]:
-    """Parameter groups: weight decay on convolution and linear weights, none on batch norm and biases."""
+def decay_groups(
+    modules: Iterable[nn.Module], weight_decay: float, decayed: str = "weights"
+) -> list[dict[str, object]]:
+    """Parameter groups: weight decay on convolution and linear weights, none on batch norm and biases.
+
+    Args:
+        decayed: "all" for decay on every parameter.
+    """
     weights, rest = [], []
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
-            decays = name == "weight" and parameter.dim() > 1
+            decays = decayed == "all" or (name == "weight" and parameter.dim() > 1)
             (weights if decays else rest).append(parameter)
     return [{"params": weights, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def make_optimizer(learner: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
-    groups = decay_groups(learner.modules(), settings.weight_decay)
+    groups = decay_groups(learner.modules(), settings.weight_decay, settings.decayed)
     return torch.optim.SGD(groups, settings.lr, settings.momentum, fused=True)
 
 

@@ -143,6 +143,8 @@ def draw_curves(rows: list[dict[str, float]], found: Evaluation, path: Path) -> 
             loss.plot(epochs, [row[name] for row in rows], label=name, marker=".")
     loss.set(xlabel="epoch", ylabel="loss", title="Loss")
     loss.legend()
+    for axes in (loss, answers):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     for name in ("train_accuracy", "validation_accuracy"):
         if rows and name in rows[0]:
             label = name.removesuffix("_accuracy")
