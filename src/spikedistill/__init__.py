@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spikedistill import interop
+    from spikedistill import interop, rules
     from spikedistill.convert import to_spiking
     from spikedistill.distill import Objective, SelfDistillationLoss, Terms
     from spikedistill.dual import Dual, Sequence, Static, register_rule
@@ -57,13 +57,14 @@ __all__ = [
     "interop",
     "list_models",
     "register_rule",
+    "rules",
     "to_spiking",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "interop":
-        return importlib.import_module("spikedistill.interop")
+    if name in ("interop", "rules"):
+        return importlib.import_module(f"spikedistill.{name}")
     if name in _HOME_OF:
         return getattr(importlib.import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'spikedistill' has no attribute {name!r}")

@@ -36,12 +36,12 @@ class Evaluation:
 
     def warnings(self) -> list[str]:
         """Layers that are dead or saturated, in words."""
-        found = []
-        for name, fired in self.firing_rates.items():
-            if fired < DEAD:
-                found.append(f"layer {name} is dead: {fired:.2%} of its neurons fire per step (lower its threshold)")
-            if fired > SATURATED:
-                found.append(f"layer {name} is saturated: {fired:.1%} of its neurons fire per step")
+        dead = [name for name, fired in self.firing_rates.items() if fired < DEAD]
+        saturated = [name for name, fired in self.firing_rates.items() if fired > SATURATED]
+        remedy = "nothing passes them; lower the threshold, or train longer if batch norm is still settling"
+        found = [f"dead layers (under {DEAD:.1%} of neurons fire per step): {', '.join(dead)}: {remedy}"] * bool(dead)
+        if saturated:
+            found.append(f"saturated layers (over {SATURATED:.0%} of neurons fire per step): {', '.join(saturated)}")
         return found
 
 

@@ -76,11 +76,13 @@ def _check(function: Rule, out: Tensor, lead: int) -> Tensor:
     return out
 
 
-def _wrap(signal: Any, function: Rule, values: Any, rate: Any, lead: int) -> Any:
+def _wrap(signal: Any, function: Rule, values: Any, rate: Any, join: Any) -> Any:
     """A Dual for each tensor of a result (chunk and split return several)."""
-    if isinstance(values, Tensor):
-        return signal.with_path(_check(function, values, lead), _check(function, rate, signal.batch))
-    return type(values)(_wrap(signal, function, v, r, lead) for v, r in zip(values, rate, strict=True))
+    if not isinstance(values, Tensor):
+        return type(values)(_wrap(signal, function, v, r, join) for v, r in zip(values, rate, strict=True))
+    _check(function, values, signal.batch * signal.timesteps)
+    _check(function, rate, signal.batch)
+    return signal.with_path(values, join(values, rate, signal.timesteps))
 
 
 def _plain(function: Rule, args: Any, kwargs: Any, kind: type[Signal]) -> Any:
@@ -101,31 +103,31 @@ def _plain(function: Rule, args: Any, kwargs: Any, kind: type[Signal]) -> Any:
     return wrap(out)
 
 
+def _on_each_path(function: Rule, args: Any, kwargs: Any, join: Callable[[Tensor, Tensor, int], Tensor]) -> Any:
+    """The operation on the spike path and on the rate; `join(values, rate, T)` is the rate of the result."""
+    kind, (args, kwargs) = unify((args, kwargs))
+    if kind is not Dual:
+        return _plain(function, args, kwargs, kind)
+    signal: Any = signals_in((args, kwargs))[0]
+    with torch.no_grad():
+        values = function(*part(args, values_of), **part(kwargs, values_of))
+    rate = function(*part(args, rate_of), **part(kwargs, rate_of))
+    return _wrap(signal, function, values, rate, join)
+
+
 # ---------------------------------------------------------------- the kinds of rule
 
 
 def linear(function: Rule, *args: Any, **kwargs: Any) -> Any:
     """For a function that is linear (or affine) in the signals and acts on each time step alone."""
-    kind, (args, kwargs) = unify((args, kwargs))
-    if kind is not Dual:
-        return _plain(function, args, kwargs, kind)
-    signal: Any = signals_in((args, kwargs))[0]
-    with torch.no_grad():
-        values = function(*part(args, values_of), **part(kwargs, values_of))
-    rate = function(*part(args, rate_of), **part(kwargs, rate_of))
-    return _wrap(signal, function, values, rate, signal.batch * signal.timesteps)
+    return _on_each_path(function, args, kwargs, lambda values, rate, timesteps: rate)
 
 
 def stepwise(function: Rule, *args: Any, **kwargs: Any) -> Any:
     """For a function that is not linear: the time mean of its values, the gradient of the function at the rate."""
-    kind, (args, kwargs) = unify((args, kwargs))
-    if kind is not Dual:
-        return _plain(function, args, kwargs, kind)
-    signal: Any = signals_in((args, kwargs))[0]
-    with torch.no_grad():
-        values = function(*part(args, values_of), **part(kwargs, values_of))
-    rate = function(*part(args, rate_of), **part(kwargs, rate_of))
-    return _wrap(signal, function, values, stitch(time_mean(values, signal.timesteps), rate), len(values))
+    return _on_each_path(
+        function, args, kwargs, lambda values, rate, timesteps: stitch(time_mean(values, timesteps), rate)
+    )
 
 
 Adjoint = Callable[[Tensor, Tensor, Tensor, Any], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -37,6 +38,28 @@ def stem_layers(stem: str, in_channels: int, width: int, bias: bool) -> nn.Seque
     return nn.Sequential(
         conv(in_channels, width, 7, stride=2, bias=bias), nn.BatchNorm2d(width), nn.MaxPool2d(3, 2, padding=1)
     )
+
+
+def add_stages(
+    body: nn.Module, block: Callable[..., nn.Module], blocks: tuple[int, ...], width: int, neuron: Neuron
+) -> tuple[int, tuple[str, ...]]:
+    """Give `body` the stages layer1, layer2, ... of residual blocks; each after the first halves the resolution.
+
+    Args:
+        block: called as block(c_in, c_out, stride, neuron).
+        blocks: number of blocks of each stage; stage k has width·2^k channels.
+
+    Returns:
+        The channels of the last stage, and the names of the stages.
+    """
+    channels = width
+    for k, count in enumerate(blocks):
+        c_out = width * 2**k
+        first = block(channels, c_out, 2 if k > 0 else 1, neuron)
+        rest = [block(c_out, c_out, 1, neuron) for _ in range(count - 1)]
+        body.add_module(f"layer{k + 1}", nn.Sequential(first, *rest))
+        channels = c_out
+    return channels, tuple(f"layer{k + 1}" for k in range(len(blocks)))
 
 
 class Head(nn.Module):

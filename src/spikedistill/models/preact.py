@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from spikedistill.models.layers import STEMS, Head, conv, stem_layers
+from spikedistill.models.layers import STEMS, Head, add_stages, conv, stem_layers
 from spikedistill.neuron import LIF, Neuron
 
 __all__ = ["PLANS", "STEMS", "build"]
@@ -49,15 +49,7 @@ class PreActResNet(nn.Module):
     def __init__(self, plan: Plan, num_classes: int, width: int, in_channels: int, stem: str, neuron: Neuron) -> None:
         super().__init__()
         self.stem = stem_layers(stem, in_channels, width, bias=True)
-        channels = width
-        for k, blocks in enumerate(plan.blocks):
-            c_out = width * 2**k
-            stage = [
-                Block(channels if b == 0 else c_out, c_out, 2 if b == 0 and k > 0 else 1, neuron) for b in range(blocks)
-            ]
-            self.add_module(f"layer{k + 1}", nn.Sequential(*stage))
-            channels = c_out
-        self.stages = tuple(f"layer{k + 1}" for k in range(len(plan.blocks)))
+        channels, self.stages = add_stages(self, Block, plan.blocks, width, neuron)
         self.head = Head(channels, num_classes, neuron)
         self.apply(_initialise)
 
