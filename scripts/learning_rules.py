@@ -1,6 +1,6 @@
 """Table and figure of the runs of learning_rules.sh.
 
-    python scripts/learning_rules.py RUNS_FOLDER [...] --figure docs/figures/learning_rules.png
+python scripts/learning_rules.py RUNS_FOLDER [...] --figure docs/figures/learning_rules.png
 """
 
 from __future__ import annotations

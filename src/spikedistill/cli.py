@@ -1,10 +1,11 @@
-"""The command line: train, evaluate, predict, list."""
+"""The command line: train, evaluate, predict, bench, list."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
 
@@ -17,6 +18,9 @@ usage: spikedistill COMMAND ...
   evaluate FOLDER [--timesteps 1 2 4 8] [--data.root FOLDER]
                                                       accuracy by timesteps and firing rates, on the test rows
   predict FOLDER PICTURE [...]                        the classes of pictures
+  bench [--subjects A B ...] [--timesteps 1 2 4 6 8] [--repeats N] [--width N] [--batch N] [--out FOLDER]
+                                                      time and memory of a training step, ours and the peers'
+  bench --layers [--subjects A]                       where the time of one step goes
   list recipes|models|datasets
 """
 
@@ -117,6 +121,50 @@ def predict(words: list[str]) -> None:
         print(f"{picture}: " + ", ".join(f"{trained.config['classes'][k]} {share:.1%}" for share, k in shares))
 
 
+def bench(words: list[str]) -> None:
+    import argparse
+
+    from spikedistill.bench import run
+    from spikedistill.bench.subjects import SUBJECTS, Point
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise InvalidArgument(f"bench: {message}")
+
+    parser = Parser(prog="spikedistill bench", allow_abbrev=False)
+    parser.add_argument("--layers", action="store_true")
+    parser.add_argument("--subjects", nargs="+", default=None, metavar="|".join(SUBJECTS))
+    parser.add_argument("--timesteps", nargs="+", type=int, default=[1, 2, 4, 6, 8])
+    parser.add_argument("--repeats", type=int, default=7)
+    for name in ("batch", "width", "size", "classes"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Point, name))
+    parser.add_argument("--device", default=Point.device)
+    parser.add_argument("--out", type=Path, default=None)
+    given = parser.parse_args(words)
+    for subject in given.subjects or []:
+        choose("subject", subject, SUBJECTS)
+    counts = (*given.timesteps, given.repeats, given.batch, given.width, given.size, given.classes)
+    if min(counts) < 1:
+        raise InvalidArgument("bench: timesteps, repeats, batch, width, size and classes are whole numbers above 0")
+    point = Point(given.timesteps[-1], given.batch, given.width, given.size, given.classes, device=given.device)
+    if given.layers:
+        _bench_layers(given.subjects or ["self-distillation"], point, given.repeats)
+    else:
+        run(given.subjects or list(SUBJECTS), point, given.timesteps, given.repeats, given.out)
+
+
+def _bench_layers(subjects: list[str], point: Any, repeats: int) -> None:
+    from spikedistill.bench.layers import profile
+
+    for subject in subjects:
+        found = profile(subject, point, repeats)
+        whole, bare = found["step"], found["bare"]
+        print(f"{subject}, T = {point.timesteps}: {whole:.3f} s a step, {bare:.3f} s its bare convolutions and matrix")
+        print(f"products; ratio {found['ratio']:.2f} (median of {repeats}). The largest kernels:")
+        for name, seconds in found["kernels"].items():
+            print(f"  {seconds:8.4f} s  {name}")
+
+
 def list_names(words: list[str]) -> None:
     choose("list", words[0] if len(words) == 1 else " ".join(words), _LISTS)
     print("\n".join(_LISTS[words[0]]()))
@@ -146,6 +194,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "bench": bench,
     "list": list_names,
 }
 

@@ -190,9 +190,13 @@ def _weighted(function: Rule, x: Any, weight: Tensor, bias: Tensor | None, adjoi
     x, weight, bias = _same_dtype(x, weight, bias)
     with torch.no_grad():
         values = function(x.values, weight, bias, **rest)
-        mean, *moments = x.kernels.moments(values, x.timesteps)
+        if values.dim() <= 2:  # a classifier, or a hidden layer: small
+            mean, moments = time_mean(values, x.timesteps), None
+        else:  # batch norm usually follows, and the same sweep gives it what it needs
+            mean, *found = x.kernels.moments(values, x.timesteps)
+            moments = (found[0], found[1])
     rate = linear_of_rate(mean, x.rate, weight, bias, adjoint)
-    return Dual((Term(values, rate, moments=(moments[0], moments[1])),), x.timesteps, x.kernels)
+    return Dual((Term(values, rate, moments=moments),), x.timesteps, x.kernels)
 
 
 def fully_connected(function: Rule, input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
