@@ -2,7 +2,7 @@
 
 First T spiking steps without gradient, on inputs repeated T times, in which every neuron and batch norm notes what it
 saw; then the whole network once more on rates, with the gradients of method.md §2 imposed. Written from the method, for
-networks of convolutions, batch norm, max pooling and the paper's preset neuron. The tests compare the single pass to it.
+networks of convolutions, batch norm, max pooling and the preset neuron. The tests compare the single pass with it.
 """
 
 from __future__ import annotations
