@@ -1,5 +1,8 @@
 """The same network in other libraries, trained by BPTT: convolutions and norms are ours, the neurons are theirs."""
 
+# the peers are optional
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import copy

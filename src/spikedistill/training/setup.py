@@ -66,7 +66,7 @@ def missing_compiler(device: torch.device) -> str | None:
     """Why torch.compile cannot work here, or None."""
     if device.type == "cuda":
         try:
-            import triton  # noqa: F401
+            import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError:
             return "triton is not installed"
         return None
