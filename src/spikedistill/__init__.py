@@ -12,26 +12,28 @@ if TYPE_CHECKING:
     from spikedistill import interop, rules
     from spikedistill.convert import to_spiking
     from spikedistill.distill import Objective, SelfDistillationLoss, Terms
-    from spikedistill.dual import Dual, Sequence, Static, register_rule
+    from spikedistill.dual import Dual, Sequence, Static
     from spikedistill.errors import SpikedistillError
     from spikedistill.evaluation import Evaluation, evaluate
     from spikedistill.learner import SelfDistillation
     from spikedistill.models import create_model, list_models
     from spikedistill.network import Network, Output
     from spikedistill.neuron import LIF, Neuron, Surrogate
-    from spikedistill.training.run import Trained
+    from spikedistill.signal import register_rule
+    from spikedistill.trained import Trained
 
 _HOMES = {
     "spikedistill.convert": ("to_spiking",),
     "spikedistill.distill": ("Objective", "SelfDistillationLoss", "Terms"),
-    "spikedistill.dual": ("Dual", "Sequence", "Static", "register_rule"),
+    "spikedistill.dual": ("Dual", "Sequence", "Static"),
+    "spikedistill.signal": ("register_rule",),
     "spikedistill.errors": ("SpikedistillError",),
     "spikedistill.evaluation": ("Evaluation", "evaluate"),
     "spikedistill.learner": ("SelfDistillation",),
     "spikedistill.models": ("create_model", "list_models"),
     "spikedistill.network": ("Network", "Output"),
     "spikedistill.neuron": ("LIF", "Neuron", "Surrogate"),
-    "spikedistill.training.run": ("Trained",),
+    "spikedistill.trained": ("Trained",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

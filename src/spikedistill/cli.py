@@ -72,12 +72,13 @@ def evaluate(words: list[str]) -> None:
     from spikedistill.data.sets import load_split
     from spikedistill.kernels import EAGER
     from spikedistill.recipes import saved_recipe
+    from spikedistill.trained import Trained
     from spikedistill.training import run, setup
 
     root = _option(words, "data.root")
     folder, rest = _folder("evaluate", words)
     timesteps = _numbers(rest)
-    recipe, trained = saved_recipe(folder), run.Trained.load(folder)
+    recipe, trained = saved_recipe(folder), Trained.load(folder)
     if timesteps and recipe.timesteps is None:
         raise InvalidArgument("this run is an ANN twin: it has no timesteps")
     data = recipe.data if root is None else dataclasses.replace(recipe.data, root=root)
@@ -107,7 +108,7 @@ def _numbers(words: list[str]) -> list[int]:
 def predict(words: list[str]) -> None:
     import torch
 
-    from spikedistill.training.run import Trained
+    from spikedistill.trained import Trained
 
     folder, pictures = _folder("predict", words)
     if not pictures:

@@ -31,7 +31,6 @@ Shapes: time and batch are folded, T·N with time slowest; `[N, ...]` is any per
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -39,61 +38,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from spikedistill.errors import InvalidArgument, UnsupportedOperation
+from spikedistill.errors import InvalidArgument
 from spikedistill.kernels import EAGER, Kernels, Norm, Term, computed, norm_backward, time_mean, total
 from spikedistill.neuron import Neuron, lif
-from spikedistill.trace import user_frame
-
-Rule = Callable[..., Any]
-RULES: dict[Any, Rule] = {}
-"""What each torch function does to signals: rule(function, *args, **kwargs). Extend with `register_rule`."""
-
-
-class Signal:
-    """Base of the three signals: the torch-function protocol, and what a network may ask of a tensor's shape."""
-
-    timesteps: int
-    kernels: Kernels
-    rate: Tensor
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = RULES.get(func)
-        if rule is None:
-            name = getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func))
-            supported = sorted({getattr(f, "__name__", str(f)).strip("_") for f in RULES})
-            raise UnsupportedOperation(
-                f"no rule for {name} on a {cls.__name__} signal, called at {user_frame()}.\n"
-                f"Supported: {', '.join(supported)}.\n"
-                "If it acts on every time step alone and is linear, register it: "
-                "spikedistill.register_rule(function, spikedistill.rules.linear)"
-            )
-        return rule(func, *args, **(kwargs or {}))
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, ...], the shape that the network sees."""
-        return self.rate.shape
-
-    @property
-    def batch(self) -> int:
-        return self.shape[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.rate.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.rate.device
-
-    def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
-
-    def dim(self) -> int:
-        return len(self.shape)
-
-    ndim = property(dim)
+from spikedistill.signal import RULES, Rule, Signal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,6 +72,14 @@ class Sequence(Signal):
     @property
     def shape(self) -> torch.Size:
         return torch.Size((self.values.shape[0] // self.timesteps, *self.values.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
 
     @classmethod
     def from_static(cls, x: Static) -> Sequence:
@@ -158,6 +114,14 @@ class Dual(Signal):
     @property
     def shape(self) -> torch.Size:
         return self.terms[0].rate.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.terms[0].rate.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.terms[0].rate.device
 
     def computed(self) -> Term:
         """The whole signal as one term with nothing pending."""
@@ -292,16 +256,3 @@ def _lif_rule(function: Rule, x: Signal, neuron: Neuron) -> Signal:
 
 
 RULES[lif] = _lif_rule
-
-
-def register_rule(function: Any, rule: Rule) -> None:
-    """Teach signals a torch function (or any function that calls `torch.overrides.handle_torch_function`).
-
-    Args:
-        rule: called as rule(function, *args, **kwargs) with signals among the arguments; returns a signal.
-            `spikedistill.rules` has the common ones: `linear` for a function that is linear in the signal,
-            `stepwise` for one that acts on every time step alone (gradient by the operation on the rate).
-    """
-    if not callable(rule):
-        raise InvalidArgument(f"register_rule: the rule is {rule!r}; expected a function")
-    RULES[function] = rule

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import spikedistill.norm
-import spikedistill.rules  # noqa: F401  (fills the table of rules)
-from spikedistill.dual import Dual, Sequence, Signal, Static
+import spikedistill.weighted  # noqa: F401  (these fill the table of rules)
+from spikedistill.dual import Dual, Sequence, Static
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.kernels import EAGER, Kernels, Term, time_mean
+from spikedistill.signal import Signal
 
 PROPAGATIONS: dict[str, type[Dual] | type[Sequence] | None] = {"rate": Dual, "bptt": Sequence, "ann": None}
 """How a network learns, by what it is fed: rate-based backpropagation, BPTT, or the ANN twin."""

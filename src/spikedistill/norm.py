@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.dual import RULES, Dual, Rule, Sequence, Static
+from spikedistill.dual import Dual, Sequence, Static
 from spikedistill.errors import InvalidArgument
 from spikedistill.kernels import Norm
+from spikedistill.signal import RULES, Rule
 
 
 def update_running(running: Tensor | None, batch: Tensor, momentum: float) -> None:
@@ -90,9 +91,10 @@ def batch_norm(
 
 
 def _affine(x: Dual, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    ones = torch.ones(x.shape[1], dtype=dtype, device=x.device)
-    return ones if weight is None else weight, torch.zeros_like(ones) if bias is None else bias
+    """γ and β, 1 and 0 where the layer has none."""
+    like = {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
+    gamma = torch.ones(x.shape[1], **like) if weight is None else weight
+    return gamma, torch.zeros(x.shape[1], **like) if bias is None else bias
 
 
 RULES[F.batch_norm] = batch_norm

@@ -2,10 +2,10 @@
 
 Kinds of rule (method.md §2):
     linear       one spike pass without gradient; the rate by the same operation on the rate (exact, N-sized)
-    weighted     convolution and fully connected: as linear, but the rate's value is the mean of what was computed
     stepwise     not linear (max pooling): the rate's value is the time mean, its gradient the operation's on the rate
     add, scale   sums of signals stay pending until somebody needs them
-Every result is checked to have kept time and batch in front. Batch norm has its own file (norm.py).
+Every result is checked to have kept time and batch in front. Layers with weights and batch norm
+have files of their own (weighted.py, norm.py).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from spikedistill.dual import RULES, Dual, Rule, Sequence, Signal, Static, linear_of_rate, stitch
+from spikedistill.dual import Dual, Sequence, Static, stitch
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
-from spikedistill.kernels import Term, time_mean
+from spikedistill.kernels import time_mean
+from spikedistill.signal import RULES, Rule, Signal
 from spikedistill.trace import user_frame
 
 # ---------------------------------------------------------------- bringing arguments together
@@ -130,135 +131,6 @@ def stepwise(function: Rule, *args: Any, **kwargs: Any) -> Any:
     )
 
 
-Adjoint = Callable[[Tensor, Tensor, Tensor, Any], Any]
-
-
-def _fully_connected_adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: Any) -> Any:
-    flat, flat_rate = grad.flatten(0, -2), rate.flatten(0, -2)
-    return (
-        grad @ weight if needed[0] else None,
-        flat.t() @ flat_rate if needed[1] else None,
-        flat.sum(0) if needed[2] else None,
-    )
-
-
-def _tuple(value: Any, dims: int) -> list[int]:
-    return [value] * dims if isinstance(value, int) else list(value)
-
-
-def _convolution_adjoint(
-    transposed: bool, weight: Tensor, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
-) -> Adjoint | None:
-    """The backward of a convolution; None where its padding has no symmetric form (the caller then runs it in full)."""
-    dims = weight.dim() - 2
-    stride, dilation = _tuple(stride, dims), _tuple(dilation, dims)
-    if padding == "valid":
-        padding = 0
-    if padding == "same":
-        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        if any(r % 2 for r in reach):
-            return None
-        padding = [r // 2 for r in reach]
-    padding, output_padding = _tuple(padding, dims), _tuple(output_padding, dims)
-
-    def adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: Any) -> Any:
-        channels = [grad.shape[1]]
-        return torch.ops.aten.convolution_backward(
-            grad, rate, weight, channels, stride, padding, dilation, transposed, output_padding, groups, list(needed)
-        )
-
-    return adjoint
-
-
-def _same_dtype(x: Signal, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """Under autocast, cast as torch would; a custom backward has to know the dtype it is given."""
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
-        return (x, *tensors)
-    dtype = torch.get_autocast_dtype(kind)
-    cast: Any = x
-    if isinstance(x, Dual):
-        cast = x if x.dtype == dtype else x.with_path(x.values.to(dtype), x.rate.to(dtype))
-    return (cast, *(None if t is None else t.to(dtype) for t in tensors))
-
-
-def _weighted(function: Rule, x: Any, weight: Tensor, bias: Tensor | None, adjoint: Adjoint | None, rest: Any) -> Any:
-    if isinstance(weight, Signal) or isinstance(bias, Signal):
-        raise UnsupportedOperation(f"a signal as the weight of {function.__name__} at {user_frame()}")
-    if not isinstance(x, Dual) or adjoint is None:
-        return linear(function, x, weight, bias, **rest)
-    x, weight, bias = _same_dtype(x, weight, bias)
-    with torch.no_grad():
-        values = function(x.values, weight, bias, **rest)
-        if values.dim() <= 2:  # a classifier, or a hidden layer: small
-            mean, moments = time_mean(values, x.timesteps), None
-        else:  # batch norm usually follows, and the same sweep gives it what it needs
-            mean, *found = x.kernels.moments(values, x.timesteps)
-            moments = (found[0], found[1])
-    rate = linear_of_rate(mean, x.rate, weight, bias, adjoint)
-    return Dual((Term(values, rate, moments=moments),), x.timesteps, x.kernels)
-
-
-def fully_connected(function: Rule, input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
-    return _weighted(function, input, weight, bias, _fully_connected_adjoint, {})
-
-
-def convolution(
-    function: Rule,
-    input: Any,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    _check_channels(function, input, weight.shape[1] * groups, weight)
-    if _is_unsafe(input, weight, stride, padding):
-        step = _tuple(stride, weight.dim() - 2)
-        input, stride = input[(slice(None), slice(None), *(slice(None, None, s) for s in step))], 1
-    adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
-    rest = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return _weighted(function, input, weight, bias, adjoint, rest)
-
-
-def _is_unsafe(x: Signal, weight: Tensor, stride: Any, padding: Any) -> bool:
-    """A strided 1×1 convolution of few channels on the CPU; see `models.layers.StridedPointwise`."""
-    pointwise = math.prod(weight.shape[2:]) == 1 and padding in (0, (0,) * (weight.dim() - 2), "valid")
-    strided = math.prod(_tuple(stride, weight.dim() - 2)) > 1
-    return pointwise and strided and weight.shape[1] < 16 and x.device.type == "cpu"
-
-
-def transposed_convolution(
-    function: Rule,
-    input: Any,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
-    adjoint = _convolution_adjoint(True, weight, stride, padding, output_padding, groups, dilation)
-    rest = {
-        "stride": stride,
-        "padding": padding,
-        "output_padding": output_padding,
-        "groups": groups,
-        "dilation": dilation,
-    }
-    return _weighted(function, input, weight, bias, adjoint, rest)
-
-
-def _check_channels(function: Rule, x: Signal, expected: int, weight: Tensor) -> None:
-    if x.dim() != weight.dim() or x.shape[1] != expected:
-        raise InvalidArgument(
-            f"{function.__name__} at {user_frame()} expects {expected} input channels in a {weight.dim()}-dimensional "
-            f"input [N, C, ...]; given {tuple(x.shape)}"
-        )
-
-
 def _as_signal(other: Any, x: Any) -> Any:
     """A plain tensor with one entry per sample, as a static signal."""
     if isinstance(other, Tensor) and other.dim() == x.dim() and other.shape[0] == x.batch != 1:
@@ -364,9 +236,6 @@ _TABLE: dict[Rule, tuple[Any, ...]] = {
         torch.Tensor.to,
     ),
     stepwise: (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),
-    fully_connected: (F.linear,),
-    convolution: (torch.conv1d, torch.conv2d, torch.conv3d),
-    transposed_convolution: (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     add: (torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__, operator.add),
     subtract: (torch.sub, torch.subtract, torch.Tensor.__sub__, torch.Tensor.__rsub__),
     scale: (torch.mul, torch.multiply, torch.Tensor.__mul__, torch.Tensor.__rmul__, *_DIVISIONS),

@@ -86,7 +86,7 @@ def run(subjects: list[str], point: Point, timesteps: list[int], repeats: int, o
     Args:
         out: a folder for bench.json and bench.png (None: print only).
     """
-    from spikedistill.training.run import environment
+    from spikedistill.environment import environment
 
     rows = []
     for steps in timesteps:

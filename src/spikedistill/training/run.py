@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from spikedistill.data import DATASETS, Batches, ImageSet, Splits, in_order, load
-from spikedistill.errors import CheckpointError, InvalidArgument, SpikedistillError
+from spikedistill.data import Batches, ImageSet, Splits, in_order, load
+from spikedistill.environment import environment
+from spikedistill.errors import InvalidArgument, SpikedistillError
 from spikedistill.evaluation import Evaluation, evaluate
 from spikedistill.kernels import Kernels
-from spikedistill.models import create_model
 from spikedistill.network import Network
-from spikedistill.neuron import Neuron, Surrogate
+from spikedistill.trained import describe_network
 from spikedistill.training import setup
 from spikedistill.training.checkpoint import (
     apply_state,
     load_checkpoint,
-    load_weights,
     save_checkpoint,
     save_weights,
     write_atomically,
@@ -68,42 +65,6 @@ def new_folder(out: str | None, name: str) -> Path:
 def shared_folder(out: str | None, name: str) -> Path:
     """`new_folder` for the first process of a run; the others never write, and get a name only."""
     return new_folder(out, name) if Place.find().rank == 0 else Path(out or "runs")
-
-
-def environment() -> dict[str, Any]:
-    """The machine, the versions and the commit that a number was measured with."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def package(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        root = Path(__file__).parent
-        git = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
-        commit = git.stdout.strip() or None
-        return {
-            "commit": commit,
-            "spikedistill": package("spikedistill"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": package("torchvision"),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        }
-    return {}
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return platform.processor()
 
 
 # ---------------------------------------------------------------- distributed runs
@@ -337,83 +298,3 @@ def _describe(
         f"{device}, {recipe.precision}, kernels {reason}\nfolder {folder}",
         file=sys.stderr,
     )
-
-
-# ---------------------------------------------------------------- finished runs
-
-
-def describe_network(recipe: Recipe, data: ImageSet) -> dict[str, Any]:
-    """`config.json`: what is needed to build the network again and to feed it."""
-    return {
-        "format": "spikedistill network 1",
-        "model": dataclasses.asdict(recipe.model),
-        "timesteps": recipe.timesteps,
-        "input": {"shape": list(data.images.shape[1:]), "mean": data.mean, "std": data.std},
-        "classes": data.classes,
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A finished run: the network in evaluation mode, and how to feed it."""
-
-    network: Network
-    config: dict[str, Any]
-
-    @property
-    def timesteps(self) -> int | None:
-        return self.config["timesteps"]
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Trained:
-        """Build the network of a finished run.
-
-        Raises:
-            CheckpointError: files are missing, damaged or foreign.
-        """
-        folder = Path(folder)
-        tensors, config = load_weights(folder)
-        if not isinstance(config, dict) or config.get("format") != "spikedistill network 1":
-            raise CheckpointError(f"{folder / 'config.json'} was not written by spikedistill")
-        model = dict(config["model"])
-        neuron = dict(model.pop("neuron"))
-        neuron["surrogate"] = Surrogate(**neuron["surrogate"])
-        network = create_model(
-            model.pop("name"),
-            len(config["classes"]),
-            in_channels=config["input"]["shape"][0],
-            neuron=Neuron(**neuron),
-            **model,
-        )
-        apply_state(network, tensors, str(folder / "model.safetensors"))
-        return cls(network.eval(), config)
-
-    def prepared(self, picture: Path) -> torch.Tensor:
-        """A picture file as input [1, C, H, W]: resized to the training size, grey or colour as in training.
-
-        Raises:
-            DataError: not a readable picture.
-        """
-        import numpy as np
-        from PIL import Image
-
-        from spikedistill.errors import DataError
-
-        channels, height, width = self.config["input"]["shape"]
-        try:
-            with Image.open(picture) as image:
-                small = image.convert("L" if channels == 1 else "RGB").resize(
-                    (width, height), Image.Resampling.BILINEAR
-                )
-        except Exception as error:
-            raise DataError(f"{picture} is not a readable picture: {error}") from error
-        pixels = torch.from_numpy(np.array(small)).reshape(height, width, channels).permute(2, 0, 1)
-        config = self.config["input"]
-        one = ImageSet(
-            pixels.unsqueeze(0), torch.zeros(1).long(), tuple(self.config["classes"]), config["mean"], config["std"]
-        )
-        return one.normalised(one.images)
-
-
-def dataset_names() -> list[str]:
-    return sorted(DATASETS)

@@ -1,0 +1,90 @@
+"""Networks of finished runs: what is written beside the weights, and building them again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spikedistill.data import ImageSet
+from spikedistill.errors import CheckpointError, DataError
+from spikedistill.models import create_model
+from spikedistill.network import Network
+from spikedistill.neuron import Neuron, Surrogate
+from spikedistill.training.checkpoint import apply_state, load_weights
+from spikedistill.training.settings import Recipe
+
+FORMAT = "spikedistill network 1"
+
+
+def describe_network(recipe: Recipe, data: ImageSet) -> dict[str, Any]:
+    """`config.json`: what is needed to build the network again and to feed it."""
+    return {
+        "format": FORMAT,
+        "model": dataclasses.asdict(recipe.model),
+        "timesteps": recipe.timesteps,
+        "input": {"shape": list(data.images.shape[1:]), "mean": data.mean, "std": data.std},
+        "classes": data.classes,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A finished run: the network in evaluation mode, and how to feed it."""
+
+    network: Network
+    config: dict[str, Any]
+
+    @property
+    def timesteps(self) -> int | None:
+        return self.config["timesteps"]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trained:
+        """Build the network of a finished run.
+
+        Raises:
+            CheckpointError: files are missing, damaged or foreign.
+        """
+        folder = Path(folder)
+        tensors, config = load_weights(folder)
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise CheckpointError(f"{folder / 'config.json'} was not written by spikedistill")
+        model = dict(config["model"])
+        neuron = dict(model.pop("neuron"))
+        neuron["surrogate"] = Surrogate(**neuron["surrogate"])
+        network = create_model(
+            model.pop("name"),
+            len(config["classes"]),
+            in_channels=config["input"]["shape"][0],
+            neuron=Neuron(**neuron),
+            **model,
+        )
+        apply_state(network, tensors, str(folder / "model.safetensors"))
+        return cls(network.eval(), config)
+
+    def prepared(self, picture: Path) -> torch.Tensor:
+        """A picture file as input [1, C, H, W]: resized to the training size, grey or colour as in training.
+
+        Raises:
+            DataError: not a readable picture.
+        """
+        import numpy as np
+        from PIL import Image
+
+        channels, height, width = self.config["input"]["shape"]
+        try:
+            with Image.open(picture) as image:
+                small = image.convert("L" if channels == 1 else "RGB").resize(
+                    (width, height), Image.Resampling.BILINEAR
+                )
+        except Exception as error:
+            raise DataError(f"{picture} is not a readable picture: {error}") from error
+        pixels = torch.from_numpy(np.array(small)).reshape(height, width, channels).permute(2, 0, 1)
+        config = self.config["input"]
+        one = ImageSet(
+            pixels.unsqueeze(0), torch.zeros(1).long(), tuple(self.config["classes"]), config["mean"], config["std"]
+        )
+        return one.normalised(one.images)
