@@ -57,11 +57,11 @@ def figure(found: dict[str, dict[int, dict]], path: Path) -> None:
     for row, kind in enumerate(kinds):
         values = [run["accuracy"] for run in found[kind].values()]
         colour = "tab:grey" if kind == "ann" else "tab:orange" if kind == "sd" else "tab:blue"
-        axes.barh(row, statistics.mean(values), color=colour, alpha=0.45, height=0.65)
-        axes.plot(values, [row] * len(values), "o", color=colour)
-        axes.text(max(values) + 0.3, row, f"{statistics.mean(values):.1f} (n = {len(values)})", va="center")
+        axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.6)
+        axes.plot([statistics.mean(values)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=3)
+        axes.text(max(values) + 0.6, row, f"{statistics.mean(values):.1f} (n = {len(values)})", va="center")
     axes.set_yticks(range(len(kinds)), [KINDS[kind] for kind in kinds])
-    axes.set(xlim=(40, 68), xlabel="test accuracy (%), mean and seeds")
+    axes.set(xlim=(46, 68), ylim=(-0.6, len(kinds) - 0.4), xlabel="test accuracy (%): seeds and their mean")
     axes.set_title("CIFAR-10, 10,000 training pictures, ResNet-18 width 16, T = 4, 10 epochs", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
