@@ -218,8 +218,7 @@ from spikedistill.training.run import Place, process_group
 from spikedistill.training.settings import OptimizerSettings
 from spikedistill.training.show import Silence
 
-place = Place.find()
-with process_group(place, torch.device("cpu")):
+def learn(place):
     torch.manual_seed(0)
     body = nn.Sequential(
         nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), sd.LIF(threshold=0.3)),
@@ -239,6 +238,10 @@ with process_group(place, torch.device("cpu")):
     fit(session, batches, settings, precision="fp32", watcher=Silence(), validate=dict, save=lambda: None)
     if place.rank == 0:
         torch.save(learner.state_dict(), sys.argv[1])
+
+place = Place.find()
+with process_group(place, torch.device("cpu")):
+    learn(place)
 """
 
 

@@ -95,7 +95,7 @@ def fit(
     while progress.epoch < settings.epochs:
         session.learner.train()
         _epoch(session, batches, settings, precision, watcher)
-        row = epoch_row(progress, settings, len(batches)) | validate()
+        row = epoch_row(progress, settings, len(batches), batches.data.labels.device) | validate()
         watcher.on_epoch(row)
         progress.next_epoch()
         save()
@@ -153,9 +153,10 @@ def _diagnosis(progress: Progress, measured: dict[str, float]) -> str:
     )
 
 
-def epoch_row(progress: Progress, settings: OptimizerSettings, steps: int) -> dict[str, float]:
+def epoch_row(progress: Progress, settings: OptimizerSettings, steps: int, device: torch.device) -> dict[str, float]:
     """The measurements of an epoch, over all processes."""
-    sums = {name: float(mean_over_processes(torch.tensor(value))) for name, value in progress.sums.items()}
+    means = mean_over_processes(torch.tensor(list(progress.sums.values()), device=device)).tolist()
+    sums = dict(zip(progress.sums, means, strict=True))
     samples, correct = sums.pop("samples"), sums.pop("correct")
     row = {"epoch": progress.epoch + 1, "lr": learning_rate(settings, progress.epoch, steps - 1, steps)}
     row |= {name: value / samples for name, value in sums.items()}

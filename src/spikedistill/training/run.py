@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from spikedistill.data import Batches, ImageSet, Splits, in_order, load
+from spikedistill.distill import mean_over_processes
 from spikedistill.environment import environment
 from spikedistill.errors import InvalidArgument, SpikedistillError
 from spikedistill.evaluation import Evaluation, evaluate
@@ -95,6 +96,7 @@ def process_group(place: Place, device: torch.device) -> Iterator[None]:
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        torch.distributed.barrier()  # a process that leaves while another still talks to it can abort at its exit
     finally:
         torch.distributed.destroy_process_group()
 
@@ -121,14 +123,14 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 class Stoppable:
-    """A watcher that ends the run after the step in which a signal came."""
+    """A watcher that ends the run, in all processes alike, after the step in which a signal came to one of them."""
 
-    def __init__(self, watcher: Display | Silence, received: list[int]) -> None:
-        self.watcher, self.received = watcher, received
+    def __init__(self, watcher: Display | Silence, received: list[int], device: torch.device) -> None:
+        self.watcher, self.received, self.device = watcher, received, device
 
     def on_step(self, progress: Progress, steps: int) -> None:
         self.watcher.on_step(progress, steps)
-        if self.received:
+        if mean_over_processes(torch.tensor(float(len(self.received)), device=self.device)) > 0:
             raise Interrupted("stopped")
 
     def on_epoch(self, row: dict[str, float]) -> None:
@@ -200,7 +202,7 @@ def _train(
             batches,
             recipe.optimizer,
             precision=precision,
-            watcher=Stoppable(display, received),
+            watcher=Stoppable(display, received, device),
             validate=validate,
             save=save,
         )
