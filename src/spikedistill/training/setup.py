@@ -21,7 +21,7 @@ from spikedistill.training.settings import OptimizerSettings, Recipe
 COMPILE_SECONDS = 60.0
 """What compiling costs at most, cold, on two CPU cores."""
 SECONDS_SAVED_PER_UPDATE = 12e-9
-"""What the fused kernels save per neuron and time step trained (docs/performance.md)."""
+"""What the fused kernels save per neuron and time step trained (docs/LOG.md)."""
 
 
 def find_device(name: str) -> torch.device:
