@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from spikedistill.branches import LightBlock
 from spikedistill.errors import CheckpointError, choose
 from spikedistill.learner import SelfDistillation
 from spikedistill.models import create_model
@@ -67,8 +68,8 @@ def _their_key(name: str, learner: SelfDistillation, family: str) -> str:
     block = re.match(r"blocks\.(\d+)\.(.*)", branch[2])
     if block is None:
         return branch[2].replace("classifier", f"fc{number}")
-    residual = hasattr(learner.branches[branch[1]].blocks[int(block[1])], "residual")  # type: ignore[union-attr]
-    return f"scala{number}.{block[1]}.{_renamed(block[2], _LIGHT if residual else _RESIDUAL)}"
+    light = isinstance(learner.branches.get_submodule(f"{branch[1]}.blocks.{block[1]}"), LightBlock)
+    return f"scala{number}.{block[1]}.{_renamed(block[2], _LIGHT if light else _RESIDUAL)}"
 
 
 def _family(learner: SelfDistillation) -> str:
