@@ -100,6 +100,31 @@ def test_a_whole_step_is_the_same(propagation):
         torch.testing.assert_close(b, a, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_other_batch_sizes_do_not_compile_again():
+    from torch._dynamo.utils import counters
+
+    network = sd.create_model("resnet18", num_classes=3, width=4)
+    learner = sd.SelfDistillation(network, timesteps=2, kernels=compiled())
+
+    def graphs_after(count):
+        output = learner(torch.randn(count, 3, 16, 16))
+        learner.loss(output, torch.zeros(count).long()).total.backward()
+        return counters["stats"]["unique_graphs"]
+
+    graphs_after(12)
+    once = graphs_after(7)  # may lift an accidental equality of two sizes
+    assert [graphs_after(n) for n in (12, 5, 9, 1, 2, 30)] == [once] * 6
+    with torch.no_grad():
+        network.eval().logits_over_time(torch.randn(20, 3, 16, 16), 2, compiled())
+        evaluating = counters["stats"]["unique_graphs"]
+        assert evaluating <= once + 2  # spikes alone, after a static and after a moving input
+        for count in (3, 1, 50):
+            network.logits_over_time(torch.randn(count, 3, 16, 16), 2, compiled())
+    assert counters["stats"]["unique_graphs"] == evaluating
+
+
 @pytest.mark.parametrize("kernels", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_bf16_autocast_trains(kernels):
     torch.manual_seed(0)

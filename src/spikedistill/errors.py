@@ -26,6 +26,10 @@ class CheckpointError(SpikedistillError, RuntimeError):
     """A checkpoint or weight file that cannot be read, written or applied."""
 
 
+class WriteError(SpikedistillError, OSError):
+    """A file that could not be written; what was there before still is."""
+
+
 class NonFiniteLoss(SpikedistillError, FloatingPointError):
     """The loss became NaN or infinite; the run was stopped."""
 

@@ -133,6 +133,8 @@ EAGER = Kernels(
 
 
 # ---------------------------------------------------------------- the fused form
+#
+# torch.compile takes a size of 1 for a constant and compiles everything anew for it, so a batch of one sample runs eagerly.
 
 
 def _variant(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,6 +181,8 @@ def _fused_rate_response(affine: tuple[bool, ...], timesteps: int, neuron: Neuro
 
 def _compiled_rate_response(terms: tuple[Term, ...], steps: int, timesteps: int, neuron: Neuron) -> RateResponse:
     shape = terms[0].values.shape
+    if shape[0] == steps:
+        return rate_response(terms, steps, timesteps, neuron)
     tensors: list[Tensor] = []
     for term in terms:
         tensors.append(_lanes(term.values, steps))
@@ -206,6 +210,8 @@ def _fused_moments(timesteps: int) -> Callable[..., Any]:
 
 
 def _compiled_moments(values: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
+    if values.shape[0] == timesteps:
+        return moments(values, timesteps)
     rate, mean, variance = _fused_moments(timesteps)(_lanes(values, timesteps))
     return _unlanes(rate, values.shape), mean, variance
 
@@ -232,7 +238,7 @@ def _fused_rate_backward(normed: int) -> Callable[..., Any]:
 def _compiled_rate_backward(
     grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]
 ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-    if not normed:
+    if not normed or grad.shape[0] == 1:
         return rate_backward(grad, eligibility, normed)
     tensors = [_lanes(grad), _lanes(eligibility)]
     for rate, norm in normed:
@@ -256,6 +262,8 @@ def _compiled_sweep(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         *tensors, neuron = args
         timesteps, shape = tensors[0].shape[0], tensors[0].shape[1:]
+        if shape[0] == 1:
+            return function(*tensors, neuron)
         lanes = []
         for tensor in tensors:
             steps = 1 if tensor.stride(0) == 0 else timesteps

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
-from spikedistill.training.checkpoint import write_atomically
+from spikedistill.files import write_text
 from spikedistill.training.settings import Recipe
 
 DEFAULT = "fashion-small"
@@ -110,11 +110,7 @@ def _check_key(key: str, source: str) -> None:
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every field of a recipe as YAML."""
     text = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
-    write_atomically(path, lambda file: _write(file, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    write_text(path, text)
 
 
 def saved_recipe(folder: Path) -> Recipe:

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spikedistill.errors import CheckpointError
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there; the old file stays until then.
-
-    Raises:
-        CheckpointError: it could not be written (a full disk); the old file is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except Exception as error:
-        raise CheckpointError(
-            f"could not write {path}: {error}. The previous version, if any, is unchanged; free some space and go on "
-            f"with: spikedistill train --resume {path.parent}"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+from spikedistill.errors import CheckpointError, WriteError
+from spikedistill.files import write_atomically, write_json
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: torch.save(state, file))
+    """Write the checkpoint of a run.
+
+    Raises:
+        CheckpointError: it could not be written (a full disk); the old one is untouched.
+    """
+    try:
+        write_atomically(path, lambda file: torch.save(state, file))
+    except WriteError as error:
+        raise CheckpointError(f"{error}; then go on with: spikedistill train --resume {path.parent}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -68,11 +52,7 @@ def save_weights(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / "model.safetensors", lambda file: save_file(plain, file))
-    write_atomically(folder / "config.json", lambda file: _write_text(file, json.dumps(config, indent=2) + "\n"))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
+    write_json(folder / "config.json", config)
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

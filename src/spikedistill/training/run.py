@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from spikedistill.distill import mean_over_processes
 from spikedistill.environment import environment
 from spikedistill.errors import InvalidArgument, SpikedistillError
 from spikedistill.evaluation import Evaluation, evaluate
+from spikedistill.files import write_json
 from spikedistill.kernels import Kernels
 from spikedistill.network import Network
 from spikedistill.trained import describe_network
@@ -29,7 +29,6 @@ from spikedistill.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     save_weights,
-    write_atomically,
 )
 from spikedistill.training.loop import Progress, Session, fit
 from spikedistill.training.settings import Recipe
@@ -240,15 +239,11 @@ def _finish(
         "test_accuracy": {"ann" if t is None else str(t): value for t, value in found.accuracy.items()},
         "firing_rates": found.firing_rates,
     }
-    write_atomically(folder / "result.json", lambda file: _dump(file, result))
+    write_json(folder / "result.json", result)
     draw_curves(display.metrics.rows, found, folder / "curves.png")
     report(found)
     print(f"written to {folder}: model.safetensors, config.json, metrics.csv, result.json, curves.png")
     return found
-
-
-def _dump(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def report(found: Evaluation) -> None:
@@ -291,7 +286,7 @@ def _describe(
     if not resume:
         folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / "recipe.yaml")
-        write_atomically(folder / "environment.json", lambda file: _dump(file, environment()))
+        write_json(folder / "environment.json", environment())
     parameters = sum(p.numel() for p in learner.parameters())
     held_out = f", {len(splits.validation)} held out" if splits.validation else ""
     print(
