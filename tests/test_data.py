@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, in_order, load
-from spikedistill.data.images import Draw, augment, cut_out, generator_for
+from spikedistill.data.augmentation import Draw
+from spikedistill.data.batches import generator_for
+from spikedistill.data.images import augment, cut_out
 from spikedistill.errors import DataError
 
 

@@ -20,9 +20,9 @@ from PIL import Image
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.errors import CheckpointError, NonFiniteLoss, WriteError
+from spikedistill.files import write_atomically
 from spikedistill.recipes import fields_of, list_recipes, load_recipe, saved_recipe
 from spikedistill.training import setup
-from spikedistill.files import write_atomically
 from spikedistill.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.run import train
 from spikedistill.training.settings import OptimizerSettings, Recipe

@@ -1,12 +1,13 @@
-"""The command line: train, evaluate, predict, bench, list."""
+"""The command line: train, evaluate, predict, bench, data, list."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from spikedistill.cli_data import Parser, data
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
 
 USAGE = """\
@@ -21,6 +22,7 @@ usage: spikedistill COMMAND ...
   bench [--subjects A B ...] [--timesteps 1 2 4 6 8] [--repeats N] [--width N] [--batch N] [--out FOLDER]
                                                       time and memory of a training step, ours and the peers'
   bench --layers [--subjects A]                       where the time of one step goes
+  data check|show|prepare|simulate-dvs ...            look at data, prepare recordings, simulate some (data --help)
   list recipes|models|datasets
 """
 
@@ -82,7 +84,7 @@ def evaluate(words: list[str]) -> None:
     if timesteps and recipe.timesteps is None:
         raise InvalidArgument("this run is an ANN twin: it has no timesteps")
     data = recipe.data if root is None else dataclasses.replace(recipe.data, root=root)
-    test = load_split(data, train=False).rows(slice(data.test_rows))
+    test = load_split(data, False, recipe.timesteps).rows(slice(data.test_rows))
     device = setup.find_device(recipe.device)
     network = trained.network.to(device)
     run.report(run.measure(network, test.to(device), recipe, EAGER, timesteps or None))
@@ -123,16 +125,10 @@ def predict(words: list[str]) -> None:
 
 
 def bench(words: list[str]) -> None:
-    import argparse
-
     from spikedistill.bench import run
     from spikedistill.bench.subjects import SUBJECTS, Point
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise InvalidArgument(f"bench: {message}")
-
-    parser = Parser(prog="spikedistill bench", allow_abbrev=False)
+    parser = Parser(prog="bench", allow_abbrev=False)
     parser.add_argument("--layers", action="store_true")
     parser.add_argument("--subjects", nargs="+", default=None, metavar="|".join(SUBJECTS))
     parser.add_argument("--timesteps", nargs="+", type=int, default=[1, 2, 4, 6, 8])
@@ -196,6 +192,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "bench": bench,
+    "data": data,
     "list": list_names,
 }
 

@@ -134,7 +134,7 @@ EAGER = Kernels(
 
 # ---------------------------------------------------------------- the fused form
 #
-# torch.compile takes a size of 1 for a constant and compiles everything anew for it, so a batch of one sample runs eagerly.
+# torch.compile takes a size of 1 for a constant and compiles anew for it: a batch of one sample runs eagerly.
 
 
 def _variant(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spikedistill.data import ImageSet
+from spikedistill.data import ImageSet, Samples
 from spikedistill.errors import CheckpointError, DataError
 from spikedistill.models import create_model
 from spikedistill.network import Network
@@ -19,13 +19,13 @@ from spikedistill.training.settings import Recipe
 FORMAT = "spikedistill network 1"
 
 
-def describe_network(recipe: Recipe, data: ImageSet) -> dict[str, Any]:
+def describe_network(recipe: Recipe, data: Samples) -> dict[str, Any]:
     """`config.json`: what is needed to build the network again and to feed it."""
     return {
         "format": FORMAT,
         "model": dataclasses.asdict(recipe.model),
         "timesteps": recipe.timesteps,
-        "input": {"shape": list(data.images.shape[1:]), "mean": data.mean, "std": data.std},
+        "input": data.description(),
         "classes": data.classes,
     }
 

@@ -1,19 +1,18 @@
-"""Images in memory as uint8, and the batches of an epoch.
-
-Every random choice comes from (seed, epoch, batch), so a batch can be made again without those before it, and the
-processes of a distributed run draw the same numbers and each takes its share.
-"""
+"""Images in memory as uint8, and their random changes as batched tensor operations."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.data.augmentation import Augmentation, Draw
+from spikedistill.errors import DataError
+
+IMAGE_CHANGES = ("crop", "flip", "autoaugment", "cutout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,52 +53,34 @@ class ImageSet:
     def to(self, device: torch.device) -> ImageSet:
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def description(self) -> dict[str, Any]:
+        """What a network that was trained on these pictures expects (`config.json`)."""
+        return {"kind": "image", "shape": list(self.images.shape[1:]), "mean": self.mean, "std": self.std}
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Pictures as they are, normalised: [N, C, H, W]."""
+        return self.normalised(self.images[index.to(self.device)])
+
+    def training_batch(self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+        """Randomly changed pictures: of the batch `index` those numbered `share`."""
+        how.only(IMAGE_CHANGES, "pictures in memory")
+        height, width = self.images.shape[2:]
+        draw = Draw.make(len(index), height, width, how, generator).rows(share).to(self.device)
+        images = augment(self.images[index[share].to(self.device)], how, draw)
+        if how.autoaugment:
+            images = draw.policy.apply(images)
+        images = self.normalised(images)
+        return cut_out(images, how.cutout, draw.centre) if how.cutout else images
+
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 [N, C, H, W] → float32, zero mean and unit variance by this set's constants, channels_last."""
         mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
         return images.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Random changes of training pictures, as batched tensor operations.
-
-    Args:
-        crop: pixels of zero padding before a random crop to the old size; 0: none.
-        flip: mirror left-right with probability 1/2.
-        cutout: side of a square set to the mean, its centre anywhere in the picture (Cutout); 0: none.
-    """
-
-    crop: int = 4
-    flip: bool = True
-    cutout: int = 0
-
-    def __post_init__(self) -> None:
-        if self.crop < 0 or self.cutout < 0:
-            raise InvalidArgument(f"crop and cutout are pixels, at least 0; given {self.crop} and {self.cutout}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """The random numbers of one batch: offsets of the crop, flips and centres of the cutout, each [N, ...]."""
-
-    offset: Tensor
-    flip: Tensor
-    centre: Tensor
-
-    @classmethod
-    def make(cls, count: int, height: int, width: int, how: Augmentation, generator: torch.Generator) -> Draw:
-        offset = torch.randint(0, 2 * how.crop + 1, (count, 2), generator=generator)
-        flip = torch.rand(count, generator=generator) < 0.5
-        centre = torch.rand(count, 2, generator=generator) * torch.tensor([height, width])
-        return cls(offset, flip if how.flip else torch.zeros_like(flip), centre.long())
-
-    def rows(self, index: Tensor) -> Draw:
-        return Draw(self.offset[index], self.flip[index], self.centre[index])
-
-    def to(self, device: torch.device) -> Draw:
-        return Draw(self.offset.to(device), self.flip.to(device), self.centre.to(device))
 
 
 def augment(images: Tensor, how: Augmentation, draw: Draw) -> Tensor:
@@ -120,64 +101,3 @@ def cut_out(images: Tensor, side: int, centre: Tensor) -> Tensor:
     column = torch.arange(width, device=images.device) - (centre[:, 1:] - side // 2)
     inside = ((row >= 0) & (row < side))[:, :, None] & ((column >= 0) & (column < side))[:, None, :]
     return images.masked_fill(inside[:, None], 0.0)
-
-
-def generator_for(*numbers: int) -> torch.Generator:
-    """A random generator for this seed, epoch, batch ..."""
-    seed = 0
-    for number in numbers:
-        seed = (seed * 1_000_003 + number + 1) % (2**63 - 1)
-    return torch.Generator().manual_seed(seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Batches:
-    """The training batches of every epoch.
-
-    Args:
-        batch_size: of all processes together.
-        drop_last: leave out the last batch of an epoch if it is smaller.
-        rank, processes: the share of each batch that this process gets.
-    """
-
-    data: ImageSet
-    batch_size: int
-    augmentation: Augmentation
-    seed: int
-    drop_last: bool = False
-    rank: int = 0
-    processes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size < self.processes:
-            raise InvalidArgument(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes")
-        if len(self) == 0:
-            raise InvalidArgument(
-                f"{len(self.data)} training pictures give no batch of {self.batch_size}; lower --optimizer.batch_size"
-            )
-
-    def __len__(self) -> int:
-        whole, rest = divmod(len(self.data), self.batch_size)
-        return whole + (rest >= self.processes and not self.drop_last)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (normalised images [N, C, H, W], labels [N]) of one epoch, from batch `start` on."""
-        order = torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
-        for k in range(start, len(self)):
-            yield self._batch(order[k * self.batch_size : (k + 1) * self.batch_size], epoch, k)
-
-    def _batch(self, index: Tensor, epoch: int, k: int) -> tuple[Tensor, Tensor]:
-        data, how, device = self.data, self.augmentation, self.data.images.device
-        height, width = data.images.shape[2:]
-        share = torch.arange(len(index)).tensor_split(self.processes)[self.rank]
-        draw = Draw.make(len(index), height, width, how, generator_for(self.seed, epoch, k, 1)).rows(share).to(device)
-        rows = data.rows(index[share].to(device))
-        images = data.normalised(augment(rows.images, how, draw))
-        return (cut_out(images, how.cutout, draw.centre) if how.cutout else images), rows.labels
-
-
-def in_order(data: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every picture once, for evaluation."""
-    for start in range(0, len(data), batch_size):
-        rows = data.rows(slice(start, start + batch_size))
-        yield data.normalised(rows.images), rows.labels

@@ -86,3 +86,26 @@ def _decode(cell: Any, file: Path, row: int, channels: int, size: int) -> Tensor
         raise DataError(f"{file}, row {row}: the picture is {found}, expected {size}×{size}")
     tensor = torch.from_numpy(pixels)
     return tensor.unsqueeze(0) if tensor.dim() == 2 else tensor.permute(2, 0, 1)
+
+
+def bad_rows(file: Path) -> tuple[dict[str, int], list[str]]:
+    """Samples by class, and what is wrong with the rows whose picture cannot be read.
+
+    Raises:
+        DataError: the file itself cannot be read.
+    """
+    import numpy as np
+    from PIL import Image
+
+    table = _table(file)
+    label_column = _column(file, table, LABEL_COLUMNS)
+    names = _class_names(table, label_column)
+    labels = table.column(label_column).to_pylist()
+    bad = []
+    for row, cell in enumerate(table.column(_column(file, table, IMAGE_COLUMNS)).to_pylist()):
+        try:
+            np.asarray(Image.open(io.BytesIO(cell["bytes"])))
+        except Exception as error:
+            bad.append(f"{file}, row {row}: not a readable picture ({error})")
+    found = sorted(set(labels))
+    return {names[k] if k < len(names) else str(k): labels.count(k) for k in found}, bad

@@ -1,4 +1,4 @@
-"""The data sets, and how to load one: the embedded pictures, torchvision's files, Hugging Face parquet."""
+"""The data sets, and how to load one: embedded pictures, torchvision's files, parquet, picture folders, events."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import dataclasses
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from spikedistill.data.images import Augmentation, ImageSet, generator_for
+from spikedistill.data.augmentation import Augmentation
+from spikedistill.data.batches import Samples, generator_for
+from spikedistill.data.events.cache import prepared
+from spikedistill.data.events.frames import BINNINGS, Framing
+from spikedistill.data.events.frameset import FrameSet
+from spikedistill.data.events.recordings import CIFAR10_CLASSES, Recordings, find_recordings
+from spikedistill.data.events.splits import SPLITS, split
+from spikedistill.data.folder import SPLIT_NAMES, FolderSet, find_pictures, in_memory
+from spikedistill.data.images import ImageSet
 from spikedistill.data.parquet import find_parquet, read_parquet
 from spikedistill.errors import DataError, InvalidArgument, choose
 
@@ -18,16 +27,29 @@ FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """What a data set is: channels × size × size pictures, their classes, and the constants that normalise them."""
+    """What a data set is.
+
+    Args:
+        channels, size: pictures are channels × size × size.
+        classes: how many (None: as many as there are folders).
+        mean, std: the constants that normalise pictures; frames of events are used as counted.
+        torchvision: class name in torchvision.datasets.
+        parquet: files are called NAME-train.parquet and NAME-test.parquet.
+        kind: pictures in "memory", a "folder" of picture files read as needed, or "events".
+    """
 
     summary: str
     channels: int
     size: int
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    torchvision: str | None = None  # class name in torchvision.datasets
-    parquet: str | None = None  # files NAME-train.parquet and NAME-test.parquet
+    classes: int | None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    torchvision: str | None = None
+    parquet: str | None = None
+    kind: Literal["memory", "folder", "events"] = "memory"
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 DATASETS = {
@@ -57,7 +79,44 @@ DATASETS = {
         "CIFAR100",
         "cifar100",
     ),
+    "imagenet": DataSpec(
+        "ImageNet, train/CLASS/*.jpg and val/CLASS/*.jpg", 3, 224, 1000, IMAGENET_MEAN, IMAGENET_STD, kind="folder"
+    ),
+    "picture-folder": DataSpec(
+        "any train/CLASS/*.jpg and val/CLASS/*.jpg", 3, 224, None, IMAGENET_MEAN, IMAGENET_STD, kind="folder"
+    ),
+    "cifar10-dvs": DataSpec(
+        "CIFAR10-DVS, 10,000 recordings: AEDAT 2 or 4, or SpikingJelly's events and frames", 2, 48, 10, kind="events"
+    ),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class EventSettings:
+    """How recordings become samples.
+
+    Args:
+        by: frames of equal "number" of events or of equal "time"; there are T of them.
+        size: rows and columns that frames are resized to.
+        split: a key of `SPLITS`, or "folders" for recordings that lie in train/ and test/.
+        cache: folder that keeps the prepared frames (null: ~/.cache/spikedistill).
+        repair: leave out impossible events and sort by time, instead of refusing the file.
+    """
+
+    by: str = "number"
+    size: int = 48
+    split: str = "stratified-90-10"
+    cache: str | None = None
+    repair: bool = False
+
+    def __post_init__(self) -> None:
+        choose("split", self.split, [*SPLITS, "folders"])
+        choose("way to cut frames", self.by, BINNINGS)
+
+    def framing(self, timesteps: int | None) -> Framing:
+        if timesteps is None:
+            raise InvalidArgument("event frames are as many as time steps; the ANN twin has none, so it needs pictures")
+        return Framing(timesteps, self.by, self.size)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +131,9 @@ class DataSettings:
         test_rows: use only the first rows of the test set (None: all).
         validation_rows: held out from the training rows, at random by `split_seed`.
         split_seed: seed of that split.
-        augmentation: random changes of the training pictures.
+        augmentation: random changes of the training samples.
+        workers: processes that prepare batches ahead (0: none; folders of pictures want some).
+        events: how recordings become samples.
     """
 
     name: str = "fashion-small"
@@ -83,34 +144,45 @@ class DataSettings:
     validation_rows: int = 0
     split_seed: int = 0
     augmentation: Augmentation = Augmentation()
+    workers: int = 0
+    events: EventSettings = EventSettings()
 
     def __post_init__(self) -> None:
         choose("dataset", self.name, DATASETS)
+        if DATASETS[self.name].kind != "events" and self.events != EventSettings():
+            raise InvalidArgument(f"data.events has no effect on {self.name!r}, which holds pictures")
         for field in ("train_rows", "test_rows"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise InvalidArgument(f"data.{field} is {value}; expected at least 1, or null for all")
-        if self.validation_rows < 0:
-            raise InvalidArgument(f"data.validation_rows is {self.validation_rows}; expected at least 0")
+        for field in ("validation_rows", "workers"):
+            if getattr(self, field) < 0:
+                raise InvalidArgument(f"data.{field} is {getattr(self, field)}; expected at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Training, validation and test pictures; validation rows are never trained on, test rows read once, at the end."""
+    """Training, validation and test samples; validation rows are never trained on, test rows read once, at the end."""
 
-    train: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
+    train: Samples
+    validation: Samples | None
+    test: Samples
 
 
-def load(settings: DataSettings) -> Splits:
+def load(settings: DataSettings, timesteps: int | None = None) -> Splits:
     """Load and split a data set.
+
+    Args:
+        timesteps: T, the number of frames of a recording; pictures do not need it.
 
     Raises:
         DataError: the folder or a file is missing or damaged, or there are too few rows.
     """
-    train = _first(load_split(settings, train=True), settings.train_rows, "train_rows")
-    test = _first(load_split(settings, train=False), settings.test_rows, "test_rows")
+    train = _first(load_split(settings, True, timesteps), settings.train_rows, "train_rows")
+    test = _first(load_split(settings, False, timesteps), settings.test_rows, "test_rows")
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise DataError(f"training and test samples must be of the same classes; only one has {', '.join(odd[:10])}")
     held_out = settings.validation_rows
     if held_out == 0:
         return Splits(train, None, test)
@@ -120,29 +192,38 @@ def load(settings: DataSettings) -> Splits:
     return Splits(train.rows(order[held_out:].sort()[0]), train.rows(order[:held_out].sort()[0]), test)
 
 
-def _first(data: ImageSet, rows: int | None, name: str) -> ImageSet:
+def _first(data: Samples, rows: int | None, name: str) -> Samples:
     if rows is not None and rows > len(data):
         raise DataError(f"data.{name}={rows}, but there are only {len(data)} rows")
     return data if rows is None else data.rows(slice(rows))
 
 
-def load_split(settings: DataSettings, train: bool) -> ImageSet:
+def load_split(settings: DataSettings, train: bool, timesteps: int | None = None) -> Samples:
+    """The training or the test samples of a data set; see `load`."""
     spec = DATASETS[settings.name]
-    if spec.torchvision is None:
+    if settings.name == "fashion-small":
         if settings.root is not None:
             raise InvalidArgument(f"data.root has no effect on {settings.name!r}, which ships with the package")
         return _embedded(spec, train)
     if settings.root is None:
-        raise DataError(
-            f"where is {settings.name}? Give its folder: --data.root FOLDER (with --data.download true it is "
-            "downloaded there)"
-        )
+        download = " (with --data.download true it is downloaded there)" if spec.torchvision else ""
+        raise DataError(f"where is {settings.name}? Give its folder: --data.root FOLDER{download}")
     root = Path(settings.root).expanduser()
+    return _LOADERS[spec.kind](spec, settings, root, train, timesteps)
+
+
+# ---------------------------------------------------------------- pictures in memory
+
+
+def _memory(spec: DataSpec, settings: DataSettings, root: Path, train: bool, timesteps: int | None) -> ImageSet:
     files = find_parquet(root, spec.parquet or settings.name, "train" if train else "test")
     if files:
         images, labels, names = read_parquet(files, spec.channels, spec.size)
-        names = names or tuple(str(k) for k in range(spec.classes))
+        names = names or tuple(str(k) for k in range(spec.classes or 0))
         return _image_set(spec, images, labels, names)
+    if any((root / name).is_dir() for name in SPLIT_NAMES[train]):
+        found = _folder(spec, settings, root, train, timesteps)
+        return _image_set(spec, in_memory(found, spec.channels, spec.size), found.labels, found.classes)
     return _torchvision(spec, settings, root, train)
 
 
@@ -182,3 +263,38 @@ def _torchvision(spec: DataSpec, settings: DataSettings, root: Path, train: bool
     images = torch.as_tensor(data.data)
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
     return _image_set(spec, images, torch.as_tensor(data.targets), tuple(data.classes))
+
+
+# ---------------------------------------------------------------- picture files and recordings
+
+
+def _folder(spec: DataSpec, settings: DataSettings, root: Path, train: bool, timesteps: int | None) -> FolderSet:
+    if not root.is_dir():
+        raise DataError(f"data.root {root} is not a folder; give the one that holds train/ and val/")
+    paths, labels, classes = find_pictures(root, train)
+    if spec.classes is not None and len(classes) != spec.classes:
+        raise DataError(
+            f"{root} holds {len(classes)} classes, {settings.name} has {spec.classes}; for other folders: "
+            "--data.name picture-folder"
+        )
+    return FolderSet(tuple(paths), torch.tensor(labels), classes, spec.mean, spec.std, spec.size)
+
+
+def recordings_of(settings: DataSettings, root: Path, train: bool, framing: Framing) -> tuple[Recordings, torch.Tensor]:
+    """The recordings under a root, and the rows of them that train or test."""
+    if settings.events.split == "folders":
+        found = find_recordings(root / ("train" if train else "test"), framing, CIFAR10_CLASSES)
+        return found, torch.arange(len(found))
+    found = find_recordings(root, framing, CIFAR10_CLASSES)
+    training, test = split(found, settings.events.split, settings.split_seed)
+    return found, training if train else test
+
+
+def _events(spec: DataSpec, settings: DataSettings, root: Path, train: bool, timesteps: int | None) -> FrameSet:
+    framing = settings.events.framing(timesteps)
+    found, rows = recordings_of(settings, root, train, framing)
+    frames = prepared(found, framing, settings.events.cache, settings.events.repair)
+    return FrameSet(frames, rows, torch.tensor(found.labels)[rows], found.classes, framing)
+
+
+_LOADERS: dict[str, Callable[..., Any]] = {"memory": _memory, "folder": _folder, "events": _events}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spikedistill.data import Batches, ImageSet, Splits, in_order, load
+from spikedistill.data import Batches, Samples, Splits, in_order, load
 from spikedistill.distill import mean_over_processes
 from spikedistill.environment import environment
 from spikedistill.errors import InvalidArgument, SpikedistillError
@@ -157,12 +157,12 @@ def train(recipe: Recipe, folder: Path, resume: bool = False) -> Evaluation:
 def _train(
     recipe: Recipe, folder: Path, resume: bool, place: Place, device: torch.device, received: list[int]
 ) -> Evaluation:
-    splits = load(recipe.data)
+    splits = load(recipe.data, recipe.timesteps)
     torch.manual_seed(recipe.seed)
     learner = setup.make_learner(recipe, splits.train).to(device)
     precision = setup.find_precision(recipe.precision, device)
     samples = len(splits.train) * recipe.optimizer.epochs
-    example = splits.train.normalised(splits.train.images[:1]).to(device)
+    example = setup.example_of(splits.train).to(device)
     learner.kernels, reason = setup.choose_kernels(recipe.compile, learner, example, samples)
     recipe = dataclasses.replace(recipe, precision=precision, compile="off" if reason.startswith("eager") else "on")
     session = Session(learner, learner, setup.make_optimizer(learner, recipe.optimizer), Progress())
@@ -182,6 +182,7 @@ def _train(
         recipe.optimizer.drop_last,
         place.rank,
         place.processes,
+        recipe.data.workers,
     )
     display = Display(folder, recipe.optimizer.epochs, session.progress.epoch) if first else Silence()
 
@@ -217,12 +218,12 @@ def _train(
 
 
 def measure(
-    network: Network, data: ImageSet, recipe: Recipe, kernels: Kernels, timesteps: list[int] | None
+    network: Network, data: Samples, recipe: Recipe, kernels: Kernels, timesteps: list[int] | None
 ) -> Evaluation:
     """Evaluate at `timesteps` (None: those of the recipe) with the recipe's precision."""
     steps = None if recipe.timesteps is None else timesteps or [recipe.timesteps]
-    with setup.autocast(recipe.precision, data.images.device):
-        return evaluate(network, in_order(data, EVALUATION_BATCH), steps, kernels)
+    with setup.autocast(recipe.precision, data.device):
+        return evaluate(network, in_order(data, EVALUATION_BATCH, recipe.data.workers), steps, kernels)
 
 
 def _finish(
@@ -248,7 +249,7 @@ def _finish(
 
 def report(found: Evaluation) -> None:
     """Print accuracy by timesteps, firing rates and warnings."""
-    print(f"\ntest accuracy on {found.samples} pictures")
+    print(f"\ntest accuracy on {found.samples} samples")
     for t, value in found.accuracy.items():
         print(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
     if found.firing_rates:
@@ -291,7 +292,7 @@ def _describe(
     held_out = f", {len(splits.validation)} held out" if splits.validation else ""
     print(
         f"{recipe.model.name} ({parameters:,} parameters with branches), {recipe.propagation}, T={recipe.timesteps}\n"
-        f"{recipe.data.name}: {len(splits.train)} training pictures{held_out}, {len(splits.test)} for the test\n"
+        f"{recipe.data.name}: {len(splits.train)} training samples{held_out}, {len(splits.test)} for the test\n"
         f"{device}, {recipe.precision}, kernels {reason}\nfolder {folder}",
         file=sys.stderr,
     )

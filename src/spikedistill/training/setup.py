@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from spikedistill.data.images import ImageSet
+from spikedistill.data import Samples
 from spikedistill.errors import InvalidArgument
 from spikedistill.kernels import EAGER, Kernels, compiled
 from spikedistill.learner import SelfDistillation
@@ -85,7 +85,7 @@ def neuron_updates(learner: SelfDistillation, example: torch.Tensor) -> int:
     was_training = learner.training
     learner.eval()
     with torch.no_grad():
-        learner.network(example[:1], timesteps=None)
+        learner.network(example, timesteps=None)
     learner.train(was_training)
     for hook in hooks:
         hook.remove()
@@ -113,13 +113,20 @@ def choose_kernels(wish: str, learner: SelfDistillation, example: torch.Tensor, 
     return compiled(), f"compiled: saves about {saved:.0f} s"
 
 
-def make_learner(recipe: Recipe, data: ImageSet) -> SelfDistillation:
+def example_of(data: Samples) -> torch.Tensor:
+    """One picture or frame as a batch, [1, C, H, W]: what shapes are inferred from."""
+    sample = data.batch(torch.zeros(1, dtype=torch.long))
+    return sample if sample.dim() == 4 else sample[0]
+
+
+def make_learner(recipe: Recipe, data: Samples) -> SelfDistillation:
     """The learner of a recipe, on the CPU, channels_last."""
+    example = example_of(data)
     network = create_model(
         recipe.model.name,
         len(data.classes),
         width=recipe.model.width,
-        in_channels=data.images.shape[1],
+        in_channels=example.shape[-3],
         stem=recipe.model.stem,
         neuron=recipe.model.neuron,
     )
@@ -130,7 +137,7 @@ def make_learner(recipe: Recipe, data: ImageSet) -> SelfDistillation:
         propagation=recipe.propagation,
         objective=recipe.loss.objective(recipe.timesteps),
         branch_block=recipe.branches.block,
-        example=data.normalised(data.images[:1]),
+        example=example,
     )
     return learner.to(memory_format=torch.channels_last)
 

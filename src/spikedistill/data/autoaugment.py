@@ -1,0 +1,144 @@
+"""AutoAugment for CIFAR-10 (Cubuk et al. 2019, table 7; method.md §5) on whole batches.
+
+Each picture gets one of 25 sub-policies; each of its two operations happens with its own probability. Pictures that get
+the same operation at the same strength are changed together, by torchvision's operations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SUB_POLICIES = (
+    (("invert", 0.1, None), ("contrast", 0.2, 6)),
+    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
+    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
+    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
+    (("autocontrast", 0.5, None), ("equalize", 0.9, None)),
+    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
+    (("color", 0.4, 3), ("brightness", 0.6, 7)),
+    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
+    (("equalize", 0.6, None), ("equalize", 0.5, None)),
+    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
+    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
+    (("equalize", 0.3, None), ("autocontrast", 0.4, None)),
+    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
+    (("brightness", 0.9, 6), ("color", 0.2, 8)),
+    (("solarize", 0.5, 2), ("invert", 0.0, None)),
+    (("equalize", 0.2, None), ("autocontrast", 0.6, None)),
+    (("equalize", 0.2, None), ("equalize", 0.6, None)),
+    (("color", 0.9, 9), ("equalize", 0.6, None)),
+    (("autocontrast", 0.8, None), ("solarize", 0.2, 8)),
+    (("brightness", 0.1, 3), ("color", 0.7, 0)),
+    (("solarize", 0.4, 5), ("autocontrast", 0.9, None)),
+    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
+    (("autocontrast", 0.9, None), ("solarize", 0.8, 3)),
+    (("equalize", 0.8, None), ("invert", 0.1, None)),
+    (("translate_y", 0.7, 9), ("autocontrast", 0.9, None)),
+)
+"""(operation, probability, level 0..9) twice; operations without strength have no level."""
+
+
+def _affine(images: Tensor, angle: float = 0.0, shift: tuple[int, int] = (0, 0), shear: float = 0.0) -> Tensor:
+    """Rotated and shifted about the centre, or sheared along y about the corner."""
+    from torchvision.transforms.v2 import functional as V
+
+    degrees = [0.0, math.degrees(math.atan(shear))]
+    return V.affine(images, angle, list(shift), 1.0, degrees, center=[0.0, 0.0] if shear else None)
+
+
+def _blend(name: str) -> Callable[[Tensor, float], Tensor]:
+    def change(images: Tensor, strength: float) -> Tensor:
+        from torchvision.transforms.v2 import functional as V
+
+        return getattr(V, name)(images, 1.0 + strength)
+
+    return change
+
+
+def _whole(name: str) -> Callable[[Tensor, float], Tensor]:
+    def change(images: Tensor, strength: float) -> Tensor:
+        from torchvision.transforms.v2 import functional as V
+
+        return getattr(V, name)(images)
+
+    return change
+
+
+def _posterize(images: Tensor, bits: float) -> Tensor:
+    return images & (256 - (1 << (8 - int(bits))))
+
+
+def _solarize(images: Tensor, threshold: float) -> Tensor:
+    return torch.where(images >= threshold, 255 - images, images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An operation on uint8 pictures [N, C, H, W], its strength by level and width, and whether it has a sign."""
+
+    apply: Callable[[Tensor, float], Tensor]
+    strength: Callable[[int, int], float] = lambda level, side: 0.0
+    signed: bool = False
+
+
+OPERATIONS = {
+    "shear_y": Operation(lambda x, s: _affine(x, shear=s), lambda level, side: 0.3 * level / 9, True),
+    "translate_x": Operation(
+        lambda x, s: _affine(x, shift=(int(s), 0)), lambda level, side: 150 / 331 * side * level / 9, True
+    ),
+    "translate_y": Operation(
+        lambda x, s: _affine(x, shift=(0, int(s))), lambda level, side: 150 / 331 * side * level / 9, True
+    ),
+    "rotate": Operation(lambda x, s: _affine(x, angle=s), lambda level, side: 30 * level / 9, True),
+    "brightness": Operation(_blend("adjust_brightness"), lambda level, side: 0.9 * level / 9, True),
+    "color": Operation(_blend("adjust_saturation"), lambda level, side: 0.9 * level / 9, True),
+    "contrast": Operation(_blend("adjust_contrast"), lambda level, side: 0.9 * level / 9, True),
+    "sharpness": Operation(_blend("adjust_sharpness"), lambda level, side: 0.9 * level / 9, True),
+    "posterize": Operation(_posterize, lambda level, side: 8 - round(level / (9 / 4))),
+    "solarize": Operation(_solarize, lambda level, side: 255 * (1 - level / 9)),
+    "autocontrast": Operation(_whole("autocontrast")),
+    "equalize": Operation(_whole("equalize")),
+    "invert": Operation(_whole("invert")),
+}
+"""Strengths as in torchvision's AutoAugment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policies:
+    """What was drawn for each picture: sub-policy [N], and for its operations if and with which sign [N, 2]."""
+
+    number: Tensor
+    chance: Tensor
+    sign: Tensor
+
+    @classmethod
+    def draw(cls, count: int, generator: torch.Generator) -> Policies:
+        number = torch.randint(len(SUB_POLICIES), (count,), generator=generator)
+        return cls(number, torch.rand(count, 2, generator=generator), torch.rand(count, 2, generator=generator) < 0.5)
+
+    def rows(self, index: Tensor) -> Policies:
+        return Policies(self.number[index], self.chance[index], self.sign[index])
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Change uint8 pictures [N, C, H, W] by what was drawn, in a copy."""
+        images = images.contiguous()
+        images = images.clone()
+        for place in (0, 1):
+            groups: dict[tuple[str, float], list[int]] = {}
+            for k, number in enumerate(self.number.tolist()):
+                name, probability, level = SUB_POLICIES[number][place]
+                if self.chance[k, place] < probability:
+                    operation = OPERATIONS[name]
+                    strength = operation.strength(level or 0, images.shape[-1])
+                    if operation.signed and self.sign[k, place]:
+                        strength = -strength
+                    groups.setdefault((name, strength), []).append(k)
+            for (name, strength), rows in groups.items():
+                chosen = torch.tensor(rows, device=images.device)
+                images[chosen] = OPERATIONS[name].apply(images[chosen], strength)
+        return images

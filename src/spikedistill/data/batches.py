@@ -1,0 +1,149 @@
+"""The batches of an epoch, from any kind of samples.
+
+Every random choice comes from (seed, epoch, batch), so a batch can be made again without those before it, by any
+worker, and the processes of a distributed run draw the same numbers and each takes its share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from spikedistill.data.augmentation import Augmentation
+from spikedistill.errors import DataError, InvalidArgument
+
+
+class Samples(Protocol):
+    """Labelled samples, in memory or not."""
+
+    @property
+    def labels(self) -> Tensor: ...  # int64 [M]
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # names, by label
+
+    @property
+    def device(self) -> torch.device: ...  # where batches are made
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Tensor | slice) -> Self: ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Samples as they are, ready for the network: [N, C, H, W] or [T, N, C, H, W]."""
+        ...
+
+    def training_batch(self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+        """Randomly changed samples: of the batch `index` those numbered `share`; numbers are drawn for all."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """What a network that was trained on these samples expects (`config.json`)."""
+        ...
+
+
+def generator_for(*numbers: int) -> torch.Generator:
+    """A random generator for this seed, epoch, batch ..."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % (2**63 - 1)
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """The training batches of every epoch.
+
+    Args:
+        batch_size: of all processes together.
+        drop_last: leave out the last batch of an epoch if it is smaller.
+        rank, processes: the share of each batch that this process gets.
+        workers: processes that make batches ahead (0: made when asked for).
+    """
+
+    data: Samples
+    batch_size: int
+    augmentation: Augmentation
+    seed: int
+    drop_last: bool = False
+    rank: int = 0
+    processes: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < self.processes:
+            raise InvalidArgument(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes")
+        if len(self) == 0:
+            raise InvalidArgument(
+                f"{len(self.data)} training samples give no batch of {self.batch_size}; lower --optimizer.batch_size"
+            )
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.data), self.batch_size)
+        return whole + (rest >= self.processes and not self.drop_last)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (inputs [N, C, H, W] or [T, N, C, H, W], labels [N]) of one epoch, from batch `start` on."""
+        order = torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
+        return _made(_TrainingBatches(self, order, epoch), range(start, len(self)), self.workers, self.data.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingBatches(Dataset[Any]):
+    """Batch k of an epoch, for a loader."""
+
+    batches: Batches
+    order: Tensor
+    epoch: int
+
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | DataError:
+        how = self.batches
+        index = self.order[k * how.batch_size : (k + 1) * how.batch_size]
+        share = torch.arange(len(index)).tensor_split(how.processes)[how.rank]
+        generator = generator_for(how.seed, self.epoch, k, 1)
+        try:
+            inputs = how.data.training_batch(index, share, how.augmentation, generator)
+        except DataError as error:  # a loader would bury it in a traceback
+            return error
+        return inputs, how.data.labels[index[share].to(how.data.labels.device)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _InOrder(Dataset[Any]):
+    """Batch k of all samples in order, for a loader."""
+
+    data: Samples
+    batch_size: int
+
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | DataError:
+        index = torch.arange(k * self.batch_size, min((k + 1) * self.batch_size, len(self.data)))
+        try:
+            return self.data.batch(index), self.data.labels[index.to(self.data.labels.device)]
+        except DataError as error:
+            return error
+
+
+def in_order(data: Samples, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every sample once, for evaluation."""
+    count = -(-len(data) // batch_size)
+    return _made(_InOrder(data, batch_size), range(count), workers, data.device)
+
+
+def _made(dataset: Any, numbers: range, workers: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    if workers == 0:
+        loader = map(dataset.__getitem__, numbers)
+    else:
+        pin = device.type == "cuda"
+        loader = DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin)  # type: ignore[arg-type]
+    for made in loader:
+        if isinstance(made, DataError):
+            raise made
+        inputs, labels = made
+        yield inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)

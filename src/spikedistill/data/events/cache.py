@@ -1,0 +1,116 @@
+"""Frames prepared once: a memory-mapped array beside its labels, whole or not there.
+
+A cache is named by everything that matters: the files (names, sizes, times of change), T, the way to cut, the size. It
+is made in a temporary folder under a lock and moved into place, so that two processes do not disturb each other and a
+preparation that was killed leaves nothing that is taken for a cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikedistill.data.events.frames import Framing
+from spikedistill.data.events.recordings import Recordings
+from spikedistill.errors import DataError
+
+FORMAT = 1
+
+
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/spikedistill`, or `~/.cache/spikedistill`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikedistill"
+
+
+def key(recordings: Recordings, framing: Framing, repair: bool) -> str:
+    """The name of the cache of these files in this form."""
+    stats = [(str(p.relative_to(recordings.root)), (s := p.stat()).st_size, s.st_mtime_ns) for p in recordings.paths]
+    what = [FORMAT, recordings.form, stats, recordings.labels, dataclasses.asdict(framing), repair]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
+
+
+def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None, repair: bool = False) -> np.ndarray:
+    """Frames float16 [M, T, 2, size, size] of all recordings, memory-mapped; made now if they are not there.
+
+    Raises:
+        DataError: unusable recordings, all of them by name; or a cache folder that cannot be written.
+    """
+    folder = default_folder() if folder is None else Path(folder).expanduser()
+    place = folder / key(recordings, framing, repair)
+    if not place.is_dir():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _lock(folder / f".{place.name}.lock"):
+                if not place.is_dir():  # another process may have made it meanwhile
+                    _prepare(recordings, framing, place, repair)
+        except OSError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"the frames cannot be kept in {folder}: {error}. Give a folder with room for "
+                f"{_bytes(recordings, framing) / 1e6:.0f} MB: --data.events.cache FOLDER"
+            ) from error
+    return np.load(place / "frames.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _bytes(recordings: Recordings, framing: Framing) -> int:
+    return len(recordings) * framing.timesteps * 2 * framing.size**2 * 2
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the lock of a process that was killed is free."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(recordings: Recordings, framing: Framing, place: Path, repair: bool) -> None:
+    temporary = place.with_name(f".{place.name}.making")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was killed: we hold the lock
+    temporary.mkdir()
+    try:
+        shape = (len(recordings), framing.timesteps, 2, framing.size, framing.size)
+        out = np.lib.format.open_memmap(temporary / "frames.npy", "w+", np.float16, shape)
+        bad = list(_fill(out, recordings, framing, repair))
+        if bad:
+            shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
+            raise DataError(f"{len(bad)} of {len(recordings)} recordings cannot be used:\n  {shown}")
+        out.flush()
+        about: dict[str, Any] = {"form": recordings.form, "root": str(recordings.root), "recordings": len(recordings)}
+        (temporary / "about.json").write_text(json.dumps(about | dataclasses.asdict(framing), indent=1))
+        temporary.rename(place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(out: np.ndarray, recordings: Recordings, framing: Framing, repair: bool) -> Iterator[str]:
+    """Write the frames of every recording; yields what is wrong with those that cannot be used."""
+
+    def one(k: int) -> str | None:
+        try:
+            out[k] = recordings.frames(k, framing, repair)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, problem in enumerate(pool.map(one, range(len(recordings))), 1):
+            if problem is not None:
+                yield problem
+            if sys.stderr.isatty() and (done % 50 == 0 or done == len(recordings)):
+                end = "\n" if done == len(recordings) else "\r"
+                print(f"preparing frames: {done} of {len(recordings)}", end=end, file=sys.stderr, flush=True)

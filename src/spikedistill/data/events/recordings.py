@@ -1,0 +1,173 @@
+"""Where recordings lie on a disk, and in which form: found by looking at folders and at the first bytes of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spikedistill.data.events.aedat import VERSION_4, read_aedat2, read_aedat4
+from spikedistill.data.events.event import Events
+from spikedistill.data.events.frames import Framing, read_frames_npz, read_npz, resized, to_frames
+from spikedistill.errors import DataError
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def read_events_npz(path: str | Path, repair: bool = False) -> Events:
+    """Events in SpikingJelly's layout `events_np`: arrays t, x, y, p; the picture is upright.
+
+    Raises:
+        DataError: damaged, or not a usable recording.
+    """
+    arrays = read_npz(Path(path), ("t", "x", "y", "p"))
+    events = Events(
+        arrays["x"].astype(np.int16),
+        arrays["y"].astype(np.int16),
+        arrays["p"].astype(np.int8),
+        arrays["t"].astype(np.int64),
+    )
+    return (events.repaired() if repair else events).checked(path)
+
+
+def _upright_aedat2(path: Path, repair: bool) -> Events:
+    return read_aedat2(path, repair).turned()
+
+
+READERS: dict[str, Callable[[Path, bool], Events]] = {
+    "aedat2": _upright_aedat2,
+    "aedat4": read_aedat4,
+    "events_np": read_events_npz,
+}
+"""Readers of upright events by form. The fourth form, "frames", is read by `read_frames_npz`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """Files of recordings, ordered by class and then by name.
+
+    Attributes:
+        form: a key of `READERS`, or "frames".
+        paths, labels: one of each per recording.
+        classes: names, by label.
+    """
+
+    form: str
+    root: Path
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def number(self, k: int) -> int:
+        """The number at the end of a file's name: 17 of cifar10_cat_17.aedat."""
+        found = re.search(r"(\d+)$", self.paths[k].stem)
+        if found is None:
+            raise DataError(f"{self.paths[k]} has no number at its end, by which this split divides; use another split")
+        return int(found.group(1))
+
+    def counts(self) -> dict[str, int]:
+        found = Counter(self.labels)
+        return {name: found[label] for label, name in enumerate(self.classes)}
+
+    def frames(self, k: int, framing: Framing, repair: bool = False) -> np.ndarray:
+        """Frames float16 [T, 2, size, size] of one recording.
+
+        Raises:
+            DataError: the file cannot be used; says why.
+        """
+        if self.form == "frames":
+            counts = read_frames_npz(self.paths[k], framing.timesteps)
+        else:
+            counts = to_frames(READERS[self.form](self.paths[k], repair), framing.timesteps, framing.by)
+        return resized(counts, framing.size).half().numpy()
+
+
+# ---------------------------------------------------------------- looking
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix in suffixes and not p.name.startswith("."))
+
+
+def _places(root: Path, framing: Framing | None) -> list[tuple[str, Path, tuple[str, ...]]]:
+    """(form, folder of classes, suffixes) in the order of preference."""
+    frames = sorted(p for p in root.glob("frames_number_*_split_by_*") if p.is_dir())
+    if framing is not None:
+        name = f"frames_number_{framing.timesteps}_split_by_{framing.by}"
+        frames = [p for p in frames if p.name == name] or frames
+    places = [("aedat", folder, (".aedat", ".aedat4")) for folder in (root, root / "extract")]
+    places += [("events_np", folder, (".npz",)) for folder in (root / "events_np",)]
+    places += [("frames", folder, (".npz",)) for folder in frames]
+    return [*places, ("npz", root, (".npz",))]
+
+
+def find_recordings(
+    root: str | Path, framing: Framing | None = None, classes: tuple[str, ...] | None = None
+) -> Recordings:
+    """The recordings under `root`, in the first form found.
+
+    CLASS/*.aedat (2.0 or 4), events_np/CLASS/*.npz, or frames_number_T_split_by_number/CLASS/*.npz.
+
+    Args:
+        framing: what the frames shall be; ready-made ones of that T are preferred.
+        classes: the folders that must be there, if any of them is (None: those that are).
+
+    Raises:
+        DataError: no such folder, no recordings, or missing classes; says what is there.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; give the folder that holds one folder of recordings for each class")
+    for kind, folder, suffixes in _places(root, framing):
+        if folder.is_dir() and any(_files(c, suffixes) for c in _class_folders(folder)):
+            return _collect(kind, folder, suffixes, classes)
+    there = sorted(p.name for p in root.iterdir())[:10]
+    raise DataError(
+        f"{root} holds no recordings: expected CLASS/*.aedat, events_np/CLASS/*.npz or frames_number_T_split_by_number/"
+        f"CLASS/*.npz; it holds {', '.join(there) or 'nothing'}"
+    )
+
+
+def _collect(kind: str, folder: Path, suffixes: Sequence[str], classes: tuple[str, ...] | None) -> Recordings:
+    found = {c.name: _files(c, suffixes) for c in _class_folders(folder)}
+    found = {name: files for name, files in found.items() if files}
+    names = classes if classes and set(found) & set(classes) else tuple(found)
+    missing = [name for name in names if name not in found]
+    extra = [name for name in found if name not in names]
+    if missing or extra:
+        raise DataError(
+            f"{folder} should hold the classes {', '.join(names)}; "
+            + "; ".join(
+                [f"missing or empty: {', '.join(missing)}"] * bool(missing)
+                + [f"unknown: {', '.join(extra)}"] * bool(extra)
+            )
+            + ". Copy what is missing, or move away what does not belong"
+        )
+    paths = tuple(path for name in names for path in found[name])
+    labels = tuple(label for label, name in enumerate(names) for _ in found[name])
+    return Recordings(_form(kind, paths[0]), folder, paths, labels, names)
+
+
+def _form(kind: str, first: Path) -> str:
+    """The form of a folder's files, from the first of them."""
+    if kind == "aedat":
+        with first.open("rb") as file:
+            return "aedat4" if file.read(len(VERSION_4)) == VERSION_4 else "aedat2"
+    if kind == "npz":
+        try:
+            with first.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return "frames" if "frames" in arrays else "events_np"
+        except Exception as error:
+            raise DataError(f"{first} is not a readable npz file: {error}") from error
+    return kind

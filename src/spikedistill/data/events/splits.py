@@ -1,0 +1,66 @@
+"""Named divisions of recordings into training and test: published numbers are not comparable across them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spikedistill.data.batches import generator_for
+from spikedistill.data.events.recordings import Recordings
+from spikedistill.errors import DataError
+
+
+def _by_class(recordings: Recordings) -> list[list[int]]:
+    return [[k for k, label in enumerate(recordings.labels) if label == c] for c in range(len(recordings.classes))]
+
+
+def _stratified(recordings: Recordings, seed: int) -> list[int]:
+    test: list[int] = []
+    for c, rows in enumerate(_by_class(recordings)):
+        order = torch.randperm(len(rows), generator=generator_for(seed, c)).tolist()
+        test += [rows[k] for k in order[: round(len(rows) / 10)]]
+    return test
+
+
+def _first_90(recordings: Recordings, seed: int) -> list[int]:
+    return [k for rows in _by_class(recordings) for k in rows[int(0.9 * len(rows)) :]]
+
+
+def _last_900(recordings: Recordings, seed: int) -> list[int]:
+    return [k for k in range(len(recordings)) if recordings.number(k) < 100]
+
+
+def _authors(recordings: Recordings, seed: int) -> list[int]:
+    count = len(recordings)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()
+    return order[count - count // 10 :]
+
+
+SPLITS: dict[str, tuple[str, Callable[[Recordings, int], list[int]]]] = {
+    "stratified-90-10": ("a tenth of each class, drawn by data.split_seed, is the test set", _stratified),
+    "first-90": ("the first 90 % of each class, by name, train; the rest test", _first_90),
+    "last-900": ("files 0 to 99 of each class test; the rest train", _last_900),
+    "authors": ("a permutation of the class-ordered list with torch seed 42: 90 % train, 10 % test", _authors),
+}
+"""What each split is, in words, and the function that gives its test rows. (A fifth, "folders", needs no function: the
+recordings lie in train/ and test/.)"""
+
+
+def split(recordings: Recordings, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Training and test rows, int64, ascending.
+
+    Raises:
+        DataError: one of the two would be empty.
+    """
+    test = torch.tensor(sorted(SPLITS[name][1](recordings, seed)), dtype=torch.long)
+    is_test = torch.zeros(len(recordings), dtype=torch.bool)
+    is_test[test] = True
+    train = torch.arange(len(recordings))[~is_test]
+    if len(train) == 0 or len(test) == 0:
+        raise DataError(
+            f"the split {name!r} leaves {len(train)} of {len(recordings)} recordings for training and {len(test)} for "
+            "the test; there are too few, or use another --data.events.split"
+        )
+    return train, test
