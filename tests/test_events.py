@@ -214,13 +214,13 @@ def test_recordings_are_found_in_every_form(root, tmp_path):
     framing = Framing(4, "number", 16)
     upright = found.frames(0, framing)
     events, frames = tmp_path / "e" / "events_np", tmp_path / "f" / "frames_number_4_split_by_number"
-    for folder, make in (
+    for folder, content in (
         (events, lambda e: {name: getattr(e, name) for name in "xypt"}),
         (frames, lambda e: {"frames": to_frames(e, 4)}),
     ):
         for k, file in enumerate(found.paths):
             (folder / found.classes[found.labels[k]]).mkdir(parents=True, exist_ok=True)
-            np.savez(folder / file.parent.name / f"{file.stem}.npz", **make(read_aedat2(file).turned()))
+            np.savez(folder / file.parent.name / f"{file.stem}.npz", **content(read_aedat2(file).turned()))
     for folder, form in ((tmp_path / "e", "events_np"), (tmp_path / "f", "frames"), (events, "events_np")):
         other = find_recordings(folder, framing, CIFAR10_CLASSES)
         assert (other.form, other.labels) == (form, found.labels)

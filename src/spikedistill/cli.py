@@ -21,6 +21,7 @@ usage: spikedistill COMMAND ...
   predict FOLDER PICTURE [...]                        the classes of pictures
   bench [--subjects A B ...] [--timesteps 1 2 4 6 8] [--repeats N] [--width N] [--batch N] [--out FOLDER]
                                                       time and memory of a training step, ours and the peers'
+  bench data [RECIPE] [--FIELD VALUE ...]             samples a second that a recipe's batches bring, without training
   bench --layers [--subjects A]                       where the time of one step goes
   data check|show|prepare|simulate-dvs ...            look at data, prepare recordings, simulate some (data --help)
   list recipes|models|datasets
@@ -137,6 +138,9 @@ def bench(words: list[str]) -> None:
         parser.add_argument(f"--{name}", type=int, default=getattr(Point, name))
     parser.add_argument("--device", default=Point.device)
     parser.add_argument("--out", type=Path, default=None)
+    if words[:1] == ["data"]:
+        _bench_data(words[1:])
+        return
     given = parser.parse_args(words)
     for subject in given.subjects or []:
         choose("subject", subject, SUBJECTS)
@@ -160,6 +164,14 @@ def _bench_layers(subjects: list[str], point: Any, repeats: int) -> None:
         print(f"products; ratio {found['ratio']:.2f} (median of {repeats}). The largest kernels:")
         for name, seconds in found["kernels"].items():
             print(f"  {seconds:8.4f} s  {name}")
+
+
+def _bench_data(words: list[str]) -> None:
+    from spikedistill.bench.data import bench_data
+    from spikedistill.recipes import load_recipe
+
+    name = words.pop(0) if words and not words[0].startswith("-") else "cifar10-resnet18"
+    bench_data(load_recipe(name, words))
 
 
 def list_names(words: list[str]) -> None:

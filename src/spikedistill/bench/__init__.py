@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spikedistill.bench.subjects import SUBJECTS, Point
+from spikedistill.files import write_json
 
 
 class Worker:
@@ -88,20 +89,21 @@ def run(subjects: list[str], point: Point, timesteps: list[int], repeats: int, o
     """
     from spikedistill.environment import environment
 
-    rows = []
+    result = {"environment": environment(), "point": dataclasses.asdict(point), "repeats": repeats, "rows": []}
     for steps in timesteps:
         workers = [Worker(subject, dataclasses.replace(point, timesteps=steps)) for subject in subjects]
         for _ in range(repeats):
             for worker in workers:
                 worker.step()
-        rows += [worker.close() for worker in workers]
-        for row in rows[-len(subjects) :]:
+        rows = [worker.close() for worker in workers]
+        result["rows"] += rows
+        for row in rows:
             print(_line(row), flush=True)
-    result = {"environment": environment(), "point": dataclasses.asdict(point), "repeats": repeats, "rows": rows}
+        if out is not None:  # after every T, so that a stopped benchmark keeps what it has
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "bench.json", result)
+            draw(result, out / "bench.png")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
-        draw(result, out / "bench.png")
         print(f"written to {out}: bench.json, bench.png")
     return result
 

@@ -43,12 +43,18 @@ SUB_POLICIES = (
 """(operation, probability, level 0..9) twice; operations without strength have no level."""
 
 
-def _affine(images: Tensor, angle: float = 0.0, shift: tuple[int, int] = (0, 0), shear: float = 0.0) -> Tensor:
-    """Rotated and shifted about the centre, or sheared along y about the corner."""
+def _affine(images: Tensor, shift: tuple[int, int] = (0, 0), shear: float = 0.0) -> Tensor:
+    """Shifted, or sheared along y about the corner."""
     from torchvision.transforms.v2 import functional as V
 
     degrees = [0.0, math.degrees(math.atan(shear))]
-    return V.affine(images, angle, list(shift), 1.0, degrees, center=[0.0, 0.0] if shear else None)
+    return V.affine(images, 0.0, list(shift), 1.0, degrees, center=[0.0, 0.0] if shear else None)
+
+
+def _rotate(images: Tensor, angle: float) -> Tensor:
+    from torchvision.transforms.v2 import functional as V
+
+    return V.rotate(images, angle)
 
 
 def _blend(name: str) -> Callable[[Tensor, float], Tensor]:
@@ -94,7 +100,7 @@ OPERATIONS = {
     "translate_y": Operation(
         lambda x, s: _affine(x, shift=(0, int(s))), lambda level, side: 150 / 331 * side * level / 9, True
     ),
-    "rotate": Operation(lambda x, s: _affine(x, angle=s), lambda level, side: 30 * level / 9, True),
+    "rotate": Operation(_rotate, lambda level, side: 30 * level / 9, True),
     "brightness": Operation(_blend("adjust_brightness"), lambda level, side: 0.9 * level / 9, True),
     "color": Operation(_blend("adjust_saturation"), lambda level, side: 0.9 * level / 9, True),
     "contrast": Operation(_blend("adjust_contrast"), lambda level, side: 0.9 * level / 9, True),

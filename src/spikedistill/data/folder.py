@@ -94,7 +94,7 @@ class FolderSet:
         height, width = picture.shape[1:]
         scale = self.enlarged / min(height, width)
         picture = resize(picture, round(height * scale), round(width * scale))
-        top, left = (picture.shape[1] - self.size) // 2, (picture.shape[2] - self.size) // 2
+        top, left = (round((side - self.size) / 2) for side in picture.shape[1:])
         return picture[:, top : top + self.size, left : left + self.size]
 
     def _normalised(self, pictures: list[Tensor]) -> Tensor:
@@ -110,16 +110,15 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         DataError: not a readable picture.
     """
-    from torchvision.io import ImageReadMode, decode_image
+    import numpy as np
+    from PIL import Image
 
     try:
-        data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-        return decode_image(data, ImageReadMode.RGB)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path} is not a readable picture ({reason}); replace it, or remove it and start anew"
-        ) from error
+        with Image.open(path) as picture:
+            pixels = np.array(picture.convert("RGB"))
+    except Exception as error:
+        raise DataError(f"{path} is not a readable picture ({error}); replace or remove it") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def resize(picture: Tensor, height: int, width: int) -> Tensor:

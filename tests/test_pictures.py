@@ -1,0 +1,186 @@
+"""Folders of pictures, AutoAugment, and batches made by workers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from spikedistill.cli import main
+from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, in_order, load
+from spikedistill.data.augmentation import Draw
+from spikedistill.data.autoaugment import OPERATIONS, SUB_POLICIES, Policies
+from spikedistill.data.batches import generator_for
+from spikedistill.data.folder import random_part
+from spikedistill.errors import DataError, InvalidArgument
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of small JPEGs of several sizes, six to train and two to test of each."""
+    generator = generator_for(0)
+    for part, count in (("train", 6), ("val", 2)):
+        for c, name in enumerate(("ant", "bee")):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for k in range(count):
+                small = torch.randint(0, 256, (3, 6, 5 + k), dtype=torch.uint8, generator=generator)
+                small[c] = 255
+                big = v2.functional.resize(small, [240 + 10 * k, 300], antialias=True)
+                Image.fromarray(big.permute(1, 2, 0).numpy()).save(folder / f"{k}.jpg", quality=95)
+    return tmp_path / "pictures"
+
+
+def settings(root, **more):
+    how = Augmentation(crop=0, flip=True, resized_crop=True)
+    return DataSettings("picture-folder", str(root), augmentation=how, **more)
+
+
+def test_a_folder_of_pictures(pictures):
+    splits = load(settings(pictures))
+    assert (len(splits.train), len(splits.test), splits.train.classes) == (12, 4, ("ant", "bee"))
+    images, labels = zip(*in_order(splits.test, 3), strict=True)
+    images, labels = torch.cat(images), torch.cat(labels)
+    assert images.shape == (4, 3, 224, 224)
+    assert labels.tolist() == [0, 0, 1, 1]
+    with Image.open(pictures / "val" / "bee" / "1.jpg") as picture:
+        transform = v2.Compose([v2.ToImage(), v2.Resize(256), v2.CenterCrop(224), v2.ToDtype(torch.float32, scale=True),
+                                v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])  # fmt: skip
+        assert (images[3] - transform(picture)).abs().max() < 1e-5
+
+
+def test_workers_and_processes_make_the_same_batches(pictures):
+    train, how = load(settings(pictures)).train, settings(pictures).augmentation
+    alone = list(Batches(train, 5, how, 1).epoch(3))
+    for other in (Batches(train, 5, how, 1, workers=2), Batches(train, 5, how, 1, workers=1)):
+        for (a, la), (b, lb) in zip(alone, other.epoch(3), strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(la, lb)
+    shares = [list(Batches(train, 5, how, 1, rank=rank, processes=2).epoch(3)) for rank in (0, 1)]
+    for (a, la), (b, lb), (c, lc) in zip(alone, *shares, strict=True):
+        assert torch.equal(a, torch.cat([b, c]))
+        assert torch.equal(la, torch.cat([lb, lc]))
+    seen = torch.cat([labels for _, labels in alone])
+    assert seen.bincount().tolist() == [6, 6]
+
+
+def test_a_corrupt_picture_stops_the_run_by_name_also_from_a_worker(pictures):
+    bad = pictures / "train" / "ant" / "3.jpg"
+    bad.write_bytes(b"\xff\xd8 nothing")
+    train, how = load(settings(pictures)).train, settings(pictures).augmentation
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=r"ant/3.jpg is not a readable picture"):
+            list(Batches(train, 5, how, 1, workers=workers).epoch(0))
+    assert main(["data", "check", str(pictures)]) == 1
+
+
+def test_check_lists_pictures_by_class(pictures, capsys):
+    assert main(["data", "check", str(pictures)]) == 0
+    out = capsys.readouterr().out
+    assert "train: pictures, 12 in 2 classes (ant 6, bee 6)" in out
+    assert "val: pictures, 4 in 2 classes" in out
+
+
+def test_folders_that_cannot_be_used(pictures, tmp_path):
+    (pictures / "train" / "wasp").mkdir()
+    with pytest.raises(DataError, match="one folder of pictures for each class; empty: wasp"):
+        load(settings(pictures))
+    with pytest.raises(DataError, match="has no folder train/ of CLASS"):
+        load(settings(tmp_path))
+    (pictures / "train" / "wasp").rmdir()
+    with pytest.raises(DataError, match=r"holds 2 classes, imagenet has 1000.*picture-folder"):
+        load(DataSettings("imagenet", str(pictures)))
+    (pictures / "val" / "bee").rename(pictures / "val" / "bees")
+    with pytest.raises(DataError, match="of the same classes; only one has bee, bees"):
+        load(settings(pictures))
+    (pictures / "val" / "bees").rename(pictures / "val" / "bee")
+    with pytest.raises(InvalidArgument, match=r"augmentation.crop has no effect on picture folders.*crop 0"):
+        next(Batches(load(settings(pictures)).train, 2, Augmentation(), 0).epoch(0))
+
+
+def test_cifar_as_a_folder_of_pictures(tmp_path):
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, generator=generator_for(0))
+    for k, image in enumerate(images):
+        folder = tmp_path / ("train" if k < 10 else "test") / names[k % 10]
+        folder.mkdir(parents=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "0.png")
+    splits = load(DataSettings("cifar10", str(tmp_path)))
+    assert torch.equal(splits.train.images, images[:10])
+    assert torch.equal(splits.test.labels, torch.arange(10))
+
+
+def test_random_part_is_a_part(pictures):
+    picture = torch.arange(40 * 60).remainder(251).to(torch.uint8).view(1, 40, 60).repeat(3, 1, 1)
+    for k in range(20):
+        assert random_part(picture, 16, torch.rand(24, generator=generator_for(k))).shape == (3, 16, 16)
+    whole = torch.cat([torch.tensor([1.0, 0.5]).repeat(10), torch.zeros(4)])  # all of it, square: does not fit 40 × 60
+    centre = v2.functional.resize(picture[:, :, 3:56], [16, 16], antialias=True)
+    assert (random_part(picture, 16, whole).float() - centre.float()).abs().mean() < 60
+
+
+# ---------------------------------------------------------------- AutoAugment
+
+
+def test_the_policies_and_operations_are_those_of_torchvision():
+    reference = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    names = {
+        "translate_x": "TranslateX",
+        "translate_y": "TranslateY",
+        "shear_y": "ShearY",
+        "autocontrast": "AutoContrast",
+    }
+    ours = [tuple((names.get(n, n.title()), p, level) for n, p, level in pair) for pair in SUB_POLICIES]
+    assert ours == reference._policies
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator_for(0))
+    for name, operation in OPERATIONS.items():
+        make, signed = reference._AUGMENTATION_SPACE[names.get(name, name.title())]
+        magnitudes = make(10, 32, 32)
+        assert signed == operation.signed
+        for level in (0, 4, 9):
+            strength = 0.0 if magnitudes is None else float(magnitudes[level])
+            for sign in (1, -1) if signed else (1,):
+                expected = reference._apply_image_or_video_transform(
+                    images, names.get(name, name.title()), sign * strength,
+                    interpolation=v2.InterpolationMode.NEAREST, fill={},
+                )  # fmt: skip
+                found = operation.apply(images, sign * operation.strength(level, 32))
+                assert (found.int() - expected.int()).abs().max() <= 1, (name, level, sign)  # 0.4 in two precisions
+
+
+def test_each_picture_gets_its_own_policy():
+    images = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8, generator=generator_for(0))
+    before = images.clone()
+    policy = Policies.draw(60, generator_for(1))
+    together = policy.apply(images)
+    assert torch.equal(images, before)
+    assert 20 < (together != images).flatten(1).any(1).sum() < 60
+    for k in range(60):
+        row = torch.tensor([k])
+        assert torch.equal(policy.rows(row).apply(images[row])[0], together[k])
+
+
+def test_autoaugment_comes_after_crop_and_flip_and_before_cutout():
+    images = torch.randint(0, 256, (30, 3, 16, 16), dtype=torch.uint8, generator=generator_for(0))
+    data = ImageSet(images, torch.zeros(30).long(), ("a",), (0.5,) * 3, (0.25,) * 3)
+    index = torch.arange(30)
+    how = Augmentation(crop=2, autoaugment=True, cutout=4)
+    out = data.training_batch(index, index, how, generator_for(3))
+    draw = Draw.make(30, 16, 16, how, generator_for(3))
+    uncut = ImageSet(images, data.labels, ("a",), (0.5,) * 3, (0.25,) * 3)
+    cropped = uncut.training_batch(index, index, Augmentation(crop=2), generator_for(3))
+    pixels = (cropped * 0.25 + 0.5).mul(255).round().to(torch.uint8)
+    expected = data.normalised(draw.policy.apply(pixels))
+    kept = out != 0
+    assert torch.equal(out[kept], expected[kept])
+
+
+def test_bench_data(capsys, monkeypatch):
+    from spikedistill.bench import data
+
+    monkeypatch.setattr(data.samples_per_second, "__defaults__", (0.05, 2))
+    assert main(["bench", "data"]) == 0
+    out = capsys.readouterr().out
+    assert "noise in the form of cifar10" in out
+    assert out.count("samples/s") == 3
