@@ -14,18 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.errors import CheckpointError, NonFiniteLoss, WriteError
 from spikedistill.files import write_atomically
-from spikedistill.recipes import fields_of, list_recipes, load_recipe, saved_recipe
+from spikedistill.recipes import fields_of, load_recipe, saved_recipe
 from spikedistill.training import setup
 from spikedistill.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.run import train
-from spikedistill.training.settings import OptimizerSettings, Recipe
+from spikedistill.training.settings import OptimizerSettings
 
 TINY = [
     "--model.width=2",
@@ -326,73 +325,6 @@ def test_devices_that_are_not_there_are_refused(device):
         setup.find_device(device)
 
 
-# ---------------------------------------------------------------- recipes
-
-
-@pytest.mark.parametrize("name", list_recipes())
-def test_recipes_load_state_their_claim_and_survive_saving(name, tmp_path):
-    from spikedistill.recipes import save_recipe
-
-    recipe = load_recipe(name)
-    assert recipe.claim.source
-    assert recipe.claim.command.startswith("spikedistill train")
-    save_recipe(recipe, tmp_path / "recipe.yaml")
-    assert saved_recipe(tmp_path) == recipe
-
-
-def test_overrides():
-    recipe = load_recipe("cifar100-resnet18", ["--timesteps", "4", "--data.root=/x", "--loss.teacher", "null"])
-    assert (recipe.timesteps, recipe.data.root, recipe.loss.teacher) == (4, "/x", None)
-    assert recipe.model == load_recipe("cifar100-resnet18").model
-    neuron = load_recipe("fashion-small", ["--model.neuron.reset=hard", "--model.neuron.surrogate.name=atan"])
-    assert neuron.model.neuron == sd.Neuron(reset="hard", surrogate=sd.Surrogate("atan"))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["train", "cifar10-resnet81"], "unknown recipe 'cifar10-resnet81'; did you mean cifar10-resnet"),
-        (["train", "--timestep", "4"], "no field 'timestep'; did you mean timesteps"),
-        (["train", "--lr", "4"], "did you mean optimizer.lr"),
-        (["train", "--timesteps", "0"], "timesteps is 0"),
-        (["train", "--timesteps", "two"], "timesteps"),
-        (["train", "--model.name", "resnet81"], "unknown model 'resnet81'"),
-        (["train", "--data.name", "cifar11"], "unknown dataset 'cifar11'; did you mean cifar1"),
-        (["train", "--propagation", "ann"], "--timesteps null"),
-        (["train", "--optimizer.lr", "-1"], "optimizer.lr is -1"),
-        (["train", "--model.neuron.decay", "3"], "expected 0 ≤ decay ≤ 1"),
-        (["train", "--resume", "/nowhere"], "/nowhere is not the folder of a run.*does not exist"),
-        (["train", "nothing.yaml"], "nothing.yaml cannot be read"),
-        (["trian"], "unknown command 'trian'; did you mean train"),
-        (["list", "recipe"], "did you mean recipes"),
-        (["evaluate"], "needs the folder of a run"),
-        (["evaluate", "/nowhere"], "/nowhere is not the folder of a run"),
-        (["predict", "/nowhere", "x.png"], "there is no /nowhere/model.safetensors"),
-        (["predict", "/nowhere"], "needs a picture"),
-        (["train", "--data.name", "cifar10", "--data.root", "/nowhere"], "/nowhere is not a folder"),
-    ],
-)
-def test_mistakes_on_the_command_line_are_explained(words, message, capsys, tmp_path, monkeypatch):
-    import re
-
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 1
-    error = capsys.readouterr().err
-    assert re.search(message, error), error
-    assert "Traceback" not in error
-    assert not list(tmp_path.iterdir())  # no empty run folder is left behind
-
-
-def test_a_recipe_file_with_an_unknown_key(tmp_path, capsys):
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"optimizer": {"epoch": 3}}))
-    assert main(["train", str(path)]) == 1
-    assert "no field 'optimizer.epoch'; did you mean optimizer.epochs" in capsys.readouterr().err
-    path.write_text("[1, 2")
-    assert main(["train", str(path)]) == 1
-    assert "is not valid YAML" in capsys.readouterr().err
-
-
 # ---------------------------------------------------------------- files that are damaged, foreign or too large
 
 
@@ -470,19 +402,3 @@ def test_a_corrupt_picture_is_refused(finished, tmp_path, capsys):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     assert main(["predict", str(finished), str(tmp_path / "bad.png")]) == 1
     assert "bad.png is not a readable picture" in capsys.readouterr().err
-
-
-def test_importing_is_fast_and_does_not_import_torch():
-    code = (
-        "import sys, time; t = time.perf_counter(); import spikedistill, spikedistill.cli; "
-        "assert 'torch' not in sys.modules; assert time.perf_counter() - t < 0.5; "
-        "import spikedistill.recipes; "
-        "assert not {'torchvision', 'matplotlib', 'pyarrow'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_public_name_is_there():
-    for name in sd.__all__:
-        assert getattr(sd, name) is not None
-    assert Recipe().timesteps == 4

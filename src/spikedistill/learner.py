@@ -76,8 +76,7 @@ class SelfDistillation(nn.Module):
             images: [N, C, H, W], or event frames [T, N, C, H, W].
         """
         signal = encode(images, self.timesteps, self.propagation, self.kernels)
-        logits, seen = self.network.propagate(signal)
-        features = {name: rate(feature) for name, feature in seen.items()}
+        logits, features = self.network.propagate(signal)
         branches = {name: self.branches[_key(name)](features[name]) for name in features if _key(name) in self.branches}
         return Output(rate(logits), branches, features)
 

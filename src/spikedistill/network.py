@@ -89,19 +89,20 @@ def rate(signal: Any) -> Tensor:
 
 
 @contextlib.contextmanager
-def observed(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The outputs of named submodules during the `with` block, by name; the last call of each counts.
+def observed(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """The rates [N, ...] that leave named submodules during the `with` block, by name; the last call of each counts.
 
-    The hooks only look, and are gone after the block.
+    The hooks only look, and are gone after the block. Only rates are kept: the spike path of a stage is T times as large,
+    and would live until the end of the forward pass.
     """
-    seen: dict[str, Any] = {}
+    seen: dict[str, Tensor] = {}
     handles = []
     known = dict(module.named_modules())
     for name in names:
         choose("module", name, known)
 
         def look(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
-            seen[name] = out
+            seen[name] = rate(out)
 
         handles.append(known[name].register_forward_hook(look))
     try:
@@ -132,8 +133,8 @@ class Network(nn.Module):
         for stage in self.stages:
             choose("stage", stage, known)
 
-    def propagate(self, signal: Any, watch: Iterable[str] | None = None) -> tuple[Any, dict[str, Any]]:
-        """The output signal [N, classes], and the signals at `watch` (default: the stages)."""
+    def propagate(self, signal: Any, watch: Iterable[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
+        """The output signal [N, classes], and the rates [N, ...] at `watch` (default: the stages)."""
         with observed(self.body, self.stages if watch is None else watch) as seen:
             return self.body(signal), seen
 
@@ -148,7 +149,7 @@ class Network(nn.Module):
         """
         propagation = "ann" if timesteps is None else "bptt"
         logits, features = self.propagate(encode(images, timesteps, propagation, kernels))
-        return Output(rate(logits), {}, {name: rate(f) for name, f in features.items()})
+        return Output(rate(logits), {}, features)
 
     def logits_over_time(self, images: Tensor, timesteps: int, kernels: Kernels = EAGER) -> Tensor:
         """Logits of every step [T, N, classes]; the mean of the first k is the output at timesteps=k."""

@@ -43,7 +43,7 @@ def seconds_of(function: Callable[[], object], repeats: int) -> float:
 
 def bare_step(step: Step) -> Callable[[], None]:
     """A function that does only the convolutions and matrix products of a step, on the same tensors."""
-    with _Recorder() as recorder:
+    with torch.compiler.set_stance("force_eager"), _Recorder() as recorder:  # compiled code refuses to be recorded
         step()
 
     def replay() -> None:
