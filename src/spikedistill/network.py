@@ -92,7 +92,7 @@ def rate(signal: Any) -> Tensor:
 def observed(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """The rates [N, ...] that leave named submodules during the `with` block, by name; the last call of each counts.
 
-    The hooks only look, and are gone after the block. Only rates are kept: the spike path of a stage is T times as large,
+    The hooks only look, and are gone after the block. Only rates are kept: the spike path is T times as large,
     and would live until the end of the forward pass.
     """
     seen: dict[str, Tensor] = {}
