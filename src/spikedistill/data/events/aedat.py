@@ -50,12 +50,7 @@ def read_aedat2(path: str | Path, repair: bool = False) -> Events:
         body = words.tobytes()
     octets = np.frombuffer(body, np.uint8).reshape(-1, 8)
     low = octets[:, 3]
-    events = Events(
-        x=(low >> 1).astype(np.int16),
-        y=(octets[:, 2] & 0x7F).astype(np.int16),
-        p=(low & 1).astype(np.int8),
-        t=words[:, 1].astype(np.int64),
-    )
+    events = Events.of(low >> 1, octets[:, 2] & 0x7F, low & 1, words[:, 1])
     return (events.repaired() if repair else events).checked(path)
 
 
@@ -118,10 +113,5 @@ def read_aedat4(path: str | Path, repair: bool = False) -> Events:
     if not packets:
         raise DataError(f"{path} holds no events; record it again, or move it out of the folder")
     joined = np.concatenate(packets)
-    events = Events(
-        joined["x"].astype(np.int16),
-        joined["y"].astype(np.int16),
-        joined["on"].astype(np.int8),
-        joined["t"].astype(np.int64),
-    )
+    events = Events.of(*(joined[name] for name in ("x", "y", "on", "t")))
     return (events.repaired() if repair else events).checked(path)

@@ -32,6 +32,11 @@ class Events:
             lengths = ", ".join(f"{name} {len(getattr(self, name))}" for name in "xypt")
             raise DataError(f"the fields of events must have one length; given {lengths}")
 
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> Events:
+        """Events of arrays of any number type."""
+        return cls(x.astype(np.int16), y.astype(np.int16), p.astype(np.int8), t.astype(np.int64))
+
     def __len__(self) -> int:
         return len(self.t)
 

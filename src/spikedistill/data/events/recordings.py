@@ -25,12 +25,7 @@ def read_events_npz(path: str | Path, repair: bool = False) -> Events:
         DataError: damaged, or not a usable recording.
     """
     arrays = read_npz(Path(path), ("t", "x", "y", "p"))
-    events = Events(
-        arrays["x"].astype(np.int16),
-        arrays["y"].astype(np.int16),
-        arrays["p"].astype(np.int8),
-        arrays["t"].astype(np.int64),
-    )
+    events = Events.of(*(arrays[name] for name in "xypt"))
     return (events.repaired() if repair else events).checked(path)
 
 
