@@ -264,7 +264,7 @@ def test_the_command_line_under_torchrun(tmp_path):
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/model.safetensors").is_file()
-    assert done.stdout.count("test accuracy on 50 pictures") == 1
+    assert done.stdout.count("test accuracy on 50 samples") == 1
 
 
 # ---------------------------------------------------------------- the parts
