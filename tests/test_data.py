@@ -228,3 +228,17 @@ def test_damaged_parquet_is_refused_by_file_and_row(cifar10_folder, damage, mess
     damage(cifar10_folder / "cifar10-train.parquet", png(np.zeros((32, 32, 3), np.uint8)))
     with pytest.raises(DataError, match=message):
         load(DataSettings("cifar10", root=str(cifar10_folder)))
+
+
+def test_check_counts_the_rows_of_parquet_and_names_bad_ones(cifar10_folder):
+    from spikedistill.data.check import check
+
+    assert [part.bad for part in check(cifar10_folder)] == [[], []]
+    file = cifar10_folder / "cifar10-train.parquet"
+    table = pq.read_table(file)
+    cells = table.column("img").to_pylist()
+    cells[1] = {"bytes": b"nothing", "path": None}
+    write_parquet(file, [cell["bytes"] for cell in cells], table.column("label").to_pylist())
+    test, train = check(cifar10_folder)
+    assert "row 1: not a readable picture" in train.bad[0]
+    assert (test.bad, sum(train.counts.values())) == ([], len(cells))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,7 +114,8 @@ def _has_split(root: Path, train: bool) -> bool:
 
 def _pictures(root: Path, train: bool) -> Part:
     paths, labels, classes = find_pictures(root, train)
-    counts = {name: labels.count(label) for label, name in enumerate(classes)}
+    found = Counter(labels)
+    counts = {name: found[label] for label, name in enumerate(classes)}
     return Part(str(paths[0].parent.parent), "pictures", counts, _all(read_picture, paths))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spikedistill.data.augmentation import Augmentation
@@ -161,5 +160,5 @@ def in_memory(folder: FolderSet, channels: int, size: int) -> Tensor:
         if picture.shape[1:] != (size, size):
             found = "×".join(map(str, picture.shape[1:]))
             raise DataError(f"{path} is {found} pixels, expected {size}×{size}")
-        out[k] = picture if channels == 3 else F.pad(picture[:channels], [0, 0])
+        out[k] = picture[:channels]  # of a grey picture all three are equal
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,11 @@ def bad_rows(file: Path) -> tuple[dict[str, int], list[str]]:
     table = _table(file)
     label_column = _column(file, table, LABEL_COLUMNS)
     names = _class_names(table, label_column)
-    labels = table.column(label_column).to_pylist()
+    labels = Counter(table.column(label_column).to_pylist())
     bad = []
     for row, cell in enumerate(table.column(_column(file, table, IMAGE_COLUMNS)).to_pylist()):
         try:
             np.asarray(Image.open(io.BytesIO(cell["bytes"])))
         except Exception as error:
             bad.append(f"{file}, row {row}: not a readable picture ({error})")
-    found = sorted(set(labels))
-    return {names[k] if k < len(names) else str(k): labels.count(k) for k in found}, bad
+    return {names[k] if k < len(names) else str(k): labels[k] for k in sorted(labels)}, bad
