@@ -14,6 +14,7 @@ from spikedistill.bench.subjects import SUBJECTS, Point, Step
 from spikedistill.cli import main
 from spikedistill.errors import SpikedistillError
 
+COMPILED = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 TINY = ["--width", "2", "--batch", "4", "--size", "8", "--classes", "3"]
 
 
@@ -67,8 +68,9 @@ def test_ratios_are_of_steps_taken_next_to_each_other():
     assert bench.ratio({"rows": rows}, "rate", "ann", 2) is None
 
 
-def test_the_bare_operations_are_part_of_the_step():
-    found = profile("two-pass", Point(2, 4, 2, 8, 3), repeats=3)
+@pytest.mark.parametrize("subject", ["two-pass", pytest.param("rate", marks=COMPILED)])
+def test_the_bare_operations_are_part_of_the_step(subject):
+    found = profile(subject, Point(2, 4, 2, 8, 3), repeats=3)
     assert found["ratio"] > 1
     assert any("convolution" in name for name in found["kernels"])
 
