@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
-# The comparison of docs/results.md, table 1: 10,000 rows of CIFAR-10, five learning rules, three seeds each.
-#   scripts/learning_rules.sh FOLDER_WITH_CIFAR10 [KIND SEED]...     default: every kind, seeds 0 1 2, one after another
-# A run that is finished is left alone, one that was stopped goes on. Results: runs/rules/KIND-SEED/result.json
+# The comparisons of learning rules in docs/results.md.
+#   scripts/learning_rules.sh TABLE DATA [KIND SEED]...     default: every kind of the table, every seed, one after another
+#   TABLE: cifar10   10,000 rows, 10 epochs, three seeds; DATA: a folder with CIFAR-10
+#          cifar100  10,000 rows, 20 epochs, two seeds; DATA: a folder with CIFAR-100
+#          dvs       4,000 simulated recordings, 10 epochs, two seeds; DATA: what `spikedistill data simulate-dvs` wrote
+# A run that is finished is left alone, one that was stopped goes on. Results: runs/TABLE/KIND-SEED/result.json
 set -euo pipefail
-data=$1; shift
+table=$1 data=$2; shift 2
+case $table in
+  cifar10) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd nosoft rate bptt ann" ;;
+  cifar100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd nosoft rate bptt" ;;
+  dvs) recipe="dvs-simulated" seeds="0 1" kinds="sd rate bptt" ;;
+  *) echo "learning_rules.sh: no table '$table'; there are cifar10, cifar100, dvs" >&2; exit 2 ;;
+esac
 declare -A options=(
   [sd]=""
   [nosoft]="--loss.teacher null"
@@ -12,19 +21,21 @@ declare -A options=(
   [ann]="--propagation ann --timesteps null --branches.enabled false --loss.scale 1"
   [rate-all]="--branches.enabled false --optimizer.decayed all"
   [sd-all]="--optimizer.decayed all"
+  [sd-eager]="--compile off"
+  [rate-eager]="--branches.enabled false --compile off"
 )
 if [ $# -eq 0 ]; then
-  set -- $(for seed in 0 1 2; do for kind in sd nosoft rate bptt ann; do echo "$kind $seed"; done; done)
+  set -- $(for seed in $seeds; do for kind in $kinds; do echo "$kind $seed"; done; done)
 fi
-mkdir -p runs/rules
+mkdir -p "runs/$table"
 while [ $# -gt 0 ]; do
-  kind=$1 seed=$2 out=runs/rules/$1-$2; shift 2
+  kind=$1 seed=$2 out=runs/$table/$1-$2; shift 2
   if [ -f "$out/result.json" ]; then continue; fi
   if [ -f "$out/checkpoint.pt" ]; then
     python -m spikedistill train --resume "$out" >> "$out.log" 2>&1
   else
     # shellcheck disable=SC2086
-    python -m spikedistill train cifar10-foundation --data.root "$data" --seed "$seed" --out "$out" ${options[$kind]} > "$out.log" 2>&1
+    python -m spikedistill train $recipe --data.root "$data" --seed "$seed" --out "$out" ${options[$kind]} > "$out.log" 2>&1
   fi
   echo "$out done"
 done

@@ -11,6 +11,7 @@ Fused kernels see [S, N, L, C] with L the product of the spatial sizes: a view o
 from __future__ import annotations
 
 import functools
+import math
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -166,13 +167,20 @@ def _fused_rate_response(affine: tuple[bool, ...], timesteps: int, neuron: Neuro
     def sweep(*tensors: Tensor) -> Any:  # for each term values [S, N, L, C], then scale and shift [C] if affine
         rest = iter(tensors)
         dtype = lif.compute_dtype(tensors[0].dtype)
-        currents = []
+        currents, zero = [], 0.0
         for scaled in affine:
             values = next(rest).to(dtype)
-            currents.append(values * next(rest) + next(rest) if scaled else values)
+            if scaled:
+                scale, shift = next(rest), next(rest)
+                # Inductor joins loops of one shape only. A vector [C] in every result keeps them all [rows, C]: one
+                # sweep over memory instead of two with T - 1 membranes written between them.
+                zero = (scale > math.inf).to(dtype)
+                values = values * scale + shift
+            currents.append(values)
         current = sum(currents[1:], currents[0])
         current = current.expand(timesteps, *current.shape[1:])
         spikes, rate, eligibility = lif.rate_response(current, neuron)
+        rate, eligibility = rate + zero, eligibility + zero
         dtype = tensors[0].dtype
         return spikes.to(dtype), rate.to(dtype), eligibility.to(dtype)
 

@@ -118,10 +118,10 @@ class Step:
         self._take(self.images, self.labels)
 
     def _take(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
         with setup.autocast(self.precision, self.device):
             output = self.module(images)
             loss = self.loss(output, labels)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         if self.device.type == "cuda":

@@ -41,8 +41,10 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(conv(c_in, c_out, 1, stride, bias=True), nn.BatchNorm2d(c_out))
 
     def forward(self, x: Any) -> Any:
-        inner = self.bn1(self.conv1(self.neuron1(x)))
-        return self.bn2(self.conv2(self.neuron2(inner))) + self.downsample(x)
+        y = self.neuron1(x)  # one name: at T steps a signal is worth dropping as soon as it is used
+        y = self.bn1(self.conv1(y))
+        y = self.neuron2(y)
+        return self.bn2(self.conv2(y)) + self.downsample(x)
 
 
 class PreActResNet(nn.Module):

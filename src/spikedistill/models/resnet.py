@@ -43,8 +43,9 @@ class Block(nn.Module):
         self.neuron2 = LIF(neuron)
 
     def forward(self, x: Any) -> Any:
-        inner = self.neuron1(self.bn1(self.conv1(x)))
-        return self.neuron2(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        y = self.neuron1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))  # one name: at T steps a signal is worth dropping as soon as it is used
+        return self.neuron2(y + self.shortcut(x))
 
 
 class ResNet(nn.Module):

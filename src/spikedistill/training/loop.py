@@ -118,10 +118,10 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
 
 
 def _step(session: Session, images: Tensor, labels: Tensor, clip: float | None, precision: str) -> dict[str, Tensor]:
+    session.optimizer.zero_grad(set_to_none=True)
     with autocast(precision, images.device):
         output = session.forward(images)
     terms = session.learner.loss(output, labels)
-    session.optimizer.zero_grad(set_to_none=True)
     terms.total.backward()
     if clip is not None:
         nn.utils.clip_grad_norm_(session.learner.parameters(), clip)
