@@ -105,6 +105,8 @@ def test_processes_share_the_batches_of_one_process():
 
 def test_in_order():
     assert torch.equal(torch.cat([labels for _, labels in in_order(pictures(), 7)]), pictures().labels)
+    shares = [labels for rank in range(3) for _, labels in in_order(pictures(), 7, rank=rank, processes=3)]
+    assert torch.equal(torch.cat(shares), pictures().labels)
 
 
 # ---------------------------------------------------------------- files

@@ -44,7 +44,7 @@ def test_evaluation_leaves_the_mode_of_the_network_and_refuses_nothing_to_do():
     net = sd.Network(Known()).train()
     sd.evaluate(net, [(torch.eye(3), torch.tensor([0, 1, 2]))], None)
     assert net.training
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no samples"):
         sd.evaluate(net, [], [1])
     with pytest.raises(ValueError, match="at least one number"):
         sd.evaluate(net, [], [])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, in_order, load
 from spikedistill.data.augmentation import Draw
@@ -97,6 +100,33 @@ def test_folders_that_cannot_be_used(pictures, tmp_path):
     (pictures / "val" / "bees").rename(pictures / "val" / "bee")
     with pytest.raises(InvalidArgument, match=r"augmentation.crop has no effect on picture folders.*crop 0"):
         next(Batches(load(settings(pictures)).train, 2, Augmentation(), 0).epoch(0))
+
+
+def train_preact34(pictures, out, *more):
+    words = ["imagenet-preact34", "--data.root", str(pictures), "--data.name", "picture-folder", "--data.workers", "1",
+             "--optimizer.batch_size", "4", "--optimizer.epochs", "1", "--out", str(out), *more]  # fmt: skip
+    assert main(["train", *words]) == 0
+
+
+def test_a_network_of_a_folder_trains_and_predicts(pictures, tmp_path, capsys):
+    train_preact34(pictures, tmp_path / "run", "--model.width", "2", "--timesteps", "2")
+    assert "test accuracy on 4 samples" in capsys.readouterr().out
+    picture = pictures / "val" / "bee" / "1.jpg"
+    assert main(["predict", str(tmp_path / "run"), str(picture)]) == 0
+    assert f"{picture}: " in capsys.readouterr().out
+    prepared = sd.Trained.load(tmp_path / "run").prepared(picture)
+    assert torch.equal(prepared[0], next(in_order(load(settings(pictures)).test, 4))[0][3])
+
+
+@pytest.mark.slow
+def test_the_papers_imagenet_network_takes_real_steps(pictures, tmp_path, capsys):
+    train_preact34(pictures, tmp_path / "run")
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 2
+    assert "test accuracy on 4 samples" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["input"]["shape"] == [3, 224, 224]
+    assert config["classes"] == ["ant", "bee"]
 
 
 def test_cifar_as_a_folder_of_pictures(tmp_path):

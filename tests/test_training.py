@@ -18,6 +18,7 @@ from PIL import Image
 
 import spikedistill as sd
 from spikedistill.cli import main
+from spikedistill.data import in_order, load
 from spikedistill.errors import CheckpointError, NonFiniteLoss, WriteError
 from spikedistill.files import write_atomically
 from spikedistill.recipes import fields_of, load_recipe, saved_recipe
@@ -265,6 +266,12 @@ def test_the_command_line_under_torchrun(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/model.safetensors").is_file()
     assert done.stdout.count("test accuracy on 50 samples") == 1
+    # the share that each evaluated, added up: the numbers of one process that evaluates everything
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    trained, data = sd.Trained.load(tmp_path / "run"), load(tiny().data)
+    again = sd.evaluate(trained.network, in_order(data.test, 50), [1, 2])
+    assert {str(t): share for t, share in again.accuracy.items()} == result["test_accuracy"]
+    assert again.firing_rates == pytest.approx(result["firing_rates"], rel=1e-6)
 
 
 # ---------------------------------------------------------------- the parts

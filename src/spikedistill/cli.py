@@ -18,7 +18,7 @@ usage: spikedistill COMMAND ...
   train --help                                        the fields of a recipe
   evaluate FOLDER [--timesteps 1 2 4 8] [--data.root FOLDER]
                                                       accuracy by timesteps and firing rates, on the test rows
-  predict FOLDER PICTURE [...]                        the classes of pictures
+  predict FOLDER FILE [...]                           the classes of pictures or recordings
   bench [--subjects A B ...] [--timesteps 1 2 4 6 8] [--repeats N] [--width N] [--batch N] [--out FOLDER]
                                                       time and memory of a training step, ours and the peers'
   bench data [RECIPE] [--FIELD VALUE ...]             samples a second that a recipe's batches bring, without training
@@ -113,16 +113,16 @@ def predict(words: list[str]) -> None:
 
     from spikedistill.trained import Trained
 
-    folder, pictures = _folder("predict", words)
-    if not pictures:
-        raise InvalidArgument("predict needs a picture: spikedistill predict runs/NAME picture.png")
+    folder, files = _folder("predict", words)
+    if not files:
+        raise InvalidArgument("predict needs a picture or a recording: spikedistill predict runs/NAME picture.png")
     trained = Trained.load(folder)
-    for picture in pictures:
+    for file in files:
         with torch.no_grad():
-            logits = trained.network(trained.prepared(Path(picture)), timesteps=trained.timesteps).logits[0]
+            logits = trained.network(trained.prepared(file), timesteps=trained.timesteps).logits[0]
         best = logits.softmax(0).topk(min(3, len(logits)))
         shares = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        print(f"{picture}: " + ", ".join(f"{trained.config['classes'][k]} {share:.1%}" for share, k in shares))
+        print(f"{file}: " + ", ".join(f"{trained.config['classes'][k]} {share:.1%}" for share, k in shares))
 
 
 def bench(words: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,10 @@ DEAD, SATURATED = 0.001, 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a network does on a set of pictures.
+    """What a network does on a set of samples.
 
     Attributes:
-        samples: how many pictures were shown.
+        samples: how many were shown.
         accuracy: share of correct answers by timesteps (None: the ANN twin).
         firing_rates: mean spikes per neuron and step of each LIF layer, at the largest timesteps; empty for the twin.
     """
@@ -70,12 +70,14 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     timesteps: Sequence[int] | None,
     kernels: Kernels = EAGER,
+    together: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Evaluation:
     """Accuracy at each of `timesteps`, from one run of the longest: the first t steps do not know of the later ones.
 
     Args:
         batches: (images [N, C, H, W], labels [N]).
         timesteps: one or more numbers of steps; None for the ANN twin.
+        together: adds up a vector of sums over the processes that evaluate a share of the batches each.
 
     Raises:
         InvalidArgument: no batch, or a number of steps below 1.
@@ -96,9 +98,12 @@ def evaluate(
     finally:
         network.train(was_training)
     if samples == 0:
-        raise InvalidArgument("there are no pictures to evaluate on")
-    accuracy: dict[int | None, float] = {t: count / samples for t, count in correct.items()}
-    return Evaluation(samples, accuracy, {name: total / samples for name, total in fired.items()})
+        raise InvalidArgument("there are no samples to evaluate on")
+    sums = torch.tensor([samples, *correct.values(), *fired.values()], dtype=torch.float64)
+    whole, *rest = together(sums).tolist()
+    shares = [value / whole for value in rest]
+    accuracy: dict[int | None, float] = dict(zip(correct, shares, strict=False))
+    return Evaluation(round(whole), accuracy, dict(zip(fired, shares[len(correct) :], strict=True)))
 
 
 def _answers(

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 from spikedistill.data import ImageSet, Samples
+from spikedistill.data.events.frames import Framing
+from spikedistill.data.events.recordings import frames_of_file
+from spikedistill.data.folder import FolderSet
 from spikedistill.errors import CheckpointError, DataError
 from spikedistill.models import create_model
 from spikedistill.network import Network
@@ -65,12 +68,28 @@ class Trained:
         apply_state(network, tensors, str(folder / "model.safetensors"))
         return cls(network.eval(), config)
 
-    def prepared(self, picture: Path) -> torch.Tensor:
-        """A picture file as input [1, C, H, W]: resized to the training size, grey or colour as in training.
+    def prepared(self, file: str | Path) -> torch.Tensor:
+        """A file as input, as in training.
+
+        Returns:
+            A picture [1, C, H, W], grey or colour; or a recording's frames [T, 1, 2, H, W].
 
         Raises:
-            DataError: not a readable picture.
+            DataError: not a readable picture or recording.
         """
+        if self.config["input"]["kind"] == "events":
+            framing = Framing(**self.config["input"]["framing"])
+            return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)
+        if "enlarged" in self.config["input"]:
+            return self._centre_of_picture(Path(file))
+        return self._picture(Path(file))
+
+    def _centre_of_picture(self, picture: Path) -> torch.Tensor:
+        config = self.config["input"]
+        how = (config["mean"], config["std"], config["shape"][1], config["enlarged"])
+        return FolderSet((picture,), torch.zeros(1).long(), ("",), *how).batch(torch.zeros(1).long())
+
+    def _picture(self, picture: Path) -> torch.Tensor:
         import numpy as np
         from PIL import Image
 

@@ -117,23 +117,27 @@ class _TrainingBatches(Dataset[Any]):
 
 @dataclasses.dataclass(frozen=True)
 class _InOrder(Dataset[Any]):
-    """Batch k of all samples in order, for a loader."""
+    """Batch k of the samples in order, for a loader."""
 
     data: Samples
     batch_size: int
+    share: Tensor
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | DataError:
-        index = torch.arange(k * self.batch_size, min((k + 1) * self.batch_size, len(self.data)))
+        index = self.share[k * self.batch_size : (k + 1) * self.batch_size]
         try:
             return self.data.batch(index), self.data.labels[index.to(self.data.labels.device)]
         except DataError as error:
             return error
 
 
-def in_order(data: Samples, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every sample once, for evaluation."""
-    count = -(-len(data) // batch_size)
-    return _made(_InOrder(data, batch_size), range(count), workers, data.device)
+def in_order(
+    data: Samples, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every sample once, for evaluation; of several processes each gets its own share."""
+    share = torch.arange(len(data)).tensor_split(processes)[rank]
+    count = -(-len(share) // batch_size)
+    return _made(_InOrder(data, batch_size, share), range(count), workers, data.device)
 
 
 def _made(dataset: Any, numbers: range, workers: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

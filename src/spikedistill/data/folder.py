@@ -73,7 +73,8 @@ class FolderSet:
         return dataclasses.replace(self, device=device)
 
     def description(self) -> dict[str, Any]:
-        return {"kind": "image", "shape": [3, self.size, self.size], "mean": self.mean, "std": self.std}
+        shape, enlarged = [3, self.size, self.size], self.enlarged
+        return {"kind": "image", "shape": shape, "mean": self.mean, "std": self.std, "enlarged": enlarged}
 
     def batch(self, index: Tensor) -> Tensor:
         """Pictures [N, 3, size, size]: the shorter side to `enlarged`, the centre, normalised."""

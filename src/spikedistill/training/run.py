@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spikedistill.data import Batches, Samples, Splits, in_order, load
 from spikedistill.distill import mean_over_processes
@@ -193,7 +193,7 @@ def _train(
     def validate() -> dict[str, float]:
         if splits.validation is None:
             return {}
-        found = measure(learner.network, splits.validation.to(device), recipe, learner.kernels, None)
+        found = measure(learner.network, splits.validation.to(device), recipe, learner.kernels, place=place)
         return {"validation_accuracy": found.accuracy[recipe.timesteps]}
 
     try:
@@ -214,27 +214,53 @@ def _train(
         ) from None
     finally:
         display.close()
-    return _finish(recipe, folder, splits, session, device, display)
+    return _finish(recipe, folder, splits, session, device, display, place)
 
 
 def measure(
-    network: Network, data: Samples, recipe: Recipe, kernels: Kernels, timesteps: list[int] | None
+    network: Network,
+    data: Samples,
+    recipe: Recipe,
+    kernels: Kernels,
+    timesteps: list[int] | None = None,
+    place: Place = Place(),
 ) -> Evaluation:
-    """Evaluate at `timesteps` (None: those of the recipe) with the recipe's precision."""
+    """Evaluate at `timesteps` (None: those of the recipe) with the recipe's precision.
+
+    The processes of a distributed run evaluate a share each, all with the buffers of the first: batch norm's running
+    statistics differ between them, and those of the first are saved.
+    """
     steps = None if recipe.timesteps is None else timesteps or [recipe.timesteps]
+    shared = 1 < place.processes <= len(data)
+    if shared:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    share = (place.rank, place.processes) if shared else (0, 1)
+    batches = in_order(data, EVALUATION_BATCH, recipe.data.workers, *share)
+
+    def together(sums: Tensor) -> Tensor:
+        return mean_over_processes(sums.to(data.device)) * place.processes if shared else sums
+
     with setup.autocast(recipe.precision, data.device):
-        return evaluate(network, in_order(data, EVALUATION_BATCH, recipe.data.workers), steps, kernels)
+        return evaluate(network, batches, steps, kernels, together)
 
 
 def _finish(
-    recipe: Recipe, folder: Path, splits: Splits, session: Session, device: torch.device, display: Display | Silence
+    recipe: Recipe,
+    folder: Path,
+    splits: Splits,
+    session: Session,
+    device: torch.device,
+    display: Display | Silence,
+    place: Place,
 ) -> Evaluation:
     """The test rows are read here, once."""
     by_time = None if recipe.timesteps is None else sorted({1, 2, recipe.timesteps})
-    found = measure(session.learner.network, splits.test.to(device), recipe, session.learner.kernels, by_time)
+    learner = session.learner
+    found = measure(learner.network, splits.test.to(device), recipe, learner.kernels, by_time, place)
     if isinstance(display, Silence):
         return found
-    save_weights(folder, session.learner.strip().state_dict(), describe_network(recipe, splits.train))
+    save_weights(folder, learner.strip().state_dict(), describe_network(recipe, splits.train))
     result = {
         "test_samples": found.samples,
         "test_accuracy": {"ann" if t is None else str(t): value for t, value in found.accuracy.items()},

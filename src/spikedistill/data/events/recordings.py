@@ -84,6 +84,20 @@ class Recordings:
         return resized(counts, framing.size).half().numpy()
 
 
+def frames_of_file(path: str | Path, framing: Framing, repair: bool = False) -> np.ndarray:
+    """Frames float16 [T, 2, size, size] of one file of any of the forms.
+
+    Raises:
+        DataError: the file cannot be used; says why.
+    """
+    path = Path(path)
+    try:
+        form = _form("npz" if path.suffix == ".npz" else "aedat", path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return Recordings(form, path.parent, (path,), (0,), ("",)).frames(0, framing, repair)
+
+
 # ---------------------------------------------------------------- looking
 
 

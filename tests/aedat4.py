@@ -1,0 +1,30 @@
+"""A writer of AEDAT 4 files, for tests: the package `aedat` only reads them."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+_STREAM = """<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/"><node name="0" path="/mainloop/\
+Recorder/outInfo/0/"><attr key="compression" type="string">NONE</attr><attr key="originalModuleName" type="string">\
+capture</attr><attr key="originalOutputName" type="string">events</attr><attr key="typeDescription" type="string">\
+Array of events (polarity ON/OFF).</attr><attr key="typeIdentifier" type="string">EVTS</attr><node name="info" path="\
+/mainloop/Recorder/outInfo/0/info/"><attr key="sizeX" type="int">128</attr><attr key="sizeY" type="int">128</attr>\
+<attr key="source" type="string">DVS128</attr></node></node></node></dv>"""
+
+
+def aedat4(events, packet=64):
+    """An AEDAT 4 file of one uncompressed stream, byte by byte: flatbuffers of one table with one field each."""
+    text = _STREAM.encode()
+    # root offset, identifier, vtable (size, table size, fields 0 to 2), table (distance to vtable, offset), string
+    header = struct.pack("<I4s5H2xiI", 20, b"IOHE", 10, 8, 0, 0, 4, 12, 4) + struct.pack("<I", len(text)) + text + b"\0"
+    content = b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(header)) + header
+    layout = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("on", "?"), ("", "V3")])
+    for start in range(0, len(events), packet):
+        rows = np.zeros(len(events.t[start : start + packet]), layout)
+        for name, values in (("t", events.t), ("x", events.x), ("y", events.y), ("on", events.p)):
+            rows[name] = values[start : start + packet]
+        table = struct.pack("<I4s3H2xiII", 16, b"EVTS", 6, 8, 4, 8, 4, len(rows)) + rows.tobytes()
+        content += struct.pack("<iiI", 0, len(table) + 4, len(table)) + table
+    return content
