@@ -156,6 +156,23 @@ def test_class_names_come_from_the_files_metadata(tmp_path):
     assert load(DataSettings("cifar10", root=str(tmp_path))).test.classes == tuple(names)
 
 
+def test_the_hub_through_the_datasets_library(cifar10_folder, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cifar10_folder / "cache")
+    local = cifar10_folder / "hub"  # the library reads a folder as it reads the hub
+    local.mkdir()
+    for split in ("train", "test"):
+        (cifar10_folder / f"cifar10-{split}.parquet").rename(local / f"{split}-00000.parquet")
+    splits = load(DataSettings("cifar10", root=f"hub:{local}", train_rows=11))
+    assert np.array_equal(splits.train.images.permute(0, 2, 3, 1).numpy(), np.load(cifar10_folder / "train.npy")[:11])
+    assert splits.test.labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(DataError, match="hub:nobody/nothing cannot be loaded"):
+        load(DataSettings("cifar10", root="hub:nobody/nothing"))
+    with pytest.raises(DataError, match="imagenet is read from a folder, not from hub:x"):
+        load(DataSettings("imagenet", root="hub:x"))
+
+
 def test_torchvisions_files(tmp_path):
     """CIFAR-10 as torchvision unpacks it; its checksums are of the real files, so the reading is tested past them."""
     import torchvision.datasets.cifar as cifar

@@ -12,7 +12,7 @@ from pathlib import Path
 from spikedistill.data.events.frames import read_npz
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
 from spikedistill.data.folder import SPLIT_NAMES, find_pictures, read_picture
-from spikedistill.data.parquet import bad_rows
+from spikedistill.data.parquet import bad_rows, parquet_table
 from spikedistill.errors import DataError
 
 
@@ -120,5 +120,5 @@ def _pictures(root: Path, train: bool) -> Part:
 
 
 def _parquet(file: Path) -> Part:
-    counts, bad = bad_rows(file)
+    counts, bad = bad_rows(parquet_table(file))
     return Part(str(file), "parquet", counts, bad)

@@ -19,7 +19,7 @@ from spikedistill.data.events.recordings import CIFAR10_CLASSES, Recordings, fin
 from spikedistill.data.events.splits import SPLITS, split
 from spikedistill.data.folder import SPLIT_NAMES, FolderSet, find_pictures, in_memory
 from spikedistill.data.images import ImageSet
-from spikedistill.data.parquet import find_parquet, read_parquet
+from spikedistill.data.parquet import HUB, Table, find_parquet, hub_table, parquet_table, read_tables
 from spikedistill.errors import DataError, InvalidArgument, choose
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -125,7 +125,8 @@ class DataSettings:
 
     Args:
         name: a key of `DATASETS`.
-        root: folder that holds the data (torchvision's files or parquet files); not for the embedded set.
+        root: folder that holds the data (torchvision's files, parquet files, pictures or recordings), or "hub:NAME" of
+            the Hugging Face hub; not for the embedded set.
         download: let torchvision download what is missing.
         train_rows: use only the first rows of the training set (None: all).
         test_rows: use only the first rows of the test set (None: all).
@@ -208,6 +209,8 @@ def load_split(settings: DataSettings, train: bool, timesteps: int | None = None
     if settings.root is None:
         download = " (with --data.download true it is downloaded there)" if spec.torchvision else ""
         raise DataError(f"where is {settings.name}? Give its folder: --data.root FOLDER{download}")
+    if settings.root.startswith(HUB):
+        return _hub(spec, settings, train)
     root = Path(settings.root).expanduser()
     return _LOADERS[spec.kind](spec, settings, root, train, timesteps)
 
@@ -218,13 +221,26 @@ def load_split(settings: DataSettings, train: bool, timesteps: int | None = None
 def _memory(spec: DataSpec, settings: DataSettings, root: Path, train: bool, timesteps: int | None) -> ImageSet:
     files = find_parquet(root, spec.parquet or settings.name, "train" if train else "test")
     if files:
-        images, labels, names = read_parquet(files, spec.channels, spec.size)
-        names = names or tuple(str(k) for k in range(spec.classes or 0))
-        return _image_set(spec, images, labels, names)
+        return _of_tables(spec, settings, [parquet_table(file) for file in files], train)
     if any((root / name).is_dir() for name in SPLIT_NAMES[train]):
         found = _folder(spec, settings, root, train, timesteps)
         return _image_set(spec, in_memory(found, spec.channels, spec.size), found.labels, found.classes)
     return _torchvision(spec, settings, root, train)
+
+
+def _of_tables(spec: DataSpec, settings: DataSettings, tables: list[Table], train: bool) -> ImageSet:
+    rows = settings.train_rows if train else settings.test_rows
+    images, labels, names = read_tables(tables, spec.channels, spec.size, rows)
+    return _image_set(spec, images, labels, names or tuple(str(k) for k in range(spec.classes or 0)))
+
+
+def _hub(spec: DataSpec, settings: DataSettings, train: bool) -> ImageSet:
+    root = settings.root or ""
+    if spec.parquet is None:
+        raise DataError(
+            f"{settings.name} is read from a folder, not from {root}; download it and give --data.root FOLDER"
+        )
+    return _of_tables(spec, settings, [hub_table(root.removeprefix(HUB), train)], train)
 
 
 def _image_set(spec: DataSpec, images: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...]) -> ImageSet:
