@@ -132,16 +132,16 @@ class Policies:
 
     def apply(self, images: Tensor) -> Tensor:
         """Change uint8 pictures [N, C, H, W] by what was drawn, in a copy."""
-        images = images.contiguous()
-        images = images.clone()
+        images = images.clone(memory_format=torch.contiguous_format)
+        numbers, chances, signs = self.number.tolist(), self.chance.tolist(), self.sign.tolist()
         for place in (0, 1):
             groups: dict[tuple[str, float], list[int]] = {}
-            for k, number in enumerate(self.number.tolist()):
+            for k, number in enumerate(numbers):
                 name, probability, level = SUB_POLICIES[number][place]
-                if self.chance[k, place] < probability:
+                if chances[k][place] < probability:
                     operation = OPERATIONS[name]
                     strength = operation.strength(level or 0, images.shape[-1])
-                    if operation.signed and self.sign[k, place]:
+                    if operation.signed and signs[k][place]:
                         strength = -strength
                     groups.setdefault((name, strength), []).append(k)
             for (name, strength), rows in groups.items():

@@ -80,7 +80,8 @@ class ImageSet:
         """uint8 [N, C, H, W] → float32, zero mean and unit variance by this set's constants, channels_last."""
         mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        return images.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        images = images.to(torch.float32, memory_format=torch.channels_last)
+        return images.div_(255).sub_(mean).div_(std)
 
 
 def augment(images: Tensor, how: Augmentation, draw: Draw) -> Tensor:
@@ -95,9 +96,9 @@ def augment(images: Tensor, how: Augmentation, draw: Draw) -> Tensor:
 
 
 def cut_out(images: Tensor, side: int, centre: Tensor) -> Tensor:
-    """Set a square of `side` around each `centre` [N, 2] to zero, the mean of normalised images."""
+    """Set a square of `side` around each `centre` [N, 2] to zero, the mean of normalised images; in place."""
     height, width = images.shape[2:]
     row = torch.arange(height, device=images.device) - (centre[:, :1] - side // 2)
     column = torch.arange(width, device=images.device) - (centre[:, 1:] - side // 2)
     inside = ((row >= 0) & (row < side))[:, :, None] & ((column >= 0) & (column < side))[:, None, :]
-    return images.masked_fill(inside[:, None], 0.0)
+    return images.masked_fill_(inside[:, None], 0.0)
