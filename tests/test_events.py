@@ -12,6 +12,7 @@ from aedat4 import aedat4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikedistill.data import Splits
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events import (
@@ -26,8 +27,11 @@ from spikedistill.data.events import (
 )
 from spikedistill.data.events.aedat import HEADER
 from spikedistill.data.events.frameset import Changes, change, frames_of
+from spikedistill.data.events.recordings import CIFAR10_CLASSES
 from spikedistill.data.events.simulate import Camera, path, simulate
 from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.recipes import load_recipe
+from spikedistill.training.run import train
 
 
 def recording(count=200, seed=0, sensor=128):
@@ -226,6 +230,24 @@ def test_any_dataset_of_events_or_frames():
         frames_of([(np.zeros((3, 2, 8, 8)), 0)], ["a"], framing)
     with pytest.raises(DataError, match="item 0 has label 3, but there are 1 classes"):
         frames_of([(events, 3)], ["a"], framing)
+
+
+def test_spikingjellys_dataset_and_training_on_it(tmp_path, capsys):
+    sj = pytest.importorskip("spikingjelly.datasets.cifar10_dvs")
+    for name in CIFAR10_CLASSES:
+        (tmp_path / "events_np" / name).mkdir(parents=True)
+        for k in range(2):
+            np.savez(tmp_path / "events_np" / name / f"{k}.npz", **vars(recording(300, k)))
+    events = sj.CIFAR10DVS(str(tmp_path), data_type="event")
+    frames = sj.CIFAR10DVS(str(tmp_path), data_type="frame", frames_number=4, split_by="number")
+    framing = Framing(4, "number", 128)
+    samples = frames_of(events, CIFAR10_CLASSES, framing)
+    assert np.array_equal(samples.frames, frames_of(frames, CIFAR10_CLASSES, framing).frames)  # our cutting is theirs
+
+    small = frames_of(events, CIFAR10_CLASSES, Framing(4, "number", 16))
+    words = ["--timesteps", "4", "--model.width", "2", "--optimizer.epochs", "1", "--optimizer.batch_size", "10"]
+    train(load_recipe("dvs-simulated", words), tmp_path / "run", splits=Splits(small, None, small))
+    assert "test accuracy on 20 samples" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- simulator

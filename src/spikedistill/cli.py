@@ -19,7 +19,8 @@ usage: spikedistill COMMAND ...
   evaluate FOLDER [--timesteps 1 2 4 8] [--data.root FOLDER]
                                                       accuracy by timesteps and firing rates, on the test rows
   predict FOLDER FILE [...]                           the classes of pictures or recordings
-  bench [--subjects A B ...] [--timesteps 1 2 4 6 8] [--repeats N] [--width N] [--batch N] [--out FOLDER]
+  bench [--subjects A B ...] [--timesteps 1 2 4 6 8] [--repeats N] [--model NAME] [--width N] [--batch N]
+        [--size N] [--classes N] [--stem cifar|imagenet] [--device NAME] [--out FOLDER]
                                                       time and memory of a training step, ours and the peers'
   bench data [RECIPE] [--FIELD VALUE ...]             samples a second that a recipe's batches bring, without training
   bench --layers [--subjects A]                       where the time of one step goes
@@ -136,7 +137,8 @@ def bench(words: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     for name in ("batch", "width", "size", "classes"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Point, name))
-    parser.add_argument("--device", default=Point.device)
+    for name in ("model", "stem", "device"):
+        parser.add_argument(f"--{name}", default=getattr(Point, name))
     parser.add_argument("--out", type=Path, default=None)
     if words[:1] == ["data"]:
         _bench_data(words[1:])
@@ -147,7 +149,8 @@ def bench(words: list[str]) -> None:
     counts = (*given.timesteps, given.repeats, given.batch, given.width, given.size, given.classes)
     if min(counts) < 1:
         raise InvalidArgument("bench: timesteps, repeats, batch, width, size and classes are whole numbers above 0")
-    point = Point(given.timesteps[-1], given.batch, given.width, given.size, given.classes, device=given.device)
+    sizes = (given.timesteps[-1], given.batch, given.width, given.size, given.classes)
+    point = Point(*sizes, given.model, given.stem, given.device)
     if given.layers:
         _bench_layers(given.subjects or ["self-distillation"], point, given.repeats)
     else:

@@ -29,6 +29,7 @@ class Point:
     size: int = 32
     classes: int = 100
     model: str = "resnet18"
+    stem: str = "cifar"
     device: str = "auto"
 
 
@@ -88,7 +89,7 @@ class Step:
         how = SUBJECTS[subject]
         device = setup.find_device(point.device)
         torch.manual_seed(0)
-        network = create_model(point.model, point.classes, width=point.width)
+        network = create_model(point.model, point.classes, width=point.width, stem=point.stem)
         try:
             module, self.loss = how.build(network, point, device)
         except ImportError as error:

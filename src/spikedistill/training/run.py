@@ -136,10 +136,13 @@ class Stoppable:
         self.watcher.on_epoch(row)
 
 
-def train(recipe: Recipe, folder: Path, resume: bool = False) -> Evaluation:
+def train(recipe: Recipe, folder: Path, resume: bool = False, splits: Splits | None = None) -> Evaluation:
     """Train, evaluate and report, in `folder`.
 
     A resumed run goes on where its last checkpoint stands, and ends with the same bits on the CPU.
+
+    Args:
+        splits: samples of your own in place of those that the recipe names.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
@@ -151,13 +154,18 @@ def train(recipe: Recipe, folder: Path, resume: bool = False) -> Evaluation:
         device = torch.device("cuda", place.local_rank)
     setup.keep_memory()
     with process_group(place, device), stop_signals() as received:
-        return _train(recipe, folder, resume, place, device, received)
+        return _train(recipe, folder, resume, splits or load(recipe.data, recipe.timesteps), place, device, received)
 
 
 def _train(
-    recipe: Recipe, folder: Path, resume: bool, place: Place, device: torch.device, received: list[int]
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    splits: Splits,
+    place: Place,
+    device: torch.device,
+    received: list[int],
 ) -> Evaluation:
-    splits = load(recipe.data, recipe.timesteps)
     torch.manual_seed(recipe.seed)
     learner = setup.make_learner(recipe, splits.train).to(device)
     precision = setup.find_precision(recipe.precision, device)
@@ -236,7 +244,8 @@ def measure(
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
     share = (place.rank, place.processes) if shared else (0, 1)
-    batches = in_order(data, EVALUATION_BATCH, recipe.data.workers, *share)
+    batch = max(1, min(EVALUATION_BATCH, recipe.optimizer.batch_size // place.processes))
+    batches = in_order(data, batch, recipe.data.workers, *share)
 
     def together(sums: Tensor) -> Tensor:
         return mean_over_processes(sums.to(data.device)) * place.processes if shared else sums

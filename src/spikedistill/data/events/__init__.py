@@ -3,12 +3,15 @@
 from spikedistill.data.events.aedat import read_aedat2, read_aedat4, write_aedat2
 from spikedistill.data.events.event import SENSOR, Events
 from spikedistill.data.events.frames import Framing, read_frames_npz, to_frames
+from spikedistill.data.events.frameset import FrameSet, frames_of
 from spikedistill.data.events.recordings import read_events_npz
 
 __all__ = [
     "SENSOR",
     "Events",
+    "FrameSet",
     "Framing",
+    "frames_of",
     "read_aedat2",
     "read_aedat4",
     "read_events_npz",
