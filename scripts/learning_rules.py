@@ -1,6 +1,6 @@
 """Table and figure of the runs of learning_rules.sh.
 
-python scripts/learning_rules.py RUNS_FOLDER [...] --figure docs/figures/learning_rules.png
+python scripts/learning_rules.py RUNS_FOLDER [...] [--figure docs/figures/learning_rules.png]
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ KINDS = {
     "ann": "ANN twin",
     "sd-all": "self-distillation, decay on all parameters",
     "rate-all": "rate-based alone, decay on all parameters",
+    "sd-eager": "self-distillation, eager kernels",
+    "rate-eager": "rate-based alone, eager kernels",
 }
 
 
@@ -28,21 +30,24 @@ def read(folders: list[Path]) -> dict[str, dict[int, dict]]:
         kind, _, seed = path.parent.name.rpartition("-")
         accuracy = json.loads(path.read_text())["test_accuracy"]
         with (path.parent / "metrics.csv").open() as file:
-            seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
+            seconds = statistics.median(float(row["seconds"]) for row in csv.DictReader(file))
         commit = json.loads((path.parent / "environment.json").read_text())["commit"]
         found[kind][int(seed)] = {"accuracy": 100 * list(accuracy.values())[-1], "seconds": seconds, "commit": commit}
     return {kind: runs for kind, runs in found.items() if runs}
 
 
 def table(found: dict[str, dict[int, dict]]) -> str:
-    lines = ["| learning rule | n | test accuracy, % (by seed) | mean | sd | commit |", "|---|---|---|---|---|---|"]
+    lines = ["| learning rule | n | test accuracy, % (by seed) | mean | sd | s per epoch (median) | commit |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for kind, runs in found.items():
         values = [run["accuracy"] for _, run in sorted(runs.items())]
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         by_seed = ", ".join(f"{value:.2f}" for value in values)
         commits = ", ".join(sorted({run["commit"] for run in runs.values()}))
         mean = statistics.mean(values)
-        lines.append(f"| {KINDS[kind]} | {len(values)} | {by_seed} | **{mean:.2f}** | {spread} | {commits} |")
+        seconds = statistics.median(run["seconds"] for run in runs.values())
+        start = f"| {KINDS[kind]} | {len(values)} | {by_seed} | **{mean:.2f}** | {spread} "
+        lines.append(f"{start}| {seconds:.0f} | {commits} |")
     return "\n".join(lines)
 
 

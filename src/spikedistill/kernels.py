@@ -163,14 +163,14 @@ def _unlanes(lanes: Tensor, shape: torch.Size) -> Tensor:
 
 
 @functools.cache
-def _fused_rate_response(affine: tuple[bool, ...], timesteps: int, neuron: Neuron) -> Callable[..., Any]:
+def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuron) -> Callable[..., Any]:
     def sweep(*tensors: Tensor) -> Any:  # for each term values [S, N, L, C], then scale and shift [C] if affine
         rest = iter(tensors)
         dtype = lif.compute_dtype(tensors[0].dtype)
         currents, zero = [], 0.0
-        for scaled in affine:
+        for _ in range(terms):
             values = next(rest).to(dtype)
-            if scaled:
+            if affine:
                 scale, shift = next(rest), next(rest)
                 # Inductor joins loops of one shape only. A vector [C] in every result keeps them all [rows, C]: one
                 # sweep over memory instead of two with T - 1 membranes written between them.
@@ -191,12 +191,14 @@ def _compiled_rate_response(terms: tuple[Term, ...], steps: int, timesteps: int,
     shape = terms[0].values.shape
     if shape[0] == steps:
         return rate_response(terms, steps, timesteps, neuron)
+    affine = [None if term.norm is None else term.norm.affine() for term in terms]
+    like = next((pair[0] for pair in affine if pair), None)
     tensors: list[Tensor] = []
-    for term in terms:
+    for term, pair in zip(terms, affine, strict=True):
         tensors.append(_lanes(term.values, steps))
-        tensors += [] if term.norm is None else term.norm.affine()
-    affine = tuple(term.norm is not None for term in terms)
-    response = _fused_rate_response(affine, timesteps, neuron)(*tensors)
+        if like is not None:  # a plain term beside a normed one is scaled by 1: cheaper than a kernel of its own
+            tensors += pair or (torch.ones_like(like), torch.zeros_like(like))
+    response = _fused_rate_response(len(terms), like is not None, timesteps, neuron)(*tensors)
     return RateResponse(*(_unlanes(lanes, shape) for lanes in response))
 
 
