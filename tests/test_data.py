@@ -103,6 +103,16 @@ def test_processes_share_the_batches_of_one_process():
         assert torch.equal(labels, torch.cat([y for _, y in shares]))
 
 
+def test_no_sample_is_left_out_where_the_rest_is_less_than_the_processes():
+    how = Augmentation(crop=0, flip=False)
+    data = pictures()
+    size = (len(data) - 1) // 2  # leaves one sample, or two, for three processes
+    batches = [Batches(data, size, how, 0, rank=rank, processes=3) for rank in range(3)]
+    labels = torch.cat([y for share in batches for _, y in share.epoch(0)])
+    assert sorted(labels.tolist()) == sorted(data.labels.tolist())
+    assert len(batches[0]) == 2
+
+
 def test_in_order():
     assert torch.equal(torch.cat([labels for _, labels in in_order(pictures(), 7)]), pictures().labels)
     shares = [labels for rank in range(3) for _, labels in in_order(pictures(), 7, rank=rank, processes=3)]

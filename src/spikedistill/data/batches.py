@@ -89,6 +89,11 @@ class Batches:
         whole, rest = divmod(len(self.data), self.batch_size)
         return whole + (rest >= self.processes and not self.drop_last)
 
+    def place(self, k: int) -> slice:
+        """Where in an epoch's order batch k lies; the last takes what is too little to share, so none is left out."""
+        last = k == len(self) - 1 and not self.drop_last
+        return slice(k * self.batch_size, None if last else (k + 1) * self.batch_size)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (inputs [N, C, H, W] or [T, N, C, H, W], labels [N]) of one epoch, from batch `start` on."""
         order = torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
@@ -105,7 +110,7 @@ class _TrainingBatches(Dataset[Any]):
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | DataError:
         how = self.batches
-        index = self.order[k * how.batch_size : (k + 1) * how.batch_size]
+        index = self.order[how.place(k)]
         share = torch.arange(len(index)).tensor_split(how.processes)[how.rank]
         generator = generator_for(how.seed, self.epoch, k, 1)
         try:
