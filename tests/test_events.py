@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from aedat4 import aedat4
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_events import aedat4, recording
 
 from spikedistill.data import Splits
 from spikedistill.data.augmentation import Augmentation
@@ -32,13 +32,6 @@ from spikedistill.data.events.simulate import Camera, path, simulate
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.recipes import load_recipe
 from spikedistill.training.run import train
-
-
-def recording(count=200, seed=0, sensor=128):
-    random = np.random.default_rng(seed)
-    x, y = random.integers(0, sensor, (2, count)).astype(np.int16)
-    p = random.integers(0, 2, count).astype(np.int8)
-    return Events(x, y, p, np.sort(random.integers(0, 10**6, count)))
 
 
 def same(a, b):

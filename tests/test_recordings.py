@@ -12,14 +12,13 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from aedat4 import aedat4
+from made_events import aedat4, recording
 
 from spikedistill.cli import main
 from spikedistill.data import DataSettings, load
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.batches import Batches
 from spikedistill.data.events import (
-    Events,
     Framing,
     make,
     read_aedat2,
@@ -33,14 +32,6 @@ from spikedistill.data.events.simulate import Camera
 from spikedistill.data.events.splits import SPLITS, split
 from spikedistill.data.sets import EventSettings
 from spikedistill.errors import DataError, InvalidArgument
-
-
-def recording(count=200, seed=0, sensor=128):
-    random = np.random.default_rng(seed)
-    x, y = random.integers(0, sensor, (2, count)).astype(np.int16)
-    p = random.integers(0, 2, count).astype(np.int8)
-    return Events(x, y, p, np.sort(random.integers(0, 10**6, count)))
-
 
 # ---------------------------------------------------------------- folders, splits, cache
 

@@ -1,10 +1,12 @@
-"""A writer of AEDAT 4 files, for tests: the package `aedat` only reads them."""
+"""Recordings for tests, and a writer of AEDAT 4 files: the package `aedat` only reads them."""
 
 from __future__ import annotations
 
 import struct
 
 import numpy as np
+
+from spikedistill.data.events import Events
 
 _STREAM = """<dv version="2.0"><node name="outInfo" path="/mainloop/Recorder/outInfo/"><node name="0" path="/mainloop/\
 Recorder/outInfo/0/"><attr key="compression" type="string">NONE</attr><attr key="originalModuleName" type="string">\
@@ -28,3 +30,10 @@ def aedat4(events, packet=64):
         table = struct.pack("<I4s3H2xiII", 16, b"EVTS", 6, 8, 4, 8, 4, len(rows)) + rows.tobytes()
         content += struct.pack("<iiI", 0, len(table) + 4, len(table)) + table
     return content
+
+
+def recording(count=200, seed=0, sensor=128):
+    random = np.random.default_rng(seed)
+    x, y = random.integers(0, sensor, (2, count)).astype(np.int16)
+    p = random.integers(0, 2, count).astype(np.int8)
+    return Events(x, y, p, np.sort(random.integers(0, 10**6, count)))
