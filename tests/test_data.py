@@ -250,6 +250,7 @@ def test_an_empty_folder_is_refused(tmp_path):
             "row 0: the picture is 9×8, expected 32×32",
         ),
         (lambda file, good: write_parquet(file, [good], [0], "target"), "no column fine_label or label; it has img, t"),
+        (lambda file, good: write_parquet(file, [good, good], [1, None]), "row 1: the label is None, expected a whole"),
         (lambda file, good: write_parquet(file, [good], [10]), "labels run from 10 to 10, but there are 10 classes"),
     ],
 )

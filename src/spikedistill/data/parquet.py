@@ -134,6 +134,8 @@ def read_tables(
     images, labels = torch.empty(count, channels, size, size, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
     numbered = ((table, row, *pair) for table in tables for row, pair in enumerate(table.pairs()))
     for k, (table, row, cell, label) in enumerate(itertools.islice(numbered, count)):
+        if not isinstance(label, int):
+            raise DataError(f"{table.place}, row {row}: the label is {label!r}, expected a whole number")
         images[k] = _decode(cell, table.place, row, channels, size)
         labels[k] = label
     return images, labels, tables[-1].names

@@ -1,0 +1,38 @@
+"""Does a network that was trained on event frames use their order? Accuracy with the frames in other orders.
+
+python scripts/frame_order.py RUN [RUN ...]      RUN: the folder of a finished run on event data
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+import spikedistill as sd
+from spikedistill.data import in_order
+from spikedistill.data.sets import load_split
+from spikedistill.recipes import saved_recipe
+
+ORDERS = {
+    "as recorded": lambda frames: frames,
+    "backwards": lambda frames: frames.flip(0),
+    "shuffled": lambda frames: frames[torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))],
+    "their mean at every step": lambda frames: frames.mean(0, keepdim=True).expand_as(frames),
+}
+
+
+def main(runs: list[Path]) -> None:
+    for run in runs:
+        recipe, trained = saved_recipe(run), sd.Trained.load(run)
+        assert trained.timesteps is not None, "the ANN twin has no time steps"
+        test = load_split(recipe.data, False, recipe.timesteps).rows(slice(recipe.data.test_rows))
+        for name, order in ORDERS.items():
+            batches = ((order(frames), labels) for frames, labels in in_order(test, 50))
+            found = sd.evaluate(trained.network, batches, [trained.timesteps])
+            print(f"{run.name:<12} {name:<26} {found.accuracy[trained.timesteps]:.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main([Path(word) for word in sys.argv[1:]])
