@@ -53,6 +53,7 @@ def test_a_folder_of_pictures(pictures):
         assert (images[3] - transform(picture)).abs().max() < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
 def test_workers_and_processes_make_the_same_batches(pictures):
     train, how = load(settings(pictures)).train, settings(pictures).augmentation
     alone = list(Batches(train, 5, how, 1).epoch(3))
