@@ -1,4 +1,4 @@
-"""Runs as users run them: the command line, resuming, stopping, several processes, damaged files, full disks."""
+"""Runs as users run them: the command line, resuming, stopping, damaged files, full disks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from PIL import Image
 
 import spikedistill as sd
 from spikedistill.cli import main
-from spikedistill.data import in_order, load
 from spikedistill.errors import CheckpointError, NonFiniteLoss, WriteError
 from spikedistill.files import write_atomically
 from spikedistill.recipes import fields_of, load_recipe, saved_recipe
@@ -206,72 +205,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     with pytest.raises(NonFiniteLoss, match=r"not finite at epoch 3, step \d+: loss .*hard .*Usual causes"):
         train(more, tmp_path, resume=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
-
-
-WITHOUT_NORM = """
-import sys, torch
-from torch import nn
-import spikedistill as sd
-from spikedistill.data import Augmentation, Batches, ImageSet
-from spikedistill.training import setup
-from spikedistill.training.loop import Progress, Session, fit
-from spikedistill.training.run import Place, process_group
-from spikedistill.training.settings import OptimizerSettings
-from spikedistill.training.show import Silence
-
-def learn(place):
-    torch.manual_seed(0)
-    body = nn.Sequential(
-        nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), sd.LIF(threshold=0.3)),
-        nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), sd.LIF(threshold=0.3)),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).double()
-    learner = sd.SelfDistillation(sd.Network(body, ["0", "1"]), 3)
-    for module in learner.branches.modules():  # batch norm apart: it sees only a process's own share
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.Identity())
-    images = torch.randint(0, 256, (37, 1, 12, 12), dtype=torch.uint8)
-    data = ImageSet(images, torch.arange(37) % 4, tuple("abcd"), (0.5,), (0.25,))
-    settings = OptimizerSettings(epochs=3, batch_size=10, lr=0.05, clip_norm=1.0)
-    forward = nn.parallel.DistributedDataParallel(learner) if place.processes > 1 else learner
-    session = Session(learner, lambda x: forward(x.double()), setup.make_optimizer(learner, settings), Progress())
-    batches = Batches(data, 10, Augmentation(crop=1), 0, rank=place.rank, processes=place.processes)
-    fit(session, batches, settings, precision="fp32", watcher=Silence(), validate=dict, save=lambda: None)
-    if place.rank == 0:
-        torch.save(learner.state_dict(), sys.argv[1])
-
-place = Place.find()
-with process_group(place, torch.device("cpu")):
-    learn(place)
-"""
-
-
-def test_two_processes_learn_what_one_learns(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(WITHOUT_NORM)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, script, tmp_path / "one.pt"], check=True, env=environment)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*torchrun, script, tmp_path / "two.pt"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
-
-
-def test_the_command_line_under_torchrun(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "spikedistill", "train", *TINY, "--optimizer.epochs=1", "--out", tmp_path / "run"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/model.safetensors").is_file()
-    assert done.stdout.count("test accuracy on 50 samples") == 1
-    # the share that each evaluated, added up: the numbers of one process that evaluates everything
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    trained, data = sd.Trained.load(tmp_path / "run"), load(tiny().data)
-    again = sd.evaluate(trained.network, in_order(data.test, 50), [1, 2])
-    assert {str(t): share for t, share in again.accuracy.items()} == result["test_accuracy"]
-    assert again.firing_rates == pytest.approx(result["firing_rates"], rel=1e-6)
 
 
 # ---------------------------------------------------------------- the parts
