@@ -151,10 +151,13 @@ def _variant(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _lanes(tensor: Tensor, steps: int | None = None) -> Tensor:
-    """[S·N, C, ...] as [S, N, L, C], or without `steps` [N, C, ...] as [N, L, C]."""
+    """[S·N, C, ...] as [S, N, L, C], or without `steps` [N, C, ...] as [N, L, C].
+
+    torch.compile sees no view in it (`.data`): it would trace the view's base too, and compile anew for another one.
+    """
     rows = tensor.movedim(1, -1)
     lead = (rows.shape[0],) if steps is None else (steps, rows.shape[0] // steps)
-    return rows.reshape(*lead, -1, rows.shape[-1])
+    return rows.reshape(*lead, -1, rows.shape[-1]).data
 
 
 def _unlanes(lanes: Tensor, shape: torch.Size) -> Tensor:
@@ -250,7 +253,7 @@ def _compiled_rate_backward(
 ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
     if not normed or grad.shape[0] == 1:
         return rate_backward(grad, eligibility, normed)
-    tensors = [_lanes(grad), _lanes(eligibility)]
+    tensors = [_lanes(grad).contiguous(), _lanes(eligibility)]  # pooling gives another layout
     for rate, norm in normed:
         tensors += [_lanes(rate), norm.gamma.detach(), norm.mean, norm.rstd]
     through, *rest = _fused_rate_backward(len(normed))(*tensors)
