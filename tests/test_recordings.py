@@ -199,7 +199,8 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(make, "Camera", lambda: Camera(loops=1, steps=8))
     assert main(["data", "simulate-dvs", "--source", "fashion-small", "--out", str(out), "--train-rows", "40",
                  "--test-rows", "40"]) == 0  # fmt: skip
-    assert "80 simulated recordings" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "80 simulated recordings" in said.out and "simulating train: 40 of 40" in said.err
     assert main(["data", "check", str(out)]) == 0
     assert "train: recordings (aedat2), 40 in 10 classes" in capsys.readouterr().out
     assert main(["data", "simulate-dvs", "--source", "fashion-small", "--out", str(out)]) == 1
@@ -209,7 +210,9 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     assert main(["data", "show", *words, "--out", str(tmp_path / "grid.png")]) == 0
     assert (tmp_path / "grid.png").stat().st_size > 1000
     assert main(["data", "prepare", *words]) == 0
-    assert "40 training and 40 test recordings (split folders)" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "40 training and 40 test recordings (split folders)" in said.out
+    assert said.err.count("preparing frames") == 20  # once, by data show: a line each tenth of train and test
     run = tmp_path / "run"
     small = ["--optimizer.epochs", "1", "--model.width", "2", "--timesteps", "2", "--out", str(run)]
     assert main(["train", *words, *small]) == 0

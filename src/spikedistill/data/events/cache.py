@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import Recordings
+from spikedistill.data.progress import show_progress
 from spikedistill.errors import DataError
 
 FORMAT = 1
@@ -111,6 +111,4 @@ def _fill(out: np.ndarray, recordings: Recordings, framing: Framing, repair: boo
         for done, problem in enumerate(pool.map(one, range(len(recordings))), 1):
             if problem is not None:
                 yield problem
-            if sys.stderr.isatty() and (done % 50 == 0 or done == len(recordings)):
-                end = "\n" if done == len(recordings) else "\r"
-                print(f"preparing frames: {done} of {len(recordings)}", end=end, file=sys.stderr, flush=True)
+            show_progress("preparing frames", done, done - 1, len(recordings))

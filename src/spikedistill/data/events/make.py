@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events.aedat import write_aedat2
 from spikedistill.data.events.simulate import Camera, simulate
 from spikedistill.data.images import ImageSet
+from spikedistill.data.progress import show_progress
 from spikedistill.errors import DataError, WriteError
 
 TOGETHER = 32
@@ -65,6 +65,5 @@ def _part(data: ImageSet, folder: Path, source: str, camera: Camera, seeds: tupl
             write_aedat2(folder / name / f"{source}_{name}_{written[name]}.aedat", recording.turned())
             written[name] += 1
             events += len(recording)
-        if sys.stderr.isatty():
-            print(f"{folder.name}: {start + len(rows)} of {len(data)}", end="\r", file=sys.stderr, flush=True)
+        show_progress(f"simulating {folder.name}", start + len(rows), start, len(data))
     return events

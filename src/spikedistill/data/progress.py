@@ -1,0 +1,14 @@
+"""How far a long preparation is: one line that is rewritten on a terminal, a line for every tenth in a log."""
+
+from __future__ import annotations
+
+import sys
+
+
+def show_progress(what: str, done: int, before: int, total: int) -> None:
+    """Say on stderr that `done` of `total` are done, `before` of which had been when this was last called."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else "\r"
+        print(f"{what}: {done} of {total}", end=end, file=sys.stderr, flush=True)
+    elif done * 10 // total > before * 10 // total:
+        print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
