@@ -200,7 +200,8 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     assert main(["data", "simulate-dvs", "--source", "fashion-small", "--out", str(out), "--train-rows", "40",
                  "--test-rows", "40"]) == 0  # fmt: skip
     said = capsys.readouterr()
-    assert "80 simulated recordings" in said.out and "simulating train: 40 of 40" in said.err
+    assert "80 simulated recordings" in said.out
+    assert "simulating train: 40 of 40" in said.err
     assert main(["data", "check", str(out)]) == 0
     assert "train: recordings (aedat2), 40 in 10 classes" in capsys.readouterr().out
     assert main(["data", "simulate-dvs", "--source", "fashion-small", "--out", str(out)]) == 1
