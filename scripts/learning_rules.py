@@ -20,6 +20,7 @@ KINDS = {
     "sd-all": "self-distillation, decay on all parameters",
     "rate-all": "rate-based alone, decay on all parameters",
     "sd-eager": "self-distillation, eager kernels",
+    "sd-bf16": "self-distillation, bf16",
     "rate-eager": "rate-based alone, eager kernels",
 }
 

@@ -23,6 +23,7 @@ declare -A options=(
   [sd-all]="--optimizer.decayed all"
   [sd-eager]="--compile off"
   [rate-eager]="--branches.enabled false --compile off"
+  [sd-bf16]="--precision bf16"
 )
 if [ $# -eq 0 ]; then
   set -- $(for seed in $seeds; do for kind in $kinds; do echo "$kind $seed"; done; done)
@@ -31,11 +32,14 @@ mkdir -p "runs/$table"
 while [ $# -gt 0 ]; do
   kind=$1 seed=$2 out=runs/$table/$1-$2; shift 2
   if [ -f "$out/result.json" ]; then continue; fi
+  program="-m spikedistill"
+  if [ "$kind" = sd-bf16 ]; then program=scripts/bf16_by_fp32.py; fi  # for processors without bf16 units
   if [ -f "$out/checkpoint.pt" ]; then
-    python -m spikedistill train --resume "$out" >> "$out.log" 2>&1
+    # shellcheck disable=SC2086
+    python $program train --resume "$out" >> "$out.log" 2>&1
   else
     # shellcheck disable=SC2086
-    python -m spikedistill train $recipe --data.root "$data" --seed "$seed" --out "$out" ${options[$kind]} > "$out.log" 2>&1
+    python $program train $recipe --data.root "$data" --seed "$seed" --out "$out" ${options[$kind]} > "$out.log" 2>&1
   fi
   echo "$out done"
 done
