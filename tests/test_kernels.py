@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,6 +142,29 @@ def test_bf16_autocast_trains(kernels):
     assert torch.isfinite(terms.total)
     assert all(p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in learner.parameters())
     assert all(b.dtype in (torch.float32, torch.int64) for b in learner.buffers())
+
+
+@pytest.mark.skipif(not hasattr(torch.library, "get_kernel"), reason="needs a later torch")
+def test_bf16_convolutions_by_fp32_only_round_their_results():
+    path = Path(__file__).parents[1] / "scripts" / "bf16_by_fp32.py"
+    script = runpy.run_path(str(path))
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 4, 6, 6).bfloat16(), torch.randn(5, 4, 3, 3).bfloat16()
+    grad = torch.randn(3, 5, 6, 6).bfloat16()
+
+    def run(dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, weight)]
+        out = torch.nn.functional.conv2d(*leaves, padding=1)
+        return out, *torch.autograd.grad(out, leaves, grad.to(dtype))
+
+    exact = run(torch.float64)
+    library = script["install"]()
+    found = run(torch.bfloat16)
+    assert run(torch.float32)[0].dtype == torch.float32
+    del library  # and with it the replacement
+    for a, b in zip(found, exact, strict=True):
+        assert a.dtype == torch.bfloat16
+        assert torch.allclose(a.double(), b, rtol=2**-8, atol=1e-5)
 
 
 @pytest.mark.cuda
