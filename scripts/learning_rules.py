@@ -22,6 +22,8 @@ KINDS = {
     "sd-eager": "self-distillation, eager kernels",
     "sd-bf16": "self-distillation, bf16",
     "rate-eager": "rate-based alone, eager kernels",
+    "rate-unscaled": "rate-based alone, loss not divided by T",
+    "sd-unscaled": "self-distillation, loss not divided by T",
 }
 
 

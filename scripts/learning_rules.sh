@@ -24,6 +24,8 @@ declare -A options=(
   [sd-eager]="--compile off"
   [rate-eager]="--branches.enabled false --compile off"
   [sd-bf16]="--precision bf16"
+  [rate-unscaled]="--branches.enabled false --loss.scale 1"
+  [sd-unscaled]="--loss.scale 1"
 )
 if [ $# -eq 0 ]; then
   set -- $(for seed in $seeds; do for kind in $kinds; do echo "$kind $seed"; done; done)
