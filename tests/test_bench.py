@@ -41,6 +41,8 @@ def test_bench_writes_what_it_found(tmp_path, capsys):
     assert result["environment"]["torch"] == torch.__version__
     assert (tmp_path / "bench.png").is_file()
     assert capsys.readouterr().out.count("images/s") == 4
+    assert main([*words, "--out", str(tmp_path)]) == 1
+    assert "holds a benchmark already" in capsys.readouterr().err
 
 
 def test_a_subject_that_fails_says_so_and_the_rest_goes_on(capsys):

@@ -186,6 +186,13 @@ def test_a_run_folder_is_never_overwritten(finished, capsys):
     assert (finished / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("words", [["train", "--out"], ["bench", "--subjects", "ann", "--out"]])
+def test_a_folder_that_cannot_be_made_is_an_error_in_words(words, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([*words, str(tmp_path / "file" / "run")]) == 1
+    assert "file/run" in capsys.readouterr().err
+
+
 def test_names_of_runs_count_up(tmp_path, monkeypatch):
     from spikedistill.training.run import new_folder
 

@@ -228,6 +228,9 @@ def main(words: list[str] | None = None) -> int:
     except SpikedistillError as error:
         print(f"spikedistill: {error}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 1
+    except OSError as error:  # a folder that cannot be written, a file that went away: the reason says it
+        print(f"spikedistill: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("spikedistill: stopped", file=sys.stderr)
         return 130

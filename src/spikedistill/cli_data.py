@@ -58,6 +58,8 @@ def show(words: list[str]) -> None:
         place = words.index("--out")
         out = Path(words[place + 1])
         words = words[:place] + words[place + 2 :]
+    if out.suffix not in (".png", ".jpg", ".pdf", ".svg") or not out.parent.is_dir():
+        raise InvalidArgument(f"data show writes a .png, .jpg, .pdf or .svg in a folder that exists; given --out {out}")
     recipe = _recipe("show", words)
     train = load(recipe.data, recipe.timesteps).train
     batches = Batches(train, min(16, len(train)), recipe.data.augmentation, recipe.seed)

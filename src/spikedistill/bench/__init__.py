@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spikedistill.bench.subjects import SUBJECTS, Point
+from spikedistill.errors import InvalidArgument
 from spikedistill.files import write_json
 
 
@@ -86,9 +87,16 @@ def run(subjects: list[str], point: Point, timesteps: list[int], repeats: int, o
 
     Args:
         out: a folder for bench.json and bench.png (None: print only).
+
+    Raises:
+        InvalidArgument: `out` holds a benchmark already.
     """
     from spikedistill.environment import environment
 
+    if out is not None:  # before the work, not after it
+        if (out / "bench.json").exists():
+            raise InvalidArgument(f"{out} holds a benchmark already, which is not overwritten; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
     result = {"environment": environment(), "point": dataclasses.asdict(point), "repeats": repeats, "rows": []}
     for steps in timesteps:
         workers = [Worker(subject, dataclasses.replace(point, timesteps=steps)) for subject in subjects]
@@ -100,7 +108,6 @@ def run(subjects: list[str], point: Point, timesteps: list[int], repeats: int, o
         for row in rows:
             print(_line(row), flush=True)
         if out is not None:  # after every T, so that a stopped benchmark keeps what it has
-            out.mkdir(parents=True, exist_ok=True)
             write_json(out / "bench.json", result)
             draw(result, out / "bench.png")
     if out is not None:
