@@ -97,7 +97,8 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (inputs [N, C, H, W] or [T, N, C, H, W], labels [N]) of one epoch, from batch `start` on."""
         order = torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
-        return _made(_TrainingBatches(self, order, epoch), range(start, len(self)), self.workers, self.data.device)
+        how = dataclasses.replace(self, data=_at_home(self.data, self.workers))
+        return _made(_TrainingBatches(how, order, epoch), range(start, len(self)), self.workers, self.data.device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,12 @@ def in_order(
     """Every sample once, for evaluation; of several processes each gets its own share."""
     share = torch.arange(len(data)).tensor_split(processes)[rank]
     count = -(-len(share) // batch_size)
-    return _made(_InOrder(data, batch_size, share), range(count), workers, data.device)
+    return _made(_InOrder(_at_home(data, workers), batch_size, share), range(count), workers, data.device)
+
+
+def _at_home(data: Samples, workers: int) -> Samples:
+    """Samples whose batches worker processes can make: in a forked process there is no GPU."""
+    return data.to(torch.device("cpu")) if workers else data
 
 
 def _made(dataset: Any, numbers: range, workers: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
