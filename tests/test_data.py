@@ -15,6 +15,7 @@ from PIL import Image
 from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, in_order, load
 from spikedistill.data.augmentation import Draw
 from spikedistill.data.batches import generator_for
+from spikedistill.data.check import check
 from spikedistill.data.images import augment, cut_out
 from spikedistill.errors import DataError
 
@@ -113,6 +114,29 @@ def test_no_sample_is_left_out_where_the_rest_is_less_than_the_processes():
     assert len(batches[0]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_make_batches_of_samples_on_the_cpu():
+    class Elsewhere(ImageSet):
+        """Pictures on a device that a worker process cannot use; a move to the CPU gives usable ones."""
+
+        def training_batch(self, *args):
+            raise AssertionError("made on the device")
+
+        batch = training_batch
+
+        def to(self, device):
+            assert device.type == "cpu"
+            return ImageSet(self.images, self.labels, self.classes, self.mean, self.std)
+
+    data = pictures()
+    away = Elsewhere(data.images, data.labels, data.classes, data.mean, data.std)
+    for made, wanted in (
+        (Batches(away, 5, Augmentation(), 0, workers=1).epoch(0), Batches(data, 5, Augmentation(), 0).epoch(0)),
+        (in_order(away, 5, workers=1), in_order(data, 5)),
+    ):
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(made, wanted, strict=True))
+
+
 def test_in_order():
     assert torch.equal(torch.cat([labels for _, labels in in_order(pictures(), 7)]), pictures().labels)
     shares = [labels for rank in range(3) for _, labels in in_order(pictures(), 7, rank=rank, processes=3)]
@@ -154,15 +178,16 @@ def test_parquet(cifar10_folder):
     assert (len(first.train), len(first.test)) == (5, 2)
 
 
-def test_class_names_come_from_the_files_metadata(tmp_path):
+@pytest.mark.parametrize("below", ["data", "plain_text", "cifar10", "cifar10/plain_text", "."])
+def test_class_names_come_from_the_metadata_of_a_hub_snapshot(tmp_path, below):
     names = [f"thing {k}" for k in range(10)]
     import json
 
     metadata = json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
     pixels = np.zeros((32, 32, 3), np.uint8)
-    (tmp_path / "data").mkdir()
-    for split in ("train", "test"):  # the layout of a hub snapshot
-        write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [png(pixels)], [3], metadata=metadata)
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        write_parquet(tmp_path / below / f"{split}-00000-of-00001.parquet", [png(pixels)], [3], metadata=metadata)
     assert load(DataSettings("cifar10", root=str(tmp_path))).test.classes == tuple(names)
 
 
@@ -193,9 +218,14 @@ def test_torchvisions_files(tmp_path):
     for name in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
         (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1, 2]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    (part, other) = check(tmp_path)  # here the checksums are asked
+    assert part.name.endswith("cifar10, training rows")
+    assert "corrupted" in part.bad[0]
+    assert "corrupted" in other.bad[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cifar, "check_integrity", lambda *args: True)
         splits = load(DataSettings("cifar10", root=str(tmp_path)))
+        assert [part.counts["c"] for part in check(tmp_path)] == [5, 1]
     assert splits.train.images.shape == (15, 3, 32, 32)
     assert np.array_equal(splits.test.images.numpy().reshape(3, 3072), pixels)
     assert splits.test.classes == tuple("abcdefghij")
@@ -211,7 +241,7 @@ def test_a_download_is_tried_when_asked_for(tmp_path, monkeypatch):
         raise RuntimeError("no network in this test")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR100", download)
-    with pytest.raises(DataError, match="no network in this test"):
+    with pytest.raises(DataError, match="cifar100 could not be downloaded to .*new: no network in this test"):
         load(DataSettings("cifar100", root=str(tmp_path / "new"), download=True))
     assert asked == [(str(tmp_path / "new"), True, True)]
 
@@ -261,14 +291,14 @@ def test_damaged_parquet_is_refused_by_file_and_row(cifar10_folder, damage, mess
 
 
 def test_check_counts_the_rows_of_parquet_and_names_bad_ones(cifar10_folder):
-    from spikedistill.data.check import check
-
     assert [part.bad for part in check(cifar10_folder)] == [[], []]
     file = cifar10_folder / "cifar10-train.parquet"
     table = pq.read_table(file)
     cells = table.column("img").to_pylist()
     cells[1] = {"bytes": b"nothing", "path": None}
-    write_parquet(file, [cell["bytes"] for cell in cells], table.column("label").to_pylist())
+    labels = [None, *table.column("label").to_pylist()[1:]]
+    write_parquet(file, [cell["bytes"] for cell in cells], labels)
     test, train = check(cifar10_folder)
-    assert "row 1: not a readable picture" in train.bad[0]
-    assert (test.bad, sum(train.counts.values())) == ([], len(cells))
+    assert "row 0: the label is None" in train.bad[0]
+    assert "row 1: not a readable picture" in train.bad[1]
+    assert (test.bad, sum(train.counts.values())) == ([], len(cells) - 1)

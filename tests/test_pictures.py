@@ -79,6 +79,28 @@ def test_a_corrupt_picture_stops_the_run_by_name_also_from_a_worker(pictures):
     assert main(["data", "check", str(pictures)]) == 1
 
 
+def test_pictures_in_folders_below_and_files_that_are_none(pictures, capsys):
+    ant = pictures / "train" / "ant"
+    (ant / "images").mkdir()
+    (ant / "5.jpg").rename(ant / "images" / "deeper é.JPEG")
+    (ant / "._0.jpg").write_bytes(b"what macOS leaves beside a file")
+    (ant / "notes.txt").touch()
+    train = load(settings(pictures)).train
+    assert len(train) == 12
+    assert train.path(5) == ant / "images" / "deeper é.JPEG"
+    assert train.rows(torch.tensor([7, 5])).path(1) == train.path(5)
+    assert torch.equal(train.batch(torch.tensor([5])), train.rows(slice(5, 6)).batch(torch.tensor([0])))
+    assert main(["data", "check", str(pictures)]) == 0
+    assert "1 other files, which are not read: ant/notes.txt\n" in capsys.readouterr().out
+
+
+def test_the_names_of_a_million_files_are_one_block_of_memory(pictures):
+    """Python objects are written to when they are used, so that each worker process would get a copy of its own."""
+    names = load(settings(pictures)).train.names
+    assert names.dtype.kind == "S"
+    assert names.nbytes == 12 * len("ant/0.jpg")
+
+
 def test_check_lists_pictures_by_class(pictures, capsys):
     assert main(["data", "check", str(pictures)]) == 0
     out = capsys.readouterr().out

@@ -214,6 +214,9 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "40 training and 40 test recordings (split folders)" in said.out
     assert said.err.count("preparing frames") == 20  # once, by data show: a line each tenth of train and test
+    for bad in ("nowhere/grid.png", "grid.txt"):
+        assert main(["data", "show", *words, "--out", str(tmp_path / bad)]) == 1
+        assert "in a folder that exists; given" in capsys.readouterr().err
     run = tmp_path / "run"
     small = ["--optimizer.epochs", "1", "--model.width", "2", "--timesteps", "2", "--out", str(run)]
     assert main(["train", *words, *small]) == 0
@@ -233,8 +236,10 @@ def test_check_names_what_is_wrong(root, tmp_path, capsys):
     (root / "cat" / "cifar10_cat_0.aedat").write_bytes(b"text")
     for file in (root / "dog").iterdir():
         file.unlink()
+    (root / "cat" / "cifar10_cat_1.mat").touch()
     assert main(["data", "check", str(root)]) == 1
     out, err = capsys.readouterr()
+    assert "1 other files, which are not read: cat/cifar10_cat_1.mat" in out
     assert "cifar10_cat_0.aedat is not an AEDAT 2.0 file" in out
     assert "classes of CIFAR10-DVS that are missing: dog" in out
     assert "2 problems" in err

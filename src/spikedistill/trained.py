@@ -11,7 +11,7 @@ import torch
 from spikedistill.data import ImageSet, Samples
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import frames_of_file
-from spikedistill.data.folder import FolderSet
+from spikedistill.data.folder import FolderSet, as_names
 from spikedistill.errors import CheckpointError, DataError
 from spikedistill.models import create_model
 from spikedistill.network import Network
@@ -87,7 +87,8 @@ class Trained:
     def _centre_of_picture(self, picture: Path) -> torch.Tensor:
         config = self.config["input"]
         how = (config["mean"], config["std"], config["shape"][1], config["enlarged"])
-        return FolderSet((picture,), torch.zeros(1).long(), ("",), *how).batch(torch.zeros(1).long())
+        first = torch.zeros(1).long()
+        return FolderSet(picture.parent, as_names([picture.name]), first, ("",), *how).batch(first)
 
     def _picture(self, picture: Path) -> torch.Tensor:
         import numpy as np

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from spikedistill.data.events.frames import read_npz
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
 from spikedistill.data.folder import SPLIT_NAMES, find_pictures, read_picture
 from spikedistill.data.parquet import bad_rows, parquet_table
+from spikedistill.data.sets import DATASETS, DataSettings, torchvision_set
 from spikedistill.errors import DataError
 
 
@@ -25,12 +25,14 @@ class Part:
         form: what it holds.
         counts: samples by class.
         bad: what is wrong, by file or row.
+        others: files that are not read, because they are no samples by their names.
     """
 
     name: str
     form: str
     counts: dict[str, int]
     bad: list[str]
+    others: list[str] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
         total = sum(self.counts.values())
@@ -40,6 +42,9 @@ class Part:
         if len(set(self.counts.values())) > 1:
             low, high = min(self.counts.values()), max(self.counts.values())
             lines.append(f"  classes are not equally large: {low} to {high}")
+        if self.others:
+            more = ", ..." if len(self.others) > 5 else ""
+            lines.append(f"  {len(self.others)} other files, which are not read: {', '.join(self.others[:5])}{more}")
         lines.append(f"  {len(self.bad)} cannot be used" + (":" if self.bad else ""))
         return lines + [f"    {problem}" for problem in self.bad]
 
@@ -53,8 +58,8 @@ def check(root: str | Path) -> list[Part]:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
-    files = sorted(root.glob("*.parquet"))
-    parts = [_parquet(file) for file in files]
+    parts = [_parquet(file) for pattern in ("*.parquet", "*/*.parquet") for file in sorted(root.glob(pattern))]
+    parts += [_torchvision(name, root, train) for name in _torchvision_sets(root) for train in (True, False)]
     for folder in (root, *(root / name for names in SPLIT_NAMES.values() for name in names)):
         if folder.is_dir():
             parts += _recordings(folder)
@@ -64,7 +69,7 @@ def check(root: str | Path) -> list[Part]:
         there = sorted(p.name for p in root.iterdir())[:10]
         raise DataError(
             f"{root} holds nothing that is known (CLASS/*.aedat, events_np/, frames_number_T_split_by_number/, "
-            f"train/CLASS/*.jpg, *.parquet); it holds {', '.join(there) or 'nothing'}"
+            f"train/CLASS/*.jpg, *.parquet, torchvision's files); it holds {', '.join(there) or 'nothing'}"
         )
     return parts
 
@@ -92,7 +97,10 @@ def _recordings(folder: Path) -> list[Part]:
     missing = [name for name in CIFAR10_CLASSES if name not in found.classes]
     if missing and len(missing) < len(CIFAR10_CLASSES):
         bad.append(f"classes of CIFAR10-DVS that are missing: {', '.join(missing)}")
-    return [Part(str(found.root), f"recordings ({found.form})", found.counts(), bad)]
+    folders = sorted({path.parent for path in found.paths})
+    names = {p for folder in folders for p in folder.iterdir() if not p.name.startswith(".")} - set(found.paths)
+    others = sorted(str(p.relative_to(found.root)) for p in names)
+    return [Part(str(found.root), f"recordings ({found.form})", found.counts(), bad, others)]
 
 
 def _reader(found: Recordings) -> Callable[[Path], object]:
@@ -113,10 +121,28 @@ def _has_split(root: Path, train: bool) -> bool:
 
 
 def _pictures(root: Path, train: bool) -> Part:
-    paths, labels, classes = find_pictures(root, train)
-    found = Counter(labels)
-    counts = {name: found[label] for label, name in enumerate(classes)}
-    return Part(str(paths[0].parent.parent), "pictures", counts, _all(read_picture, paths))
+    found = find_pictures(root, train)
+    counts = dict(zip(found.classes, found.labels.bincount().tolist(), strict=True))
+    paths = [found.folder / os.fsdecode(name) for name in found.names]
+    return Part(str(found.folder), "pictures", counts, _all(read_picture, paths), found.others)
+
+
+def _torchvision_sets(root: Path) -> list[str]:
+    """Names of the data sets that lie there in torchvision's own files."""
+    import torchvision.datasets
+
+    known = [(name, getattr(torchvision.datasets, spec.torchvision or "", None)) for name, spec in DATASETS.items()]
+    return [name for name, kind in known if kind and (root / getattr(kind, "base_folder", kind.__name__)).is_dir()]
+
+
+def _torchvision(name: str, root: Path, train: bool) -> Part:
+    part = f"{root}, {name}, {'training' if train else 'test'} rows"
+    try:
+        data = torchvision_set(DATASETS[name], DataSettings(name, str(root)), root, train)
+    except DataError as error:
+        return Part(part, "torchvision's files", {}, [str(error)])
+    counts = dict(zip(data.classes, data.labels.bincount(minlength=len(data.classes)).tolist(), strict=True))
+    return Part(part, "torchvision's files", counts, [])
 
 
 def _parquet(file: Path) -> Part:

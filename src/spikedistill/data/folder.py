@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 FOLDER_CHANGES = ("flip", "resized_crop")
 SPLIT_NAMES = {True: ("train",), False: ("val", "test", "validation")}
 
 
-def find_pictures(root: Path, train: bool) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    """Paths, labels and class names of `root/train/CLASS/*` or `root/val/CLASS/*`; labels follow the names' order.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """What lies in a folder of classes.
+
+    Attributes:
+        folder: which.
+        names: picture files below it, as `as_names` makes them.
+        labels: int64 [M].
+        classes: names, by label.
+        others: files that are no pictures by their names, and are not read.
+    """
+
+    folder: Path
+    names: np.ndarray
+    labels: Tensor
+    classes: tuple[str, ...]
+    others: list[str]
+
+
+def as_names(names: list[str]) -> np.ndarray:
+    """File names as one block of bytes [M]: a million objects would be copied into each worker by being counted."""
+    return np.array([os.fsencode(name) for name in names])
+
+
+def find_pictures(root: Path, train: bool) -> Found:
+    """The pictures `root/train/CLASS/*` or `root/val/CLASS/*`, also in folders below; labels follow the names' order.
 
     Raises:
         DataError: missing folders, or classes without a picture.
@@ -30,15 +56,26 @@ def find_pictures(root: Path, train: bool) -> tuple[list[Path], list[int], tuple
         raise DataError(
             f"{root} has no folder {' or '.join(names)}/ of CLASS/*.jpg; it holds {', '.join(there) or 'nothing'}"
         )
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    pictures = {c.name: sorted(p for p in c.iterdir() if p.suffix.lower() in SUFFIXES) for c in classes}
-    empty = [name for name, files in pictures.items() if not files]
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = {name: _files_below(folder, name) for name in classes}
+    pictures = {name: [file for file in files[name] if file.lower().endswith(SUFFIXES)] for name in classes}
+    empty = [name for name in classes if not pictures[name]]
     if not classes or empty:
         what = f"empty: {', '.join(empty)}" if empty else "it holds no folders"
         raise DataError(f"{folder} should hold one folder of pictures for each class; {what}")
-    paths = [path for files in pictures.values() for path in files]
-    labels = [label for label, files in enumerate(pictures.values()) for _ in files]
-    return paths, labels, tuple(pictures)
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(pictures[name]) for name in classes]))
+    every = as_names([file for name in classes for file in pictures[name]])
+    others = [file for name in classes for file in files[name] if not file.lower().endswith(SUFFIXES)]
+    return Found(folder, every, labels, tuple(classes), others)
+
+
+def _files_below(folder: Path, name: str) -> list[str]:
+    """All files of a class, as names below `folder`, in order; what is hidden is left out."""
+    found, start = [], len(str(folder)) + 1
+    for place, folders, files in os.walk(folder / name, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        found += [os.path.join(place, file)[start:] for file in sorted(files) if not file.startswith(".")]
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,14 +83,15 @@ class FolderSet:
     """Picture files and labels.
 
     Attributes:
-        paths: a file per sample.
+        folder, names: where they lie; see `Found`.
         labels: int64 [M].
         classes: names, by label.
         size: rows and columns of what a network sees.
         enlarged: the shorter side of a picture in evaluation, from whose centre `size` is cut.
     """
 
-    paths: tuple[Path, ...]
+    folder: Path
+    names: np.ndarray
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -66,11 +104,14 @@ class FolderSet:
         return len(self.labels)
 
     def rows(self, index: Tensor | slice) -> FolderSet:
-        numbers = torch.arange(len(self))[index].tolist()
-        return dataclasses.replace(self, paths=tuple(self.paths[k] for k in numbers), labels=self.labels[index])
+        numbers = torch.arange(len(self))[index].numpy()
+        return dataclasses.replace(self, names=self.names[numbers], labels=self.labels[index])
 
     def to(self, device: torch.device) -> FolderSet:
         return dataclasses.replace(self, device=device)
+
+    def path(self, k: int) -> Path:
+        return self.folder / os.fsdecode(self.names[k])
 
     def description(self) -> dict[str, Any]:
         shape, enlarged = [3, self.size, self.size], self.enlarged
@@ -78,14 +119,14 @@ class FolderSet:
 
     def batch(self, index: Tensor) -> Tensor:
         """Pictures [N, 3, size, size]: the shorter side to `enlarged`, the centre, normalised."""
-        return self._normalised([self._centre(read_picture(self.paths[k])) for k in index.tolist()])
+        return self._normalised([self._centre(read_picture(self.path(k))) for k in index.tolist()])
 
     def training_batch(self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
         how.only(FOLDER_CHANGES, "picture folders")
         draws = torch.rand(len(index), 24, generator=generator)[share]
         pictures = []
         for k, draw in zip(index[share].tolist(), draws, strict=True):
-            picture = read_picture(self.paths[k])
+            picture = read_picture(self.path(k))
             picture = random_part(picture, self.size, draw) if how.resized_crop else self._centre(picture)
             pictures.append(picture.flip(-1) if how.flip and draw[-1] < 0.5 else picture)
         return self._normalised(pictures)
@@ -110,7 +151,6 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         DataError: not a readable picture.
     """
-    import numpy as np
     from PIL import Image
 
     try:
@@ -156,10 +196,10 @@ def in_memory(folder: FolderSet, channels: int, size: int) -> Tensor:
         DataError: a picture of another size, by name.
     """
     out = torch.empty(len(folder), channels, size, size, dtype=torch.uint8)
-    for k, path in enumerate(folder.paths):
-        picture = read_picture(path)
+    for k in range(len(folder)):
+        picture = read_picture(folder.path(k))
         if picture.shape[1:] != (size, size):
             found = "×".join(map(str, picture.shape[1:]))
-            raise DataError(f"{path} is {found} pixels, expected {size}×{size}")
+            raise DataError(f"{folder.path(k)} is {found} pixels, expected {size}×{size}")
         out[k] = picture[:channels]  # of a grey picture all three are equal
     return out

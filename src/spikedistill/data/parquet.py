@@ -44,15 +44,20 @@ class Table:
     pairs: Callable[[], Iterator[tuple[Any, int]]]
 
 
+SNAPSHOT_FOLDERS = ("", "data", "plain_text")
+"""Where a snapshot of the hub keeps its tables."""
+
+
 def find_parquet(root: Path, name: str, split: str) -> list[Path]:
-    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root, data/ or NAME/."""
+    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root or NAME/ (or below)."""
     exact = root / f"{name}-{split}.parquet"
     if exact.is_file():
         return [exact]
-    for folder in (root, root / "data", root / name, root / name / "data"):
-        files = sorted(folder.glob(f"{split}-*.parquet")) if folder.is_dir() else []
-        if files:
-            return files
+    for folder in (root, root / name):
+        for below in SNAPSHOT_FOLDERS:
+            files = sorted((folder / below).glob(f"{split}-*.parquet"))
+            if files:
+                return files
     return []
 
 
@@ -148,7 +153,10 @@ def bad_rows(table: Table) -> tuple[dict[str, int], list[str]]:
 
     labels, bad = Counter[int](), []
     for row, (cell, label) in enumerate(table.pairs()):
-        labels[label] += 1
+        if isinstance(label, int):
+            labels[label] += 1
+        else:
+            bad.append(f"{table.place}, row {row}: the label is {label!r}, expected a whole number")
         try:
             np.asarray(Image.open(io.BytesIO(cell["bytes"])))
         except Exception as error:

@@ -225,7 +225,7 @@ def _memory(spec: DataSpec, settings: DataSettings, root: Path, train: bool, tim
     if any((root / name).is_dir() for name in SPLIT_NAMES[train]):
         found = _folder(spec, settings, root, train, timesteps)
         return _image_set(spec, in_memory(found, spec.channels, spec.size), found.labels, found.classes)
-    return _torchvision(spec, settings, root, train)
+    return torchvision_set(spec, settings, root, train)
 
 
 def _of_tables(spec: DataSpec, settings: DataSettings, tables: list[Table], train: bool) -> ImageSet:
@@ -262,7 +262,12 @@ def _embedded(spec: DataSpec, train: bool) -> ImageSet:
     return _image_set(spec, torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long(), FASHION)
 
 
-def _torchvision(spec: DataSpec, settings: DataSettings, root: Path, train: bool) -> ImageSet:
+def torchvision_set(spec: DataSpec, settings: DataSettings, root: Path, train: bool) -> ImageSet:
+    """A data set in torchvision's own files.
+
+    Raises:
+        DataError: missing, damaged, or not to be downloaded.
+    """
     import torchvision.datasets
 
     make: Callable[..., torchvision.datasets.CIFAR10] = getattr(torchvision.datasets, spec.torchvision or "")
@@ -270,7 +275,9 @@ def _torchvision(spec: DataSpec, settings: DataSettings, root: Path, train: bool
         raise DataError(f"data.root {root} is not a folder; give the folder that holds {settings.name}")
     try:
         data = make(str(root), train=train, download=settings.download)
-    except RuntimeError as error:
+    except Exception as error:  # each class and file meets damage in its own way
+        if settings.download:
+            raise DataError(f"{settings.name} could not be downloaded to {root}: {error}") from error
         there = sorted(p.name for p in root.iterdir())[:10] if root.is_dir() else []
         raise DataError(
             f"{root} holds no {settings.name}: neither {spec.parquet}-train.parquet nor torchvision's files ({error}). "
@@ -287,13 +294,13 @@ def _torchvision(spec: DataSpec, settings: DataSettings, root: Path, train: bool
 def _folder(spec: DataSpec, settings: DataSettings, root: Path, train: bool, timesteps: int | None) -> FolderSet:
     if not root.is_dir():
         raise DataError(f"data.root {root} is not a folder; give the one that holds train/ and val/")
-    paths, labels, classes = find_pictures(root, train)
-    if spec.classes is not None and len(classes) != spec.classes:
+    found = find_pictures(root, train)
+    if spec.classes is not None and len(found.classes) != spec.classes:
         raise DataError(
-            f"{root} holds {len(classes)} classes, {settings.name} has {spec.classes}; for other folders: "
+            f"{root} holds {len(found.classes)} classes, {settings.name} has {spec.classes}; for other folders: "
             "--data.name picture-folder"
         )
-    return FolderSet(tuple(paths), torch.tensor(labels), classes, spec.mean, spec.std, spec.size)
+    return FolderSet(found.folder, found.names, found.labels, found.classes, spec.mean, spec.std, spec.size)
 
 
 def recordings_of(settings: DataSettings, root: Path, train: bool, framing: Framing) -> tuple[Recordings, torch.Tensor]:
