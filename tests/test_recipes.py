@@ -23,6 +23,15 @@ def test_recipes_load_state_their_claim_and_survive_saving(name, tmp_path):
     assert saved_recipe(tmp_path) == recipe
 
 
+def test_a_claim_is_not_carried_over_to_a_changed_recipe():
+    claim = load_recipe("cifar10-foundation").claim
+    assert claim.accuracy.startswith("56.67 ± 1.23 %")
+    assert load_recipe("cifar10-foundation", ["--seed", "3", "--data.root=/x", "--device", "cpu"]).claim == claim
+    changed = load_recipe("cifar10-foundation", ["--seed", "3", "--propagation", "bptt", "--loss.scale=1"]).claim
+    assert (changed.accuracy, changed.hours, changed.hardware) == ("not measured", None, "not measured")
+    assert changed.source == "docs/results.md, table 1; changed: propagation, loss.scale"
+
+
 def test_overrides():
     recipe = load_recipe("cifar100-resnet18", ["--timesteps", "4", "--data.root=/x", "--loss.teacher", "null"])
     assert (recipe.timesteps, recipe.data.root, recipe.loss.teacher) == (4, "/x", None)

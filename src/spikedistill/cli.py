@@ -185,8 +185,8 @@ def list_names(words: list[str]) -> None:
 def _recipes() -> list[str]:
     from spikedistill.recipes import list_recipes, load_recipe
 
-    names = list_recipes()
-    return [f"{name:<24} {load_recipe(name).claim.source}" for name in names]
+    claims = {name: load_recipe(name).claim for name in list_recipes()}
+    return [f"{name:<24} {claim.source}; accuracy: {claim.accuracy}" for name, claim in claims.items()]
 
 
 def _models() -> list[str]:

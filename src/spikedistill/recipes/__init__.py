@@ -13,9 +13,11 @@ import yaml
 
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.files import write_text
-from spikedistill.training.settings import Recipe
+from spikedistill.training.settings import Claim, Recipe
 
 DEFAULT = "fashion-small"
+CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
+"""Fields that may be replaced without making a recipe's claim untrue."""
 
 
 def list_recipes() -> list[str]:
@@ -69,7 +71,17 @@ def parse_recipe(text: str, overrides: list[str], source: str) -> Recipe:
         if isinstance(error, InvalidArgument):
             raise
         raise InvalidArgument(f"{source}: {_brief(str(error))}") from error
-    return Recipe(**vars(made)) if isinstance(made, Namespace) else made
+    recipe = Recipe(**vars(made)) if isinstance(made, Namespace) else made
+    return _with_honest_claim(recipe, [word for word in overrides if word.startswith("--")])
+
+
+def _with_honest_claim(recipe: Recipe, words: list[str]) -> Recipe:
+    """What was measured of a recipe was not measured of one with other fields."""
+    changed = [word for word in words if not word[2:].startswith(CLAIM_HOLDS)]
+    if not changed or recipe.claim == Claim():
+        return recipe
+    fields = ", ".join(word[2:].split("=")[0] for word in changed)
+    return dataclasses.replace(recipe, claim=Claim(f"{recipe.claim.source}; changed: {fields}", recipe.claim.command))
 
 
 def _brief(message: str) -> str:
