@@ -30,7 +30,7 @@ import spikedistill as sd
 from spikedistill.data import Augmentation, Batches, ImageSet
 from spikedistill.training import setup
 from spikedistill.training.loop import Progress, Session, fit
-from spikedistill.training.run import Place, process_group
+from spikedistill.training.processes import Place, process_group
 from spikedistill.training.settings import OptimizerSettings
 from spikedistill.training.show import Silence
 

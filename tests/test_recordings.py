@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from spikedistill.data.events.cache import prepared
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, find_recordings
 from spikedistill.data.events.simulate import Camera
 from spikedistill.data.events.splits import SPLITS, split
-from spikedistill.data.sets import EventSettings
+from spikedistill.data.specs import EventSettings
 from spikedistill.errors import DataError, InvalidArgument
 
 # ---------------------------------------------------------------- folders, splits, cache
@@ -178,6 +179,7 @@ def test_event_samples_of_a_data_set(root, tmp_path):
     splits = load(how, 4)
     assert (len(splits.train), len(splits.test), splits.train.classes) == (20, 10, CIFAR10_CLASSES)
     assert splits.test.labels.tolist() == list(range(10))
+    assert splits.division == "split first-90: the first 90 % of each class, by name, train; the rest test"
     found = find_recordings(root)
     third = torch.from_numpy(found.frames(5, Framing(4, "number", 16))).float()
     assert torch.equal(splits.test.batch(torch.tensor([1]))[:, 0], third)
@@ -220,9 +222,12 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     small = ["--optimizer.epochs", "1", "--model.width", "2", "--timesteps", "2", "--out", str(run)]
     assert main(["train", *words, *small]) == 0
-    assert "test accuracy on 40 samples" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "40 for the test; split folders: train/ and test/" in said.err
+    assert "test accuracy on 40 samples (split folders: train/ and test/)" in said.out
+    assert json.loads((run / "result.json").read_text())["split"] == "split folders: train/ and test/"
     assert main(["evaluate", str(run), "--timesteps", "1", "2"]) == 0
-    capsys.readouterr()
+    assert "test accuracy on 40 samples (split folders: train/ and test/)" in capsys.readouterr().out
     assert main(["predict", str(run), *map(str, sorted((out / "test" / "Coat").glob("*.aedat"))[:2])]) == 0
     assert capsys.readouterr().out.count("%") == 6
     (tmp_path / "bad.aedat").write_text("no events")

@@ -73,7 +73,7 @@ def _shown(value: object) -> str:
 def evaluate(words: list[str]) -> None:
     import dataclasses
 
-    from spikedistill.data.sets import load_split
+    from spikedistill.data.sets import division, load_split
     from spikedistill.kernels import EAGER
     from spikedistill.recipes import saved_recipe
     from spikedistill.trained import Trained
@@ -89,7 +89,8 @@ def evaluate(words: list[str]) -> None:
     test = load_split(data, False, recipe.timesteps).rows(slice(data.test_rows))
     device = setup.find_device(recipe.device)
     network = trained.network.to(device)
-    run.report(run.measure(network, test.to(device), recipe, EAGER, timesteps or None))
+    found = run.measure(network, test.to(device), recipe, EAGER, timesteps or None)
+    run.report(found, division(data))
 
 
 def _folder(command: str, words: list[str]) -> tuple[Path, list[str]]:

@@ -3,6 +3,7 @@
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.batches import Batches, Samples, in_order
 from spikedistill.data.images import ImageSet
-from spikedistill.data.sets import DATASETS, DataSettings, Splits, load
+from spikedistill.data.sets import Splits, load
+from spikedistill.data.specs import DATASETS, DataSettings
 
 __all__ = ["DATASETS", "Augmentation", "Batches", "DataSettings", "ImageSet", "Samples", "Splits", "in_order", "load"]

@@ -12,7 +12,8 @@ from spikedistill.data.events.frames import read_npz
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
 from spikedistill.data.folder import SPLIT_NAMES, find_pictures, read_picture
 from spikedistill.data.parquet import bad_rows, parquet_table
-from spikedistill.data.sets import DATASETS, DataSettings, torchvision_set
+from spikedistill.data.sets import torchvision_set
+from spikedistill.data.specs import DATASETS, DataSettings
 from spikedistill.errors import DataError
 
 

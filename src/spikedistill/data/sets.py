@@ -1,4 +1,4 @@
-"""The data sets, and how to load one: embedded pictures, torchvision's files, parquet, picture folders, events."""
+"""Loading a data set: embedded pictures, torchvision's files, parquet, picture folders, events."""
 
 from __future__ import annotations
 
@@ -6,168 +6,45 @@ import dataclasses
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.batches import Samples, generator_for
 from spikedistill.data.events.cache import prepared
-from spikedistill.data.events.frames import BINNINGS, Framing
+from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.frameset import FrameSet
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, Recordings, find_recordings
 from spikedistill.data.events.splits import SPLITS, split
 from spikedistill.data.folder import SPLIT_NAMES, FolderSet, find_pictures, in_memory
 from spikedistill.data.images import ImageSet
 from spikedistill.data.parquet import HUB, Table, find_parquet, hub_table, parquet_table, read_tables
-from spikedistill.errors import DataError, InvalidArgument, choose
+from spikedistill.data.specs import DATASETS, DataSettings, DataSpec
+from spikedistill.errors import DataError, InvalidArgument
 
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSpec:
-    """What a data set is.
-
-    Args:
-        channels, size: pictures are channels × size × size.
-        classes: how many (None: as many as there are folders).
-        mean, std: the constants that normalise pictures; frames of events are used as counted.
-        torchvision: class name in torchvision.datasets.
-        parquet: files are called NAME-train.parquet and NAME-test.parquet.
-        kind: pictures in "memory", a "folder" of picture files read as needed, or "events".
-    """
-
-    summary: str
-    channels: int
-    size: int
-    classes: int | None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    torchvision: str | None = None
-    parquet: str | None = None
-    kind: Literal["memory", "folder", "events"] = "memory"
-
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-DATASETS = {
-    "fashion-small": DataSpec(
-        "6,000 + 1,000 pictures of Fashion-MNIST, shipped with the package", 1, 28, 10, (0.2860,), (0.3530,)
-    ),
-    "fashion-mnist": DataSpec(
-        "Fashion-MNIST, 60,000 + 10,000", 1, 28, 10, (0.2860,), (0.3530,), "FashionMNIST", "fashion_mnist"
-    ),
-    "cifar10": DataSpec(
-        "CIFAR-10, 50,000 + 10,000",
-        3,
-        32,
-        10,
-        (0.4914, 0.4822, 0.4465),
-        (0.2470, 0.2435, 0.2616),
-        "CIFAR10",
-        "cifar10",
-    ),
-    "cifar100": DataSpec(
-        "CIFAR-100, 50,000 + 10,000",
-        3,
-        32,
-        100,
-        (0.5071, 0.4865, 0.4409),
-        (0.2673, 0.2564, 0.2762),
-        "CIFAR100",
-        "cifar100",
-    ),
-    "imagenet": DataSpec(
-        "ImageNet, train/CLASS/*.jpg and val/CLASS/*.jpg", 3, 224, 1000, IMAGENET_MEAN, IMAGENET_STD, kind="folder"
-    ),
-    "picture-folder": DataSpec(
-        "any train/CLASS/*.jpg and val/CLASS/*.jpg", 3, 224, None, IMAGENET_MEAN, IMAGENET_STD, kind="folder"
-    ),
-    "cifar10-dvs": DataSpec(
-        "CIFAR10-DVS, 10,000 recordings: AEDAT 2 or 4, or SpikingJelly's events and frames", 2, 48, 10, kind="events"
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class EventSettings:
-    """How recordings become samples.
-
-    Args:
-        by: frames of equal "number" of events or of equal "time"; there are T of them.
-        size: rows and columns that frames are resized to.
-        split: a key of `SPLITS`, or "folders" for recordings that lie in train/ and test/.
-        cache: folder that keeps the prepared frames (null: ~/.cache/spikedistill).
-        repair: leave out impossible events and sort by time, instead of refusing the file.
-    """
-
-    by: str = "number"
-    size: int = 48
-    split: str = "stratified-90-10"
-    cache: str | None = None
-    repair: bool = False
-
-    def __post_init__(self) -> None:
-        choose("split", self.split, [*SPLITS, "folders"])
-        choose("way to cut frames", self.by, BINNINGS)
-
-    def framing(self, timesteps: int | None) -> Framing:
-        if timesteps is None:
-            raise InvalidArgument("event frames are as many as time steps; the ANN twin has none, so it needs pictures")
-        return Framing(timesteps, self.by, self.size)  # type: ignore[arg-type]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """Which pictures to train and test on.
-
-    Args:
-        name: a key of `DATASETS`.
-        root: folder that holds the data (torchvision's files, parquet files, pictures or recordings), or "hub:NAME" of
-            the Hugging Face hub; not for the embedded set.
-        download: let torchvision download what is missing.
-        train_rows: use only the first rows of the training set (None: all).
-        test_rows: use only the first rows of the test set (None: all).
-        validation_rows: held out from the training rows, at random by `split_seed`.
-        split_seed: seed of that split.
-        augmentation: random changes of the training samples.
-        workers: processes that prepare batches ahead (0: none; folders of pictures want some).
-        events: how recordings become samples.
-    """
-
-    name: str = "fashion-small"
-    root: str | None = None
-    download: bool = False
-    train_rows: int | None = None
-    test_rows: int | None = None
-    validation_rows: int = 0
-    split_seed: int = 0
-    augmentation: Augmentation = Augmentation()
-    workers: int = 0
-    events: EventSettings = EventSettings()
-
-    def __post_init__(self) -> None:
-        choose("dataset", self.name, DATASETS)
-        if DATASETS[self.name].kind != "events" and self.events != EventSettings():
-            raise InvalidArgument(f"data.events has no effect on {self.name!r}, which holds pictures")
-        for field in ("train_rows", "test_rows"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise InvalidArgument(f"data.{field} is {value}; expected at least 1, or null for all")
-        for field in ("validation_rows", "workers"):
-            if getattr(self, field) < 0:
-                raise InvalidArgument(f"data.{field} is {getattr(self, field)}; expected at least 0")
-
-
-@dataclasses.dataclass(frozen=True)
 class Splits:
-    """Training, validation and test samples; validation rows are never trained on, test rows read once, at the end."""
+    """Training, validation and test samples; validation rows are never trained on, test rows read once, at the end.
+
+    Attributes:
+        division: what the test rows are, in words, where a data set comes without a test set of its own.
+    """
 
     train: Samples
     validation: Samples | None
     test: Samples
+    division: str = ""
+
+
+def division(settings: DataSettings) -> str:
+    """How recordings are divided, in words; "" for data sets that come with a test set."""
+    name = settings.events.split
+    if DATASETS[settings.name].kind != "events":
+        return ""
+    return f"split {name}: {SPLITS[name][0] if name in SPLITS else 'train/ and test/'}"
 
 
 def load(settings: DataSettings, timesteps: int | None = None) -> Splits:
@@ -186,11 +63,12 @@ def load(settings: DataSettings, timesteps: int | None = None) -> Splits:
         raise DataError(f"training and test samples must be of the same classes; only one has {', '.join(odd[:10])}")
     held_out = settings.validation_rows
     if held_out == 0:
-        return Splits(train, None, test)
+        return Splits(train, None, test, division(settings))
     if held_out >= len(train):
         raise DataError(f"data.validation_rows={held_out} leaves nothing of {len(train)} training rows")
     order = torch.randperm(len(train), generator=generator_for(settings.split_seed))
-    return Splits(train.rows(order[held_out:].sort()[0]), train.rows(order[:held_out].sort()[0]), test)
+    trained, validation = train.rows(order[held_out:].sort()[0]), train.rows(order[:held_out].sort()[0])
+    return Splits(trained, validation, test, division(settings))
 
 
 def _first(data: Samples, rows: int | None, name: str) -> Samples:

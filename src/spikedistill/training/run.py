@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +12,7 @@ from torch import Tensor, nn
 from spikedistill.data import Batches, Samples, Splits, in_order, load
 from spikedistill.distill import mean_over_processes
 from spikedistill.environment import environment
-from spikedistill.errors import InvalidArgument, SpikedistillError
+from spikedistill.errors import InvalidArgument
 from spikedistill.evaluation import Evaluation, evaluate
 from spikedistill.files import write_json
 from spikedistill.kernels import Kernels
@@ -31,14 +26,11 @@ from spikedistill.training.checkpoint import (
     save_weights,
 )
 from spikedistill.training.loop import Progress, Session, fit
+from spikedistill.training.processes import Interrupted, Place, Stoppable, process_group, stop_signals
 from spikedistill.training.settings import Recipe
 from spikedistill.training.show import Display, Silence, draw_curves
 
 EVALUATION_BATCH = 250
-
-
-class Interrupted(SpikedistillError):
-    """Somebody pressed Ctrl-C; the run was saved."""
 
 
 # ---------------------------------------------------------------- folders
@@ -67,73 +59,7 @@ def shared_folder(out: str | None, name: str) -> Path:
     return new_folder(out, name) if Place.find().rank == 0 else Path(out or "runs")
 
 
-# ---------------------------------------------------------------- distributed runs
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Which of how many processes this is; torchrun says it in the environment."""
-
-    rank: int = 0
-    processes: int = 1
-    local_rank: int = 0
-
-    @classmethod
-    def find(cls) -> Place:
-        numbers = (os.environ.get(name, default) for name, default in _TORCHRUN)
-        return cls(*(int(number) for number in numbers))
-
-
-_TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-
-
-@contextlib.contextmanager
-def process_group(place: Place, device: torch.device) -> Iterator[None]:
-    if place.processes == 1:
-        yield
-        return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-        torch.distributed.barrier()  # a process that leaves while another still talks to it can abort at its exit
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 # ---------------------------------------------------------------- the run
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Signals received (SIGINT, SIGTERM): the first is noted, the second of Ctrl-C ends the program at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class Stoppable:
-    """A watcher that ends the run, in all processes alike, after the step in which a signal came to one of them."""
-
-    def __init__(self, watcher: Display | Silence, received: list[int], device: torch.device) -> None:
-        self.watcher, self.received, self.device = watcher, received, device
-
-    def on_step(self, progress: Progress, steps: int) -> None:
-        self.watcher.on_step(progress, steps)
-        if mean_over_processes(torch.tensor(float(len(self.received)), device=self.device)) > 0:
-            raise Interrupted("stopped")
-
-    def on_epoch(self, row: dict[str, float]) -> None:
-        self.watcher.on_epoch(row)
 
 
 def train(recipe: Recipe, folder: Path, resume: bool = False, splits: Splits | None = None) -> Evaluation:
@@ -231,13 +157,14 @@ def measure(
     recipe: Recipe,
     kernels: Kernels,
     timesteps: list[int] | None = None,
-    place: Place = Place(),
+    place: Place | None = None,
 ) -> Evaluation:
     """Evaluate at `timesteps` (None: those of the recipe) with the recipe's precision.
 
     The processes of a distributed run evaluate a share each, all with the buffers of the first: batch norm's running
     statistics differ between them, and those of the first are saved.
     """
+    place = place or Place()
     steps = None if recipe.timesteps is None else timesteps or [recipe.timesteps]
     shared = 1 < place.processes <= len(data)
     if shared:
@@ -272,19 +199,20 @@ def _finish(
     save_weights(folder, learner.strip().state_dict(), describe_network(recipe, splits.train))
     result = {
         "test_samples": found.samples,
+        **({"split": splits.division} if splits.division else {}),
         "test_accuracy": {"ann" if t is None else str(t): value for t, value in found.accuracy.items()},
         "firing_rates": found.firing_rates,
     }
     write_json(folder / "result.json", result)
     draw_curves(display.metrics.rows, found, folder / "curves.png")
-    report(found)
+    report(found, splits.division)
     print(f"written to {folder}: model.safetensors, config.json, metrics.csv, result.json, curves.png")
     return found
 
 
-def report(found: Evaluation) -> None:
+def report(found: Evaluation, division: str = "") -> None:
     """Print accuracy by timesteps, firing rates and warnings."""
-    print(f"\ntest accuracy on {found.samples} samples")
+    print(f"\ntest accuracy on {found.samples} samples" + (f" ({division})" if division else ""))
     for t, value in found.accuracy.items():
         print(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
     if found.firing_rates:
@@ -325,9 +253,11 @@ def _describe(
         write_json(folder / "environment.json", environment())
     parameters = sum(p.numel() for p in learner.parameters())
     held_out = f", {len(splits.validation)} held out" if splits.validation else ""
+    division = f"; {splits.division}" if splits.division else ""
     print(
         f"{recipe.model.name} ({parameters:,} parameters with branches), {recipe.propagation}, T={recipe.timesteps}\n"
-        f"{recipe.data.name}: {len(splits.train)} training samples{held_out}, {len(splits.test)} for the test\n"
+        f"{recipe.data.name}: {len(splits.train)} training samples{held_out}, "
+        f"{len(splits.test)} for the test{division}\n"
         f"{device}, {recipe.precision}, kernels {reason}\nfolder {folder}",
         file=sys.stderr,
     )
