@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spikedistill.data import DATASETS, Augmentation, Batches, ImageSet, load
 from spikedistill.training.settings import Recipe
+from spikedistill.training.setup import keep_memory
 
 
 def random_pictures(name: str, count: int = 10_000) -> ImageSet:
@@ -48,6 +49,7 @@ def bench_data(recipe: Recipe) -> dict[str, float]:
 
     Pictures in memory are measured with no change, with the recipe's, and with all of the paper's; others with theirs.
     """
+    keep_memory()  # as a training run does
     data = recipe.data
     on_noise = DATASETS[data.name].kind == "memory" and data.root is None
     samples = random_pictures(data.name) if on_noise else load(data, recipe.timesteps).train

@@ -155,6 +155,8 @@ def _made(dataset: Any, numbers: range, workers: int, device: torch.device) -> I
     if workers == 0:
         loader = map(dataset.__getitem__, numbers)
     else:
+        import torchvision.transforms.v2.functional  # noqa: F401  (once here, not by every worker of every epoch)
+
         pin = device.type == "cuda"
         loader = DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin)  # type: ignore[arg-type]
     for made in loader:

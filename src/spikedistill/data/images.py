@@ -86,13 +86,13 @@ class ImageSet:
 
 def augment(images: Tensor, how: Augmentation, draw: Draw) -> Tensor:
     """Crop and flip uint8 images [N, C, H, W] by `draw`: one gather."""
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
     row = torch.arange(height, device=images.device) + draw.offset[:, :1]
     column = torch.arange(width, device=images.device).expand(count, width)
     column = torch.where(draw.flip[:, None], width - 1 - column, column) + draw.offset[:, 1:]
     padded = F.pad(images, [how.crop] * 4) if how.crop else images
-    sample = torch.arange(count, device=images.device)
-    return padded[sample[:, None, None], :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
+    place = row[:, :, None] * padded.shape[3] + column[:, None, :]
+    return padded.flatten(2).gather(2, place.view(count, 1, -1).expand(-1, channels, -1)).view(images.shape)
 
 
 def cut_out(images: Tensor, side: int, centre: Tensor) -> Tensor:
