@@ -80,7 +80,7 @@ def test_every_picture_comes_once_an_epoch_in_a_new_order():
     batches = Batches(data, 6, none, seed=3)
     orders = [torch.cat([x for x, _ in batches.epoch(epoch)]) for epoch in (0, 1)]
     rows = [sorted(x.numpy().tobytes() for x in order.contiguous()) for order in orders]
-    assert rows[0] == rows[1] == sorted(x.numpy().tobytes() for x in data.normalised(data.images).contiguous())
+    assert rows[0] == rows[1] == sorted(x.numpy().tobytes() for x in data.finish(data.images).contiguous())
     assert not torch.equal(orders[0], orders[1])
     assert len(batches) == 4
     assert len(Batches(data, 6, none, seed=3, drop_last=True)) == 3
@@ -119,10 +119,10 @@ def test_workers_make_batches_of_samples_on_the_cpu():
     class Elsewhere(ImageSet):
         """Pictures on a device that a worker process cannot use; a move to the CPU gives usable ones."""
 
-        def training_batch(self, *args):
+        def read(self, *args):
             raise AssertionError("made on the device")
 
-        batch = training_batch
+        read_changed = read
 
         def to(self, device):
             assert device.type == "cpu"

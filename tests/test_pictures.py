@@ -219,12 +219,12 @@ def test_autoaugment_comes_after_crop_and_flip_and_before_cutout():
     data = ImageSet(images, torch.zeros(30).long(), ("a",), (0.5,) * 3, (0.25,) * 3)
     index = torch.arange(30)
     how = Augmentation(crop=2, autoaugment=True, cutout=4)
-    out = data.training_batch(index, index, how, generator_for(3))
+    out = data.finish(*data.read_changed(index, index, how, generator_for(3)))
     draw = Draw.make(30, 16, 16, how, generator_for(3))
     uncut = ImageSet(images, data.labels, ("a",), (0.5,) * 3, (0.25,) * 3)
-    cropped = uncut.training_batch(index, index, Augmentation(crop=2), generator_for(3))
+    cropped = uncut.finish(*uncut.read_changed(index, index, Augmentation(crop=2), generator_for(3)))
     pixels = (cropped * 0.25 + 0.5).mul(255).round().to(torch.uint8)
-    expected = data.normalised(draw.policy.apply(pixels))
+    expected = data.finish(draw.policy.apply(pixels))
     kept = out != 0
     assert torch.equal(out[kept], expected[kept])
 

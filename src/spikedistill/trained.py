@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from spikedistill.data import ImageSet, Samples
+from spikedistill.data import Samples
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.folder import FolderSet, as_names
+from spikedistill.data.images import normalised
 from spikedistill.errors import CheckpointError, DataError
 from spikedistill.models import create_model
 from spikedistill.network import Network
@@ -104,7 +105,4 @@ class Trained:
             raise DataError(f"{picture} is not a readable picture: {error}") from error
         pixels = torch.from_numpy(np.array(small)).reshape(height, width, channels).permute(2, 0, 1)
         config = self.config["input"]
-        one = ImageSet(
-            pixels.unsqueeze(0), torch.zeros(1).long(), tuple(self.config["classes"]), config["mean"], config["std"]
-        )
-        return one.normalised(one.images)
+        return normalised(pixels.unsqueeze(0), config["mean"], config["std"])

@@ -36,12 +36,22 @@ class Samples(Protocol):
 
     def to(self, device: torch.device) -> Self: ...
 
-    def batch(self, index: Tensor) -> Tensor:
-        """Samples as they are, ready for the network: [N, C, H, W] or [T, N, C, H, W]."""
+    def read(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Samples as they are, in the form that takes least memory: a worker process hands it over."""
         ...
 
-    def training_batch(self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    def read_changed(
+        self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """Randomly changed samples: of the batch `index` those numbered `share`; numbers are drawn for all."""
+        ...
+
+    def finish(self, *parts: Tensor) -> Tensor:
+        """What was read, made ready for the network where it lies: [N, C, H, W] or [T, N, C, H, W]."""
+        ...
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Samples as they are, ready for the network."""
         ...
 
     def description(self) -> dict[str, Any]:
@@ -98,7 +108,7 @@ class Batches:
         """Batches (inputs [N, C, H, W] or [T, N, C, H, W], labels [N]) of one epoch, from batch `start` on."""
         order = torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
         how = dataclasses.replace(self, data=_at_home(self.data, self.workers))
-        return _made(_TrainingBatches(how, order, epoch), range(start, len(self)), self.workers, self.data.device)
+        return _made(_TrainingBatches(how, order, epoch), range(start, len(self)), self.workers, self.data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +119,16 @@ class _TrainingBatches(Dataset[Any]):
     order: Tensor
     epoch: int
 
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, k: int) -> tuple[tuple[Tensor, ...], Tensor] | DataError:
         how = self.batches
         index = self.order[how.place(k)]
         share = torch.arange(len(index)).tensor_split(how.processes)[how.rank]
         generator = generator_for(how.seed, self.epoch, k, 1)
         try:
-            inputs = how.data.training_batch(index, share, how.augmentation, generator)
+            parts = how.data.read_changed(index, share, how.augmentation, generator)
         except DataError as error:  # a loader would bury it in a traceback
             return error
-        return inputs, how.data.labels[index[share].to(how.data.labels.device)]
+        return parts, how.data.labels[index[share].to(how.data.labels.device)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +139,10 @@ class _InOrder(Dataset[Any]):
     batch_size: int
     share: Tensor
 
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, k: int) -> tuple[tuple[Tensor, ...], Tensor] | DataError:
         index = self.share[k * self.batch_size : (k + 1) * self.batch_size]
         try:
-            return self.data.batch(index), self.data.labels[index.to(self.data.labels.device)]
+            return self.data.read(index), self.data.labels[index.to(self.data.labels.device)]
         except DataError as error:
             return error
 
@@ -143,7 +153,7 @@ def in_order(
     """Every sample once, for evaluation; of several processes each gets its own share."""
     share = torch.arange(len(data)).tensor_split(processes)[rank]
     count = -(-len(share) // batch_size)
-    return _made(_InOrder(_at_home(data, workers), batch_size, share), range(count), workers, data.device)
+    return _made(_InOrder(_at_home(data, workers), batch_size, share), range(count), workers, data)
 
 
 def _at_home(data: Samples, workers: int) -> Samples:
@@ -151,7 +161,8 @@ def _at_home(data: Samples, workers: int) -> Samples:
     return data.to(torch.device("cpu")) if workers else data
 
 
-def _made(dataset: Any, numbers: range, workers: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _made(dataset: Any, numbers: range, workers: int, data: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+    device = data.device
     if workers == 0:
         loader = map(dataset.__getitem__, numbers)
     else:
@@ -162,5 +173,6 @@ def _made(dataset: Any, numbers: range, workers: int, device: torch.device) -> I
     for made in loader:
         if isinstance(made, DataError):
             raise made
-        inputs, labels = made
-        yield inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        parts, labels = made
+        inputs = data.finish(*(part.to(device, non_blocking=True) for part in parts))
+        yield inputs, labels.to(device, non_blocking=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.data.augmentation import Augmentation
+from spikedistill.data.images import normalised
 from spikedistill.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -117,11 +118,14 @@ class FolderSet:
         shape, enlarged = [3, self.size, self.size], self.enlarged
         return {"kind": "image", "shape": shape, "mean": self.mean, "std": self.std, "enlarged": enlarged}
 
-    def batch(self, index: Tensor) -> Tensor:
-        """Pictures [N, 3, size, size]: the shorter side to `enlarged`, the centre, normalised."""
-        return self._normalised([self._centre(read_picture(self.path(k))) for k in index.tolist()])
+    def read(self, index: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [N, 3, size, size]: the shorter side to `enlarged`, the centre."""
+        return (torch.stack([self._centre(read_picture(self.path(k))) for k in index.tolist()]),)
 
-    def training_batch(self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    def read_changed(
+        self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """uint8 [N, 3, size, size]."""
         how.only(FOLDER_CHANGES, "picture folders")
         draws = torch.rand(len(index), 24, generator=generator)[share]
         pictures = []
@@ -129,7 +133,14 @@ class FolderSet:
             picture = read_picture(self.path(k))
             picture = random_part(picture, self.size, draw) if how.resized_crop else self._centre(picture)
             pictures.append(picture.flip(-1) if how.flip and draw[-1] < 0.5 else picture)
-        return self._normalised(pictures)
+        return (torch.stack(pictures),)
+
+    def finish(self, *parts: Tensor) -> Tensor:
+        return normalised(parts[0], self.mean, self.std)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Pictures as they are, normalised: [N, 3, size, size]."""
+        return self.finish(*self.read(index))
 
     def _centre(self, picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]
@@ -137,12 +148,6 @@ class FolderSet:
         picture = resize(picture, round(height * scale), round(width * scale))
         top, left = (round((side - self.size) / 2) for side in picture.shape[1:])
         return picture[:, top : top + self.size, left : left + self.size]
-
-    def _normalised(self, pictures: list[Tensor]) -> Tensor:
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (
-            torch.stack(pictures).float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-        )
 
 
 def read_picture(path: Path) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,27 +62,39 @@ class ImageSet:
         """What a network that was trained on these pictures expects (`config.json`)."""
         return {"kind": "image", "shape": list(self.images.shape[1:]), "mean": self.mean, "std": self.std}
 
-    def batch(self, index: Tensor) -> Tensor:
-        """Pictures as they are, normalised: [N, C, H, W]."""
-        return self.normalised(self.images[index.to(self.device)])
+    def read(self, index: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [N, C, H, W]."""
+        return (self.images[index.to(self.device)],)
 
-    def training_batch(self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-        """Randomly changed pictures: of the batch `index` those numbered `share`."""
+    def read_changed(
+        self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """uint8 [N, C, H, W]; with Cutout also the centres [N, 2] and the side of the squares."""
         how.only(IMAGE_CHANGES, "pictures in memory")
         height, width = self.images.shape[2:]
         draw = Draw.make(len(index), height, width, how, generator).rows(share).to(self.device)
         images = augment(self.images[index[share].to(self.device)], how, draw)
         if how.autoaugment:
             images = draw.policy.apply(images)
-        images = self.normalised(images)
-        return cut_out(images, how.cutout, draw.centre) if how.cutout else images
+        return (images, draw.centre, torch.tensor(how.cutout)) if how.cutout else (images,)
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """uint8 [N, C, H, W] → float32, zero mean and unit variance by this set's constants, channels_last."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        images = images.to(torch.float32, memory_format=torch.channels_last)
-        return images.div_(255).sub_(mean).div_(std)
+    def finish(self, *parts: Tensor) -> Tensor:
+        """Normalised, and cut out: the mean is known only here."""
+        images, *hole = parts
+        images = normalised(images, self.mean, self.std)
+        return cut_out(images, hole[1], hole[0]) if hole else images
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Pictures as they are, normalised: [N, C, H, W]."""
+        return self.finish(*self.read(index))
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [N, C, H, W] → float32, less the mean and by the deviation of each channel (of 0..1), channels_last."""
+    centre = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
+    spread = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
+    images = images.to(torch.float32, memory_format=torch.channels_last)
+    return images.div_(255).sub_(centre).div_(spread)
 
 
 def augment(images: Tensor, how: Augmentation, draw: Draw) -> Tensor:
@@ -95,7 +108,7 @@ def augment(images: Tensor, how: Augmentation, draw: Draw) -> Tensor:
     return padded.flatten(2).gather(2, place.view(count, 1, -1).expand(-1, channels, -1)).view(images.shape)
 
 
-def cut_out(images: Tensor, side: int, centre: Tensor) -> Tensor:
+def cut_out(images: Tensor, side: int | Tensor, centre: Tensor) -> Tensor:
     """Set a square of `side` around each `centre` [N, 2] to zero, the mean of normalised images; in place."""
     height, width = images.shape[2:]
     row = torch.arange(height, device=images.device) - (centre[:, :1] - side // 2)

@@ -52,15 +52,25 @@ class FrameSet:
         size = self.framing.size
         return {"kind": "events", "shape": [2, size, size], "framing": dataclasses.asdict(self.framing)}
 
-    def batch(self, index: Tensor) -> Tensor:
-        """Frames [T, N, 2, H, W], float32, as counted."""
+    def read(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Frames [T, N, 2, H, W] in the type in which they are kept."""
         chosen = torch.from_numpy(np.ascontiguousarray(self.frames[self.index[index].numpy()]))
-        return chosen.to(self.device).float().transpose(0, 1).contiguous()
+        return (chosen.to(self.device).transpose(0, 1),)
 
-    def training_batch(self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    def read_changed(
+        self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Frames [T, N, 2, H, W] in the type in which they are kept."""
         how.only(FRAME_CHANGES, "event frames")
         changes = Changes.draw(len(index), how, generator).rows(share)
-        return change(self.batch(index[share]), changes)
+        return (change(self.read(index[share])[0], changes),)
+
+    def finish(self, *parts: Tensor) -> Tensor:
+        return parts[0].float().contiguous()
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Frames [T, N, 2, H, W], float32, as counted."""
+        return self.finish(*self.read(index))
 
 
 def frames_of(dataset: Any, classes: Sequence[str], framing: Framing) -> FrameSet:
@@ -159,7 +169,7 @@ def change(frames: Tensor, changes: Changes) -> Tensor:
         return moved.permute(3, 0, 4, 1, 2).contiguous()
     flat = moved.flatten(3).permute(0, 3, 1, 2)
     grid = F.affine_grid(changes.affine.to(frames.device), [count, 1, height, width], align_corners=False)
-    flat = F.grid_sample(flat, grid, mode="nearest", align_corners=False)
+    flat = F.grid_sample(flat.float(), grid, mode="nearest", align_corners=False).to(frames.dtype)  # moves values only
     flat = flat.masked_fill(_holes(changes.hole.to(frames.device), height, width)[:, None], 0.0)
     return flat.unflatten(1, (timesteps, 2)).transpose(0, 1).contiguous()
 
