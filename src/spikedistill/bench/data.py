@@ -14,7 +14,7 @@ from spikedistill.training.settings import Recipe
 from spikedistill.training.setup import keep_memory
 
 
-def random_pictures(name: str, count: int = 10_000) -> ImageSet:
+def random_pictures(name: str, count: int = 50_000) -> ImageSet:
     """Noise in the form of a data set: for its speed, the content of a picture does not matter."""
     spec = DATASETS[name]
     generator = torch.Generator().manual_seed(0)
