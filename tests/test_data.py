@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, in_order, load
+from spikedistill.data import DATASETS, Augmentation, Batches, DataSettings, ImageSet, in_order, load
 from spikedistill.data.augmentation import Draw
 from spikedistill.data.batches import generator_for
 from spikedistill.data.check import check
@@ -137,6 +139,32 @@ def test_workers_make_batches_of_samples_on_the_cpu():
         assert all(torch.equal(a, b) for (a, _), (b, _) in zip(made, wanted, strict=True))
 
 
+def test_what_a_worker_hands_over_is_small():
+    data, index = pictures(), torch.arange(4)
+    for parts in (data.read(index), data.read_changed(index, index, Augmentation(cutout=2), generator_for(0))):
+        assert (parts[0].dtype, parts[0].shape) == (torch.uint8, (4, 3, 8, 8))
+
+
+def test_workers_find_torchvision_imported():
+    """Each would import it anew, two seconds in every epoch."""
+    code = """
+import sys, torch
+from spikedistill.data import Augmentation, Batches, ImageSet
+
+class Watched(ImageSet):
+    def read_changed(self, *args):
+        assert "torchvision.transforms.v2.functional" in sys.modules
+        return super().read_changed(*args)
+
+    def to(self, device):
+        return self
+
+data = Watched(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), ("a",), (0.5,) * 3, (0.5,) * 3)
+assert len(list(Batches(data, 2, Augmentation(autoaugment=True), 0, workers=1).epoch(0))) == 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_in_order():
     assert torch.equal(torch.cat([labels for _, labels in in_order(pictures(), 7)]), pictures().labels)
     shares = [labels for rank in range(3) for _, labels in in_order(pictures(), 7, rank=rank, processes=3)]
@@ -229,6 +257,26 @@ def test_torchvisions_files(tmp_path):
     assert splits.train.images.shape == (15, 3, 32, 32)
     assert np.array_equal(splits.test.images.numpy().reshape(3, 3072), pixels)
     assert splits.test.classes == tuple("abcdefghij")
+
+
+def test_the_folders_of_torchvisions_files():
+    import torchvision.datasets
+
+    for spec in DATASETS.values():
+        if spec.torchvision:
+            kind = getattr(torchvision.datasets, spec.torchvision[0])
+            assert getattr(kind, "base_folder", kind.__name__) == spec.torchvision[1]
+
+
+def test_torchvisions_files_cut_short(tmp_path):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name in ("images-idx3", "labels-idx1"):
+            (folder / f"{part}-{name}-ubyte").touch()
+    with pytest.raises(DataError, match="holds no fashion-mnist"):
+        load(DataSettings("fashion-mnist", root=str(tmp_path)))
+    assert [len(part.bad) for part in check(tmp_path)] == [1, 1]
 
 
 def test_a_download_is_tried_when_asked_for(tmp_path, monkeypatch):

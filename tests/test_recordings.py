@@ -67,7 +67,10 @@ def test_recordings_are_found_in_every_form(root, tmp_path):
     assert find_recordings(tmp_path / "4").form == "aedat4"
     if find_spec("aedat"):
         assert np.array_equal(find_recordings(tmp_path / "4").frames(0, framing), upright)
-    for folder, form in ((tmp_path / "e", "events_np"), (tmp_path / "f", "frames"), (events, "events_np")):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "extract").symlink_to(root)
+    places = {tmp_path / "x": "aedat2", tmp_path / "e": "events_np", tmp_path / "f": "frames", events: "events_np"}
+    for folder, form in (places | {frames: "frames"}).items():
         other = find_recordings(folder, framing, CIFAR10_CLASSES)
         assert (other.form, other.labels) == (form, found.labels)
         assert np.array_equal(other.frames(0, framing), upright)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spikedistill.cli_data import Parser, data
-from spikedistill.errors import InvalidArgument, SpikedistillError, choose
+from spikedistill.errors import Interrupted, InvalidArgument, SpikedistillError, choose
 
 USAGE = """\
 usage: spikedistill COMMAND ...
@@ -228,7 +228,7 @@ def main(words: list[str] | None = None) -> int:
         COMMANDS[choose("command", words[0], COMMANDS)](words[1:])
     except SpikedistillError as error:
         print(f"spikedistill: {error}", file=sys.stderr)
-        return 130 if type(error).__name__ == "Interrupted" else 1
+        return 130 if isinstance(error, Interrupted) else 1
     except OSError as error:  # a folder that cannot be written, a file that went away: the reason says it
         print(f"spikedistill: {error}", file=sys.stderr)
         return 1

@@ -34,6 +34,10 @@ class NonFiniteLoss(SpikedistillError, FloatingPointError):
     """The loss became NaN or infinite; the run was stopped."""
 
 
+class Interrupted(SpikedistillError):
+    """Somebody pressed Ctrl-C; the run was saved."""
+
+
 def choose(what: str, given: str, known: Iterable[str]) -> str:
     """Return `given` if it is one of `known`, else raise with the nearest valid names."""
     names = sorted(known)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from spikedistill.data.events.frames import read_npz
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
-from spikedistill.data.folder import SPLIT_NAMES, find_pictures, read_picture
+from spikedistill.data.folder import SPLIT_NAMES, Found, find_pictures, read_picture
+from spikedistill.data.images import ImageSet
 from spikedistill.data.parquet import bad_rows, parquet_table
 from spikedistill.data.sets import torchvision_set
 from spikedistill.data.specs import DATASETS, DataSettings
@@ -60,7 +61,8 @@ def check(root: str | Path) -> list[Part]:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
     parts = [_parquet(file) for pattern in ("*.parquet", "*/*.parquet") for file in sorted(root.glob(pattern))]
-    parts += [_torchvision(name, root, train) for name in _torchvision_sets(root) for train in (True, False)]
+    unpacked = [k for k, spec in DATASETS.items() if spec.torchvision and (root / spec.torchvision[1]).is_dir()]
+    parts += [_torchvision(name, root, train) for name in unpacked for train in (True, False)]
     for folder in (root, *(root / name for names in SPLIT_NAMES.values() for name in names)):
         if folder.is_dir():
             parts += _recordings(folder)
@@ -123,17 +125,8 @@ def _has_split(root: Path, train: bool) -> bool:
 
 def _pictures(root: Path, train: bool) -> Part:
     found = find_pictures(root, train)
-    counts = dict(zip(found.classes, found.labels.bincount().tolist(), strict=True))
     paths = [found.folder / os.fsdecode(name) for name in found.names]
-    return Part(str(found.folder), "pictures", counts, _all(read_picture, paths), found.others)
-
-
-def _torchvision_sets(root: Path) -> list[str]:
-    """Names of the data sets that lie there in torchvision's own files."""
-    import torchvision.datasets
-
-    known = [(name, getattr(torchvision.datasets, spec.torchvision or "", None)) for name, spec in DATASETS.items()]
-    return [name for name, kind in known if kind and (root / getattr(kind, "base_folder", kind.__name__)).is_dir()]
+    return Part(str(found.folder), "pictures", _counts(found), _all(read_picture, paths), found.others)
 
 
 def _torchvision(name: str, root: Path, train: bool) -> Part:
@@ -142,8 +135,12 @@ def _torchvision(name: str, root: Path, train: bool) -> Part:
         data = torchvision_set(DATASETS[name], DataSettings(name, str(root)), root, train)
     except DataError as error:
         return Part(part, "torchvision's files", {}, [str(error)])
-    counts = dict(zip(data.classes, data.labels.bincount(minlength=len(data.classes)).tolist(), strict=True))
-    return Part(part, "torchvision's files", counts, [])
+    return Part(part, "torchvision's files", _counts(data), [])
+
+
+def _counts(data: Found | ImageSet) -> dict[str, int]:
+    """Samples by class."""
+    return dict(zip(data.classes, data.labels.bincount(minlength=len(data.classes)).tolist(), strict=True))
 
 
 def _parquet(file: Path) -> Part:

@@ -148,7 +148,8 @@ def torchvision_set(spec: DataSpec, settings: DataSettings, root: Path, train: b
     """
     import torchvision.datasets
 
-    make: Callable[..., torchvision.datasets.CIFAR10] = getattr(torchvision.datasets, spec.torchvision or "")
+    assert spec.torchvision is not None
+    make: Callable[..., torchvision.datasets.CIFAR10] = getattr(torchvision.datasets, spec.torchvision[0])
     if not settings.download and not root.is_dir():
         raise DataError(f"data.root {root} is not a folder; give the folder that holds {settings.name}")
     try:

@@ -19,7 +19,7 @@ class DataSpec:
         channels, size: pictures are channels × size × size.
         classes: how many (None: as many as there are folders).
         mean, std: the constants that normalise pictures; frames of events are used as counted.
-        torchvision: class name in torchvision.datasets.
+        torchvision: class name in torchvision.datasets, and the folder in the root that its files lie in.
         parquet: files are called NAME-train.parquet and NAME-test.parquet.
         kind: pictures in "memory", a "folder" of picture files read as needed, or "events".
     """
@@ -30,7 +30,7 @@ class DataSpec:
     classes: int | None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    torchvision: str | None = None
+    torchvision: tuple[str, str] | None = None
     parquet: str | None = None
     kind: Literal["memory", "folder", "events"] = "memory"
 
@@ -43,7 +43,14 @@ DATASETS = {
         "6,000 + 1,000 pictures of Fashion-MNIST, shipped with the package", 1, 28, 10, (0.2860,), (0.3530,)
     ),
     "fashion-mnist": DataSpec(
-        "Fashion-MNIST, 60,000 + 10,000", 1, 28, 10, (0.2860,), (0.3530,), "FashionMNIST", "fashion_mnist"
+        "Fashion-MNIST, 60,000 + 10,000",
+        1,
+        28,
+        10,
+        (0.2860,),
+        (0.3530,),
+        ("FashionMNIST", "FashionMNIST"),
+        "fashion_mnist",
     ),
     "cifar10": DataSpec(
         "CIFAR-10, 50,000 + 10,000",
@@ -52,7 +59,7 @@ DATASETS = {
         10,
         (0.4914, 0.4822, 0.4465),
         (0.2470, 0.2435, 0.2616),
-        "CIFAR10",
+        ("CIFAR10", "cifar-10-batches-py"),
         "cifar10",
     ),
     "cifar100": DataSpec(
@@ -62,7 +69,7 @@ DATASETS = {
         100,
         (0.5071, 0.4865, 0.4409),
         (0.2673, 0.2564, 0.2762),
-        "CIFAR100",
+        ("CIFAR100", "cifar-100-python"),
         "cifar100",
     ),
     "imagenet": DataSpec(

@@ -12,12 +12,8 @@ from typing import Any
 import torch
 
 from spikedistill.distill import mean_over_processes
-from spikedistill.errors import SpikedistillError
+from spikedistill.errors import Interrupted
 from spikedistill.training.loop import Progress, Watcher
-
-
-class Interrupted(SpikedistillError):
-    """Somebody pressed Ctrl-C; the run was saved."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spikedistill.data import Batches, Samples, Splits, in_order, load
 from spikedistill.distill import mean_over_processes
 from spikedistill.environment import environment
-from spikedistill.errors import InvalidArgument
+from spikedistill.errors import Interrupted, InvalidArgument
 from spikedistill.evaluation import Evaluation, evaluate
 from spikedistill.files import write_json
 from spikedistill.kernels import Kernels
@@ -26,7 +26,7 @@ from spikedistill.training.checkpoint import (
     save_weights,
 )
 from spikedistill.training.loop import Progress, Session, fit
-from spikedistill.training.processes import Interrupted, Place, Stoppable, process_group, stop_signals
+from spikedistill.training.processes import Place, Stoppable, process_group, stop_signals
 from spikedistill.training.settings import Recipe
 from spikedistill.training.show import Display, Silence, draw_curves
 
