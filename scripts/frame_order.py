@@ -12,8 +12,8 @@ import torch
 
 import spikedistill as sd
 from spikedistill.data import in_order
-from spikedistill.data.sets import load_split
-from spikedistill.recipes import saved_recipe
+from spikedistill.data.load import load_split
+from spikedistill.training.recipe_files import saved_recipe
 
 ORDERS = {
     "as recorded": lambda frames: frames,

@@ -18,7 +18,7 @@ from spikedistill.data import DATASETS, Augmentation, Batches, DataSettings, Ima
 from spikedistill.data.augmentation import Draw
 from spikedistill.data.batches import generator_for
 from spikedistill.data.check import check
-from spikedistill.data.images import augment, cut_out
+from spikedistill.data.pictures.memory import augment, cut_out
 from spikedistill.errors import DataError
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import reference_loss
 
 import spikedistill as sd
-from spikedistill.distill import TEACHERS
+from spikedistill.objectives.self_distillation import TEACHERS
 
 
 def output(heads, requires_grad=True):

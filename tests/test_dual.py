@@ -13,9 +13,9 @@ from reference import lif_autograd, two_pass
 from torch import nn
 
 import spikedistill as sd
-from spikedistill.dual import stitch
-from spikedistill.network import encode
-from spikedistill.signal import RULES, Signal
+from spikedistill.core.dual import stitch
+from spikedistill.core.network import encode
+from spikedistill.core.signal import RULES, Signal
 
 MODELS = ["resnet18", "resnet19", "preact_resnet18", "vgg11"]
 
@@ -340,7 +340,7 @@ def test_operations_that_cannot_be_right_are_refused_by_name_and_place(function,
 
 
 def test_users_can_register_a_rule():
-    from spikedistill import rules
+    from spikedistill.core.rules import common as rules
 
     with pytest.raises(sd.SpikedistillError, match="no rule for"):
         Calls(torch.fft.fft)(encode(torch.randn(2, 3, 5, 5), 3, "rate"))

@@ -30,7 +30,7 @@ from spikedistill.data.events.frameset import Changes, change, frames_of
 from spikedistill.data.events.recordings import CIFAR10_CLASSES
 from spikedistill.data.events.simulate import Camera, path, simulate
 from spikedistill.errors import DataError, InvalidArgument
-from spikedistill.recipes import load_recipe
+from spikedistill.training.recipe_files import load_recipe
 from spikedistill.training.run import train
 
 

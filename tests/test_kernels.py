@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import spikedistill as sd
-from spikedistill.kernels import EAGER, Norm, Term, compiled
+from spikedistill.core.kernels import EAGER, Norm, Term, compiled
 from spikedistill.training.setup import missing_compiler
 
 pytestmark = [

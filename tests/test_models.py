@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 import spikedistill as sd
-from spikedistill import interop
+from spikedistill.export import authors as interop
 from spikedistill.models import list_models
 
 

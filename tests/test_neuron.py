@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import lif_autograd
 
 import spikedistill as sd
-from spikedistill.neuron import RESETS, SURROGATES, backward_through_time, membrane_response, rate_response
+from spikedistill.core.neuron import RESETS, SURROGATES, backward_through_time, membrane_response, rate_response
 
 # decay 0.5, threshold 1, currents 0.6, 0.8, 0.5, 0.1, worked out by hand
 TRAJECTORIES = {

@@ -6,14 +6,14 @@ import subprocess
 import sys
 
 import spikedistill as sd
-from spikedistill.training.settings import Recipe
+from spikedistill.training.recipe import Recipe
 
 
 def test_importing_is_fast_and_does_not_import_torch():
     code = (
         "import sys, time; t = time.perf_counter(); import spikedistill, spikedistill.cli; "
         "assert 'torch' not in sys.modules; assert time.perf_counter() - t < 0.5; "
-        "import spikedistill.recipes; "
+        "import spikedistill.training.recipe_files; "
         "assert not {'torchvision', 'matplotlib', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,9 +13,9 @@ import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, in_order, load
 from spikedistill.data.augmentation import Draw
-from spikedistill.data.autoaugment import OPERATIONS, SUB_POLICIES, Policies
+from spikedistill.data.pictures.autoaugment import OPERATIONS, SUB_POLICIES, Policies
 from spikedistill.data.batches import generator_for
-from spikedistill.data.folder import random_part
+from spikedistill.data.pictures.folder import random_part
 from spikedistill.errors import DataError, InvalidArgument
 
 

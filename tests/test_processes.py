@@ -12,7 +12,7 @@ import torch
 
 import spikedistill as sd
 from spikedistill.data import in_order, load
-from spikedistill.recipes import load_recipe
+from spikedistill.training.recipe_files import load_recipe
 
 WORDS = [
     "--model.width=2",
@@ -30,9 +30,9 @@ import spikedistill as sd
 from spikedistill.data import Augmentation, Batches, ImageSet
 from spikedistill.training import setup
 from spikedistill.training.loop import Progress, Session, fit
-from spikedistill.training.processes import Place, process_group
-from spikedistill.training.settings import OptimizerSettings
-from spikedistill.training.show import Silence
+from spikedistill.machine.processes import Place, process_group
+from spikedistill.training.recipe import OptimizerSettings
+from spikedistill.report.display import Silence
 
 def learn(place):
     torch.manual_seed(0)

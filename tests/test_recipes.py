@@ -7,14 +7,14 @@ import yaml
 
 import spikedistill as sd
 from spikedistill.cli import main
-from spikedistill.recipes import list_recipes, load_recipe, saved_recipe
+from spikedistill.training.recipe_files import list_recipes, load_recipe, saved_recipe
 
 # ---------------------------------------------------------------- recipes
 
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_recipes_load_state_their_claim_and_survive_saving(name, tmp_path):
-    from spikedistill.recipes import save_recipe
+    from spikedistill.training.recipe_files import save_recipe
 
     recipe = load_recipe(name)
     assert recipe.claim.source

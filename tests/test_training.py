@@ -19,12 +19,12 @@ from PIL import Image
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.errors import CheckpointError, Interrupted, NonFiniteLoss, WriteError
-from spikedistill.files import write_atomically
-from spikedistill.recipes import fields_of, load_recipe, saved_recipe
+from spikedistill.machine.files import write_atomically
+from spikedistill.training.recipe_files import fields_of, load_recipe, saved_recipe
 from spikedistill.training import setup
-from spikedistill.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.run import train
-from spikedistill.training.settings import OptimizerSettings
+from spikedistill.training.recipe import OptimizerSettings
 
 TINY = [
     "--model.width=2",

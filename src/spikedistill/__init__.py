@@ -9,31 +9,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spikedistill import interop, rules
-    from spikedistill.convert import to_spiking
-    from spikedistill.distill import Objective, SelfDistillationLoss, Terms
-    from spikedistill.dual import Dual, Sequence, Static
+    from spikedistill.core.rules import common as rules
+    from spikedistill.export import authors as interop
+    from spikedistill.models.conversion import to_spiking
+    from spikedistill.objectives.self_distillation import Objective, SelfDistillationLoss, Terms
+    from spikedistill.core.dual import Dual, Sequence, Static
     from spikedistill.errors import SpikedistillError
-    from spikedistill.evaluation import Evaluation, evaluate
-    from spikedistill.learner import SelfDistillation
+    from spikedistill.measure.evaluation import Evaluation, evaluate
+    from spikedistill.training.learner import SelfDistillation
     from spikedistill.models import create_model, list_models
-    from spikedistill.network import Network, Output
-    from spikedistill.neuron import LIF, Neuron, Surrogate
-    from spikedistill.signal import register_rule
-    from spikedistill.trained import Trained
+    from spikedistill.core.network import Network, Output
+    from spikedistill.core.neuron import LIF, Neuron, Surrogate
+    from spikedistill.core.signal import register_rule
+    from spikedistill.training.trained import Trained
 
 _HOMES = {
-    "spikedistill.convert": ("to_spiking",),
-    "spikedistill.distill": ("Objective", "SelfDistillationLoss", "Terms"),
-    "spikedistill.dual": ("Dual", "Sequence", "Static"),
-    "spikedistill.signal": ("register_rule",),
+    "spikedistill.models.conversion": ("to_spiking",),
+    "spikedistill.objectives.self_distillation": ("Objective", "SelfDistillationLoss", "Terms"),
+    "spikedistill.core.dual": ("Dual", "Sequence", "Static"),
+    "spikedistill.core.signal": ("register_rule",),
     "spikedistill.errors": ("SpikedistillError",),
-    "spikedistill.evaluation": ("Evaluation", "evaluate"),
-    "spikedistill.learner": ("SelfDistillation",),
+    "spikedistill.measure.evaluation": ("Evaluation", "evaluate"),
+    "spikedistill.training.learner": ("SelfDistillation",),
     "spikedistill.models": ("create_model", "list_models"),
-    "spikedistill.network": ("Network", "Output"),
-    "spikedistill.neuron": ("LIF", "Neuron", "Surrogate"),
-    "spikedistill.trained": ("Trained",),
+    "spikedistill.core.network": ("Network", "Output"),
+    "spikedistill.core.neuron": ("LIF", "Neuron", "Surrogate"),
+    "spikedistill.training.trained": ("Trained",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -66,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("interop", "rules"):
-        return importlib.import_module(f"spikedistill.{name}")
+        return importlib.import_module({"interop": "spikedistill.export.authors", "rules": "spikedistill.core.rules.common"}[name])
     if name in _HOME_OF:
         return getattr(importlib.import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'spikedistill' has no attribute {name!r}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from spikedistill.bench.subjects import SUBJECTS, Point
 from spikedistill.errors import InvalidArgument
-from spikedistill.files import write_json
+from spikedistill.machine.files import write_json
 
 
 class Worker:
@@ -91,7 +91,7 @@ def run(subjects: list[str], point: Point, timesteps: list[int], repeats: int, o
     Raises:
         InvalidArgument: `out` holds a benchmark already.
     """
-    from spikedistill.environment import environment
+    from spikedistill.machine.environment import environment
 
     if out is not None:  # before the work, not after it
         if (out / "bench.json").exists():

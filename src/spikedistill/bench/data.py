@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.data import DATASETS, Augmentation, Batches, ImageSet, load
-from spikedistill.training.settings import Recipe
+from spikedistill.training.recipe import Recipe
 from spikedistill.training.setup import keep_memory
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikedistill.neuron import LIF
+from spikedistill.core.neuron import LIF
 
 
 def with_neurons(body: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from spikedistill.bench import peers
 from spikedistill.bench.two_pass import TwoPass
 from spikedistill.errors import SpikedistillError
-from spikedistill.kernels import EAGER, compiled
-from spikedistill.learner import SelfDistillation
+from spikedistill.core.kernels import EAGER, compiled
+from spikedistill.training.learner import SelfDistillation
 from spikedistill.models import create_model
 from spikedistill.training import setup
 

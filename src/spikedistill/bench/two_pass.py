@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikedistill.learner import SelfDistillation
-from spikedistill.network import Output, observed
-from spikedistill.neuron import LIF
+from spikedistill.training.learner import SelfDistillation
+from spikedistill.core.network import Output, observed
+from spikedistill.core.neuron import LIF
 
 
 def _surrogate(v: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.batches import Batches, Samples, in_order
-from spikedistill.data.images import ImageSet
-from spikedistill.data.sets import Splits, load
+from spikedistill.data.pictures.memory import ImageSet
+from spikedistill.data.load import Splits, load
 from spikedistill.data.specs import DATASETS, DataSettings
 
 __all__ = ["DATASETS", "Augmentation", "Batches", "DataSettings", "ImageSet", "Samples", "Splits", "in_order", "load"]

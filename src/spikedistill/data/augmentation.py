@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from spikedistill.data.autoaugment import Policies
+from spikedistill.data.pictures.autoaugment import Policies
 from spikedistill.errors import InvalidArgument
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from spikedistill.data.events.frames import read_npz
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
-from spikedistill.data.folder import SPLIT_NAMES, Found, find_pictures, read_picture
-from spikedistill.data.images import ImageSet
-from spikedistill.data.parquet import bad_rows, parquet_table
-from spikedistill.data.sets import torchvision_set
+from spikedistill.data.pictures.folder import SPLIT_NAMES, Found, find_pictures, read_picture
+from spikedistill.data.pictures.memory import ImageSet
+from spikedistill.data.pictures.tables import bad_rows, parquet_table
+from spikedistill.data.load import torchvision_set
 from spikedistill.data.specs import DATASETS, DataSettings
 from spikedistill.errors import DataError
 

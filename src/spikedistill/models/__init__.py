@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.models import preact, resnet, vgg
-from spikedistill.network import Network
-from spikedistill.neuron import Neuron
+from spikedistill.core.network import Network
+from spikedistill.core.neuron import Neuron
 
 _FAMILIES = {name: family for family in (resnet, preact, vgg) for name in family.PLANS}
 

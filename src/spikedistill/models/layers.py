@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from spikedistill.neuron import LIF, Neuron
+from spikedistill.core.neuron import LIF, Neuron
 
 STEMS = ("cifar", "imagenet")
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from spikedistill.models.layers import Head, conv
-from spikedistill.neuron import LIF, Neuron
+from spikedistill.core.neuron import LIF, Neuron
 
 __all__ = ["PLANS", "STEMS", "build"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from spikedistill.data import Batches
-from spikedistill.distill import Terms, mean_over_processes
+from spikedistill.objectives.self_distillation import Terms, mean_over_processes
 from spikedistill.errors import NonFiniteLoss
-from spikedistill.learner import SelfDistillation
-from spikedistill.network import Output
-from spikedistill.training.settings import OptimizerSettings
+from spikedistill.training.learner import SelfDistillation
+from spikedistill.core.network import Output
+from spikedistill.training.recipe import OptimizerSettings
 from spikedistill.training.setup import autocast, learning_rate
 
 CHECK_EVERY = 20

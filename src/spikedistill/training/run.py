@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from spikedistill.data import Batches, Samples, Splits, in_order, load
-from spikedistill.distill import mean_over_processes
-from spikedistill.environment import environment
+from spikedistill.objectives.self_distillation import mean_over_processes
+from spikedistill.machine.environment import environment
 from spikedistill.errors import Interrupted, InvalidArgument
-from spikedistill.evaluation import Evaluation, evaluate
-from spikedistill.files import write_json
-from spikedistill.kernels import Kernels
-from spikedistill.network import Network
-from spikedistill.trained import describe_network
+from spikedistill.measure.evaluation import Evaluation, evaluate
+from spikedistill.machine.files import write_json
+from spikedistill.core.kernels import Kernels
+from spikedistill.core.network import Network
+from spikedistill.training.trained import describe_network
 from spikedistill.training import setup
-from spikedistill.training.checkpoint import (
+from spikedistill.training.checkpoints import (
     apply_state,
     load_checkpoint,
     save_checkpoint,
     save_weights,
 )
 from spikedistill.training.loop import Progress, Session, fit
-from spikedistill.training.processes import Place, Stoppable, process_group, stop_signals
-from spikedistill.training.settings import Recipe
-from spikedistill.training.show import Display, Silence, draw_curves
+from spikedistill.machine.processes import Place, Stoppable, process_group, stop_signals
+from spikedistill.training.recipe import Recipe
+from spikedistill.report.display import Display, Silence, draw_curves
 
 EVALUATION_BATCH = 250
 
@@ -245,7 +245,7 @@ def _describe(
     reason: str,
     resume: bool,
 ) -> None:
-    from spikedistill.recipes import save_recipe
+    from spikedistill.training.recipe_files import save_recipe
 
     if not resume:
         folder.mkdir(parents=True, exist_ok=True)

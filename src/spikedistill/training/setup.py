@@ -12,11 +12,11 @@ from torch import nn
 
 from spikedistill.data import Samples
 from spikedistill.errors import InvalidArgument
-from spikedistill.kernels import EAGER, Kernels, compiled
-from spikedistill.learner import SelfDistillation
+from spikedistill.core.kernels import EAGER, Kernels, compiled
+from spikedistill.training.learner import SelfDistillation
 from spikedistill.models import create_model
-from spikedistill.neuron import LIF
-from spikedistill.training.settings import OptimizerSettings, Recipe
+from spikedistill.core.neuron import LIF
+from spikedistill.training.recipe import OptimizerSettings, Recipe
 
 COMPILE_SECONDS = 60.0
 """What compiling costs at most, cold, on two CPU cores."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from spikedistill.data.events.event import REPAIR, SENSOR, Events
 from spikedistill.errors import DataError
-from spikedistill.files import write_atomically
+from spikedistill.machine.files import write_atomically
 
 VERSION_2 = b"#!AER-DAT2.0"
 VERSION_4 = b"#!AER-DAT4.0"

@@ -22,7 +22,7 @@ import numpy as np
 
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import Recordings
-from spikedistill.data.progress import show_progress
+from spikedistill.machine.progress import show_progress
 from spikedistill.errors import DataError
 
 FORMAT = 1

@@ -8,8 +8,8 @@ from pathlib import Path
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events.aedat import write_aedat2
 from spikedistill.data.events.simulate import Camera, simulate
-from spikedistill.data.images import ImageSet
-from spikedistill.data.progress import show_progress
+from spikedistill.data.pictures.memory import ImageSet
+from spikedistill.machine.progress import show_progress
 from spikedistill.errors import DataError, WriteError
 
 TOGETHER = 32

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from spikedistill.dual import Dual, Sequence, Static, stitch
+from spikedistill.core.dual import Dual, Sequence, Static, stitch
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
-from spikedistill.kernels import time_mean
-from spikedistill.signal import RULES, Rule, Signal
-from spikedistill.trace import user_frame
+from spikedistill.core.kernels import time_mean
+from spikedistill.core.signal import RULES, Rule, Signal
+from spikedistill.core.trace import user_frame
 
 # ---------------------------------------------------------------- bringing arguments together
 

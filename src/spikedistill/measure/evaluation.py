@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from spikedistill.errors import InvalidArgument
-from spikedistill.kernels import EAGER, Kernels
-from spikedistill.network import Network, rate
-from spikedistill.neuron import LIF
-from spikedistill.signal import Signal
+from spikedistill.core.kernels import EAGER, Kernels
+from spikedistill.core.network import Network, rate
+from spikedistill.core.neuron import LIF
+from spikedistill.core.signal import Signal
 
 DEAD, SATURATED = 0.001, 0.9
 """A layer that fires less or more than this, in spikes per neuron and step, carries next to no information."""

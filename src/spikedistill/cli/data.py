@@ -42,7 +42,7 @@ def check(words: list[str]) -> None:
 
 
 def _recipe(command: str, words: list[str]) -> Any:
-    from spikedistill.recipes import load_recipe
+    from spikedistill.training.recipe_files import load_recipe
 
     if not words or words[0].startswith("-"):
         raise InvalidArgument(f"data {command} needs a recipe: spikedistill data {command} RECIPE --data.root FOLDER")
@@ -51,7 +51,7 @@ def _recipe(command: str, words: list[str]) -> Any:
 
 def show(words: list[str]) -> None:
     from spikedistill.data import Batches, load
-    from spikedistill.data.show import grid
+    from spikedistill.report.grid import grid
 
     out = Path("samples.png")
     if "--out" in words[:-1]:
@@ -89,7 +89,7 @@ def prepare(words: list[str]) -> None:
 def simulate_dvs(words: list[str]) -> None:
     from spikedistill.data import DATASETS, DataSettings, load
     from spikedistill.data.events.make import make_recordings
-    from spikedistill.data.images import ImageSet
+    from spikedistill.data.pictures.memory import ImageSet
 
     parser = Parser(prog="data simulate-dvs", allow_abbrev=False)
     parser.add_argument("--source", default="cifar10")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import spikedistill.norm
-import spikedistill.weighted  # noqa: F401  (these fill the table of rules)
-from spikedistill.dual import Dual, Sequence, Static
+import spikedistill.core.rules.norm
+import spikedistill.core.rules.weighted  # noqa: F401  (these fill the table of rules)
+from spikedistill.core.dual import Dual, Sequence, Static
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.kernels import EAGER, Kernels, Term, time_mean
-from spikedistill.signal import Signal
+from spikedistill.core.kernels import EAGER, Kernels, Term, time_mean
+from spikedistill.core.signal import Signal
 
 PROPAGATIONS: dict[str, type[Dual] | type[Sequence] | None] = {"rate": Dual, "bptt": Sequence, "ann": None}
 """How a network learns, by what it is fed: rate-based backpropagation, BPTT, or the ANN twin."""

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from spikedistill.branches import LightBlock
+from spikedistill.models.branches import LightBlock
 from spikedistill.errors import CheckpointError, choose
-from spikedistill.learner import SelfDistillation
+from spikedistill.training.learner import SelfDistillation
 from spikedistill.models import create_model
-from spikedistill.training.checkpoint import apply_state
+from spikedistill.training.checkpoints import apply_state
 
 # our name (of the learner) → theirs, first match counts; {k} is the number of the stage
 _NETWORK = {

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
-from spikedistill.files import write_text
-from spikedistill.training.settings import Claim, Recipe
+from spikedistill.machine.files import write_text
+from spikedistill.training.recipe import Claim, Recipe
 
 DEFAULT = "fashion-small"
 CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
@@ -22,7 +22,7 @@ CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.
 
 def list_recipes() -> list[str]:
     """The names of the recipes that ship with the package."""
-    files = resources.files("spikedistill.recipes").iterdir()
+    files = (resources.files("spikedistill") / "recipes").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
@@ -42,7 +42,7 @@ def load_recipe(name: str = DEFAULT, overrides: list[str] | None = None) -> Reci
             raise InvalidArgument(f"the recipe {name} cannot be read: {error}") from error
     else:
         choose("recipe", name, list_recipes())
-        text = (resources.files("spikedistill.recipes") / f"{name}.yaml").read_text()
+        text = ((resources.files("spikedistill") / "recipes") / f"{name}.yaml").read_text()
     return parse_recipe(text, overrides or [], name)
 
 

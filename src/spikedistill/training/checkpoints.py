@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import CheckpointError, WriteError
-from spikedistill.files import write_atomically, write_json
+from spikedistill.machine.files import write_atomically, write_json
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spikedistill import neuron as lif
-from spikedistill.neuron import Neuron, RateResponse
+from spikedistill.core import neuron as lif
+from spikedistill.core.neuron import Neuron, RateResponse
 
 
 class Norm(NamedTuple):

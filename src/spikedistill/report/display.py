@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spikedistill.evaluation import Evaluation
+from spikedistill.measure.evaluation import Evaluation
 from spikedistill.training.loop import Progress
 
 _PERCENT = {"train_accuracy", "validation_accuracy"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from spikedistill.branches import BLOCKS
+from spikedistill.models.branches import BLOCKS
 from spikedistill.data import DataSettings
-from spikedistill.distill import TEACHERS, SelfDistillationLoss
+from spikedistill.objectives.self_distillation import TEACHERS, SelfDistillationLoss
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.network import PROPAGATIONS
-from spikedistill.neuron import Neuron
+from spikedistill.core.network import PROPAGATIONS
+from spikedistill.core.neuron import Neuron
 
 
 @dataclasses.dataclass(frozen=True)

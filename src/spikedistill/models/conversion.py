@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
-from spikedistill.network import Network
-from spikedistill.neuron import LIF, Neuron
+from spikedistill.core.network import Network
+from spikedistill.core.neuron import LIF, Neuron
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6)
 """Activations that a spiking neuron can stand in for: non-negative, and zero for negative input."""

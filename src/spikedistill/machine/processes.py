@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from spikedistill.distill import mean_over_processes
+from spikedistill.objectives.self_distillation import mean_over_processes
 from spikedistill.errors import Interrupted
 from spikedistill.training.loop import Progress, Watcher
 

@@ -16,9 +16,9 @@ from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.frameset import FrameSet
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, Recordings, find_recordings
 from spikedistill.data.events.splits import SPLITS, split
-from spikedistill.data.folder import SPLIT_NAMES, FolderSet, find_pictures, in_memory
-from spikedistill.data.images import ImageSet
-from spikedistill.data.parquet import HUB, Table, find_parquet, hub_table, parquet_table, read_tables
+from spikedistill.data.pictures.folder import SPLIT_NAMES, FolderSet, find_pictures, in_memory
+from spikedistill.data.pictures.memory import ImageSet
+from spikedistill.data.pictures.tables import HUB, Table, find_parquet, hub_table, parquet_table, read_tables
 from spikedistill.data.specs import DATASETS, DataSettings, DataSpec
 from spikedistill.errors import DataError, InvalidArgument
 

@@ -11,14 +11,14 @@ import torch
 from spikedistill.data import Samples
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import frames_of_file
-from spikedistill.data.folder import FolderSet, as_names
-from spikedistill.data.images import normalised
+from spikedistill.data.pictures.folder import FolderSet, as_names
+from spikedistill.data.pictures.memory import normalised
 from spikedistill.errors import CheckpointError, DataError
 from spikedistill.models import create_model
-from spikedistill.network import Network
-from spikedistill.neuron import Neuron, Surrogate
-from spikedistill.training.checkpoint import apply_state, load_weights
-from spikedistill.training.settings import Recipe
+from spikedistill.core.network import Network
+from spikedistill.core.neuron import Neuron, Surrogate
+from spikedistill.training.checkpoints import apply_state, load_weights
+from spikedistill.training.recipe import Recipe
 
 FORMAT = "spikedistill network 1"
 

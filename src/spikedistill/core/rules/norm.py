@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.dual import Dual, Sequence, Static
+from spikedistill.core.dual import Dual, Sequence, Static
 from spikedistill.errors import InvalidArgument
-from spikedistill.kernels import Norm
-from spikedistill.signal import RULES, Rule
+from spikedistill.core.kernels import Norm
+from spikedistill.core.signal import RULES, Rule
 
 
 def update_running(running: Tensor | None, batch: Tensor, momentum: float) -> None:

@@ -39,9 +39,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from spikedistill.errors import InvalidArgument
-from spikedistill.kernels import EAGER, Kernels, Norm, Term, computed, norm_backward, time_mean, total
-from spikedistill.neuron import Neuron, lif
-from spikedistill.signal import RULES, Rule, Signal
+from spikedistill.core.kernels import EAGER, Kernels, Norm, Term, computed, norm_backward, time_mean, total
+from spikedistill.core.neuron import Neuron, lif
+from spikedistill.core.signal import RULES, Rule, Signal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

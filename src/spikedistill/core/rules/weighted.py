@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.dual import Dual, linear_of_rate
+from spikedistill.core.dual import Dual, linear_of_rate
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
-from spikedistill.kernels import Term, time_mean
-from spikedistill.rules import linear
-from spikedistill.signal import RULES, Rule, Signal
-from spikedistill.trace import user_frame
+from spikedistill.core.kernels import Term, time_mean
+from spikedistill.core.rules.common import linear
+from spikedistill.core.signal import RULES, Rule, Signal
+from spikedistill.core.trace import user_frame
 
 Adjoint = Callable[[Tensor, Tensor, Tensor, Any], Any]
 

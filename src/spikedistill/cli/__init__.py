@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spikedistill.cli_data import Parser, data
+from spikedistill.cli.data import Parser, data
 from spikedistill.errors import Interrupted, InvalidArgument, SpikedistillError, choose
 
 USAGE = """\
@@ -45,7 +45,7 @@ def _option(words: list[str], name: str) -> str | None:
 
 
 def train(words: list[str]) -> None:
-    from spikedistill.recipes import DEFAULT, fields_of, load_recipe, saved_recipe
+    from spikedistill.training.recipe_files import DEFAULT, fields_of, load_recipe, saved_recipe
     from spikedistill.training import run
 
     if "--help" in words or "-h" in words:
@@ -73,10 +73,10 @@ def _shown(value: object) -> str:
 def evaluate(words: list[str]) -> None:
     import dataclasses
 
-    from spikedistill.data.sets import division, load_split
-    from spikedistill.kernels import EAGER
-    from spikedistill.recipes import saved_recipe
-    from spikedistill.trained import Trained
+    from spikedistill.data.load import division, load_split
+    from spikedistill.core.kernels import EAGER
+    from spikedistill.training.recipe_files import saved_recipe
+    from spikedistill.training.trained import Trained
     from spikedistill.training import run, setup
 
     root = _option(words, "data.root")
@@ -113,7 +113,7 @@ def _numbers(words: list[str]) -> list[int]:
 def predict(words: list[str]) -> None:
     import torch
 
-    from spikedistill.trained import Trained
+    from spikedistill.training.trained import Trained
 
     folder, files = _folder("predict", words)
     if not files:
@@ -172,7 +172,7 @@ def _bench_layers(subjects: list[str], point: Any, repeats: int) -> None:
 
 def _bench_data(words: list[str]) -> None:
     from spikedistill.bench.data import bench_data
-    from spikedistill.recipes import load_recipe
+    from spikedistill.training.recipe_files import load_recipe
 
     name = words.pop(0) if words and not words[0].startswith("-") else "cifar10-resnet18"
     bench_data(load_recipe(name, words))
@@ -184,7 +184,7 @@ def list_names(words: list[str]) -> None:
 
 
 def _recipes() -> list[str]:
-    from spikedistill.recipes import list_recipes, load_recipe
+    from spikedistill.training.recipe_files import list_recipes, load_recipe
 
     claims = {name: load_recipe(name).claim for name in list_recipes()}
     return [f"{name:<24} {claim.source}; accuracy: {claim.accuracy}" for name, claim in claims.items()]

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from spikedistill.branches import Branch
-from spikedistill.distill import Objective, SelfDistillationLoss, Terms
+from spikedistill.models.branches import Branch
+from spikedistill.objectives.self_distillation import Objective, SelfDistillationLoss, Terms
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.kernels import EAGER, Kernels
-from spikedistill.network import PROPAGATIONS, Network, Output, encode, rate
+from spikedistill.core.kernels import EAGER, Kernels
+from spikedistill.core.network import PROPAGATIONS, Network, Output, encode, rate
 
 
 class SelfDistillation(nn.Module):

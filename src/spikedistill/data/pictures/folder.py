@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.data.augmentation import Augmentation
-from spikedistill.data.images import normalised
+from spikedistill.data.pictures.memory import normalised
 from spikedistill.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")

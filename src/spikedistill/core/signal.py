@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
-from spikedistill.kernels import Kernels
-from spikedistill.trace import user_frame
+from spikedistill.core.kernels import Kernels
+from spikedistill.core.trace import user_frame
 
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
@@ -37,7 +37,7 @@ class Signal:
                 f"no rule for {name} on a {cls.__name__} signal, called at {user_frame()}.\n"
                 f"Supported: {', '.join(supported)}.\n"
                 "If it acts on every time step alone and is linear, register it: "
-                "spikedistill.register_rule(function, spikedistill.rules.linear)"
+                "spikedistill.register_rule(function, spikedistill.core.rules.common.linear)"
             )
         return rule(func, *args, **(kwargs or {}))
 
@@ -72,7 +72,7 @@ def register_rule(function: Any, rule: Rule) -> None:
 
     Args:
         rule: called as rule(function, *args, **kwargs) with signals among the arguments; returns a signal.
-            `spikedistill.rules` has the common ones: `linear` for a function that is linear in the signal,
+            `spikedistill.core.rules.common` has the common ones: `linear` for a function that is linear in the signal,
             `stepwise` for one that acts on every time step alone (gradient by the operation on the rate).
     """
     if not callable(rule):

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.network import Output
-from spikedistill.neuron import compute_dtype
+from spikedistill.core.network import Output
+from spikedistill.core.neuron import compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)
