@@ -11,7 +11,7 @@ import torch
 
 import spikedistill as sd
 from spikedistill.core.kernels import EAGER, Norm, Term, compiled
-from spikedistill.training.setup import missing_compiler
+from spikedistill.machine.compiler import missing_compiler
 
 pytestmark = [
     pytest.mark.skipif(missing_compiler(torch.device("cpu")) is not None, reason="no C++ compiler"),
@@ -87,10 +87,10 @@ def test_backward_kernel(count):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("propagation", ["rate", pytest.param("bptt", marks=pytest.mark.slow)])
-def test_a_whole_step_is_the_same(propagation):
+@pytest.mark.parametrize("rule", [sd.Rate(3), pytest.param(sd.BPTT(3), marks=pytest.mark.slow)])
+def test_a_whole_step_is_the_same(rule):
     torch.manual_seed(0)
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4).double(), 3, propagation=propagation)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4).double(), rule)
     other = copy.deepcopy(learner)
     other.kernels = compiled()
     images, labels = torch.randn(3, 3, 16, 16, dtype=torch.float64), torch.tensor([1, 5, 9])
@@ -132,7 +132,7 @@ def test_other_batch_sizes_do_not_compile_again():
 def test_bf16_autocast_trains(kernels):
     torch.manual_seed(0)
     learner = sd.SelfDistillation(
-        sd.create_model("resnet18", 10, width=4), 3, kernels=EAGER if kernels == "eager" else compiled()
+        sd.create_model("resnet18", 10, width=4), sd.Rate(3), kernels=EAGER if kernels == "eager" else compiled()
     )
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([1, 5, 9, 0])
     with torch.autocast("cpu", torch.bfloat16):
@@ -171,7 +171,7 @@ def test_bf16_convolutions_by_fp32_only_round_their_results():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_step_on_cuda_is_that_on_the_cpu():
     torch.manual_seed(0)
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4).double(), 3)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4).double(), sd.Rate(3))
     other = copy.deepcopy(learner).cuda()
     other.kernels = compiled()
     images, labels = torch.randn(3, 3, 16, 16, dtype=torch.float64), torch.tensor([1, 5, 9])

@@ -9,21 +9,20 @@ r = (1/T) Σ_t s_t. The authors do that in two passes, a spiking one and a secon
     input and g r^T for the weight, uses the rate tensors.                                (`linear_of_rate`) exact
 2.  A LIF neuron has no rate function. Its linear response to a current added to every step is the eligibility e of
     `neuron.rate_response`; the rate leaves with the value mean_t(s_t) and the gradient of e·(mean input).
-                                                                        (`LIF` rule) exact for constant perturbations
+                                                                        (`lif_rule`) exact for constant perturbations
 3.  Everything else is imposed the same way: the value of the spike path's time mean, the gradient of the operation on
-    the rate tensor.                                                       (`stitch`; batch norm: norm.py) approximate
+    the rate tensor.                      (`stitch`) approximate; for batch norm (rules/norm.py) exact as in 2
 
 Invariant: at every point of the network the rate equals the time mean of the spike path.
 Cost: T spiking forwards without gradient and one backward of batch size N. What is kept for the backward is of size N:
 memory does not grow with T.
 
-How a network learns is decided by what is fed to it; modules have no modes (`sd.Network` makes these from images):
-    Static    [N, ...] the same at every step: computed once, until the first neuron makes it one of the two below
+How a network learns is decided by what is fed to it; modules have no modes (core/learning.py makes these from images):
     Dual      values [T·N, ...] without gradient and rate [N, ...] with gradient: rate-based backpropagation
-    Sequence  values [T·N, ...] with gradient: BPTT, or plain spiking evaluation under no_grad
+    Unrolled  values [T·N, ...] with gradient: BPTT, or plain spiking evaluation under no_grad
     a Tensor  [N, ...]: the ANN twin; a LIF neuron is then a ReLU (neuron.py)
-They intercept torch functions (`__torch_function__`) and look the function up in `RULES` (filled by rules.py and
-norm.py), so ordinary modules work unmodified. To the network each looks like a tensor of shape [N, ...].
+They intercept torch functions (signal.py) and look the function up in a table (core/rules), so ordinary modules work
+unmodified. To the network each looks like a tensor of shape [N, ...].
 
 Shapes: time and batch are folded, T·N with time slowest; `[N, ...]` is any per-sample shape, channels second.
 """
@@ -38,10 +37,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from spikedistill.core.kernels import Kernels, Norm, Term, computed, norm_backward, time_mean, total
+from spikedistill.core.neuron import Neuron
+from spikedistill.core.signal import Context, Rule, Signal
 from spikedistill.errors import InvalidArgument
-from spikedistill.core.kernels import EAGER, Kernels, Norm, Term, computed, norm_backward, time_mean, total
-from spikedistill.core.neuron import Neuron, lif
-from spikedistill.core.signal import RULES, Rule, Signal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,21 +48,23 @@ class Static(Signal):
     """Input that does not change over time, [N, ...]; the first neuron makes a signal of `kind` of it."""
 
     rate: Tensor
-    timesteps: int
-    kind: type[Dual] | type[Sequence]
-    kernels: Kernels = EAGER
+    kind: type[Dual] | type[Unrolled]
+    context: Context
 
     def over_time(self, tensor: Tensor) -> Tensor:
+        """[T·N, ...], a view for as long as nobody writes."""
         return tensor.unsqueeze(0).expand(self.timesteps, *tensor.shape).flatten(0, 1)
+
+    def with_rate(self, rate: Tensor) -> Static:
+        return Static(rate, self.kind, self.context)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sequence(Signal):
+class Unrolled(Signal):
     """T steps with gradient through each, values [T·N, ...]: BPTT or evaluation."""
 
     values: Tensor
-    timesteps: int
-    kernels: Kernels = EAGER
+    context: Context
 
     @cached_property
     def rate(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -81,9 +82,13 @@ class Sequence(Signal):
     def device(self) -> torch.device:
         return self.values.device
 
+    @property
+    def requires_grad(self) -> bool:
+        return self.values.requires_grad
+
     @classmethod
-    def from_static(cls, x: Static) -> Sequence:
-        return cls(x.over_time(x.rate), x.timesteps, x.kernels)
+    def from_static(cls, x: Static) -> Unrolled:
+        return cls(x.over_time(x.rate), x.context)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,8 +101,7 @@ class Dual(Signal):
     """
 
     terms: tuple[Term, ...]
-    timesteps: int
-    kernels: Kernels = EAGER
+    context: Context
 
     @cached_property
     def values(self) -> Tensor:
@@ -110,6 +114,8 @@ class Dual(Signal):
         for other in rest:
             first = first + other
         return first
+
+    # shape, dtype and device are asked often: of a term, so that nothing pending is computed for it
 
     @property
     def shape(self) -> torch.Size:
@@ -131,11 +137,11 @@ class Dual(Signal):
         return len(self.terms) == 1 and self.terms[0].norm is None
 
     def with_path(self, values: Tensor, rate: Tensor) -> Dual:
-        return Dual((Term(values, rate),), self.timesteps, self.kernels)
+        return Dual((Term(values, rate),), self.context)
 
     @classmethod
     def from_static(cls, x: Static) -> Dual:
-        return cls((Term(x.over_time(x.rate.detach()), x.rate),), x.timesteps, x.kernels)
+        return cls((Term(x.over_time(x.rate.detach()), x.rate),), x.context)
 
 
 # ---------------------------------------------------------------- the primitives
@@ -222,7 +228,7 @@ def _dual_lif(x: Dual | Static, neuron: Neuron) -> Dual:
     plain = [term.rate for term in terms if term.norm is None]
     inputs = [tensor for group in normed for tensor in group] + plain
     rate = _NeuronOfRate.apply(rate, eligibility, x.kernels, len(normed), *inputs)
-    return Dual((Term(spikes, rate),), x.timesteps, x.kernels)  # type: ignore[arg-type]
+    return Dual((Term(spikes, rate),), x.context)  # type: ignore[arg-type]
 
 
 class _ThroughTime(Function):
@@ -238,21 +244,19 @@ class _ThroughTime(Function):
         return ctx.kernels.backward_through_time(grads[0], ctx.saved_tensors[0], ctx.neuron), None, None
 
 
-def _sequence_lif(x: Sequence | Static, neuron: Neuron) -> Sequence:
+def _unrolled_lif(x: Unrolled | Static, neuron: Neuron) -> Unrolled:
     if isinstance(x, Static):
         current = x.rate.unsqueeze(0).expand(x.timesteps, *x.rate.shape)
     else:
         current = x.values.unflatten(0, (x.timesteps, -1))
     if torch.is_grad_enabled() and current.requires_grad:
-        spikes = _ThroughTime.apply(current, neuron, x.kernels)
-    else:
+        spikes: Any = _ThroughTime.apply(current, neuron, x.kernels)
+    else:  # evaluation keeps no membranes
         spikes = x.kernels.spike_response(current, neuron)
-    return Sequence(spikes.flatten(0, 1), x.timesteps, x.kernels)  # type: ignore[union-attr]
+    return Unrolled(spikes.flatten(0, 1), x.context)
 
 
-def _lif_rule(function: Rule, x: Signal, neuron: Neuron) -> Signal:
+def lif_rule(function: Rule, x: Signal, neuron: Neuron) -> Signal:
+    """What a layer of LIF neurons does to each kind of signal (step 2 above)."""
     kind = x.kind if isinstance(x, Static) else type(x)
-    return _dual_lif(x, neuron) if kind is Dual else _sequence_lif(x, neuron)  # type: ignore[arg-type]
-
-
-RULES[lif] = _lif_rule
+    return _dual_lif(x, neuron) if kind is Dual else _unrolled_lif(x, neuron)  # type: ignore[arg-type]

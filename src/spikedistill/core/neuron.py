@@ -240,8 +240,8 @@ def backward_through_time(grad_spikes: Tensor, membranes: Tensor, neuron: Neuron
 def lif(x: Any, neuron: Neuron) -> Any:
     """Apply the neuron to whatever flows through the network; that decides how it learns.
 
-    A `Dual` signal gives rate-based backpropagation, a `Sequence` gives BPTT or evaluation (both in `dual.py`), and
-    an ordinary tensor [N, ...] gives the ANN twin: a ReLU.
+    A `Dual` signal gives rate-based backpropagation, an `Unrolled` one gives BPTT or evaluation (both in `dual.py`),
+    and an ordinary tensor [N, ...] gives the ANN twin: a ReLU.
     """
     if has_torch_function_unary(x):
         return handle_torch_function(lif, (x,), x, neuron)

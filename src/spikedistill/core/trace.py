@@ -5,14 +5,16 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-_OURS = str(Path(__file__).parents[1])
+_PACKAGE = Path(__file__).parents[1]
+# model definitions read like a user's own, so an error in one of ours points into it
+_MODELS = str(_PACKAGE / "models")
 
 
 def user_frame() -> str:
     """`file:line in function: source line` of the innermost caller outside torch and this package."""
-    frames = traceback.extract_stack()
-    for frame in reversed(frames):
+    for frame in reversed(traceback.extract_stack()):
         name = frame.filename
-        if "/torch/" not in name and (not name.startswith(_OURS) or name.startswith(f"{_OURS}/models")):
+        ours = name.startswith(str(_PACKAGE)) and not name.startswith(_MODELS)
+        if "/torch/" not in name and not ours:
             return f"{name}:{frame.lineno} in {frame.name}: {frame.line}"
     return "an unknown place"

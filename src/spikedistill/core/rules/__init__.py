@@ -1,0 +1,67 @@
+"""What torch functions do to signals: the one place where all rules are joined, the users' before ours.
+
+    shapes    moving, pooling, padding        sums      + − and multiplication by constants
+    products  of two signals (attention)      weighted  convolutions and linear layers
+    norm      batch normalisation             refused   what cannot be right, with what to do instead
+`linear` and `stepwise` (common.py) are the two kinds of rule to register a function of one's own with.
+"""
+
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+from spikedistill.core.dual import lif_rule
+from spikedistill.core.neuron import lif
+from spikedistill.core.rules import norm, refused, shapes, sums, weighted
+from spikedistill.core.rules.common import linear, stepwise
+from spikedistill.core.rules.products import matrix_product, product
+from spikedistill.core.rules.weighted import convolution, fully_connected
+from spikedistill.core.signal import Rule
+from spikedistill.errors import InvalidArgument
+
+BUILT_IN: Mapping[Any, Rule] = {
+    lif: lif_rule,
+    **refused.RULES,
+    **shapes.RULES,
+    **sums.RULES,
+    **weighted.RULES,
+    **norm.RULES,
+}
+_USERS: dict[Any, Rule] = {}
+RULES: Mapping[Any, Rule] = ChainMap(_USERS, dict(BUILT_IN))
+"""The rule of each torch function. A user's rule hides ours, whenever it was registered."""
+
+
+def register_rule(function: Any, rule: Rule) -> None:
+    """Teach signals a torch function, or any function that calls `torch.overrides.handle_torch_function`.
+
+    Args:
+        rule: called as rule(function, *args, **kwargs) with signals among the arguments; returns a signal.
+            `linear` is for a function that is linear in the signal, `stepwise` for one that acts on every time step
+            alone (its gradient is that of the operation on the rate).
+
+    Raises:
+        InvalidArgument: the rule is no function.
+    """
+    if not callable(rule):
+        raise InvalidArgument(f"register_rule: the rule is {rule!r}; expected a function")
+    _USERS[function] = rule
+
+
+def forget_rule(function: Any) -> None:
+    """Take back `register_rule`; what the package itself knows of the function counts again."""
+    _USERS.pop(function, None)
+
+
+__all__ = [
+    "BUILT_IN",
+    "RULES",
+    "convolution",
+    "forget_rule",
+    "fully_connected",
+    "linear",
+    "matrix_product",
+    "product",
+    "register_rule",
+    "stepwise",
+]

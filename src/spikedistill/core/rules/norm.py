@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.core.dual import Dual, Sequence, Static
-from spikedistill.errors import InvalidArgument
+from spikedistill.core.dual import Dual, Static, Unrolled
 from spikedistill.core.kernels import Norm
-from spikedistill.core.signal import RULES, Rule
+from spikedistill.core.signal import Rule
+from spikedistill.errors import InvalidArgument
 
 
 def update_running(running: Tensor | None, batch: Tensor, momentum: float) -> None:
@@ -49,7 +49,7 @@ def _batch_norm_dual(
         mean, var = term.moments or x.kernels.moments(term.values, x.timesteps)[1:]
         _update(mean, var, term.values.numel() // term.values.shape[1], buffers, momentum)
         norm = Norm(gamma, beta, mean, torch.rsqrt(var + eps))
-    return Dual((term._replace(norm=norm),), x.timesteps, x.kernels)
+    return Dual((term._replace(norm=norm),), x.context)
 
 
 def _batch_norm_plain(
@@ -85,9 +85,7 @@ def batch_norm(
         out = _batch_norm_plain(tensor, x.timesteps if static else 1, buffers, weight, bias, momentum, eps)
     else:
         out = F.batch_norm(tensor, running_mean, running_var, weight, bias, False, momentum, eps)
-    if static:
-        return Static(out, x.timesteps, x.kind, x.kernels)
-    return Sequence(out, x.timesteps, x.kernels)
+    return x.with_rate(out) if isinstance(x, Static) else Unrolled(out, x.context)
 
 
 def _affine(x: Dual, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -97,4 +95,4 @@ def _affine(x: Dual, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor
     return gamma, torch.zeros(x.shape[1], **like) if bias is None else bias
 
 
-RULES[F.batch_norm] = batch_norm
+RULES: dict[Any, Rule] = {F.batch_norm: batch_norm}

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.core.dual import Dual, linear_of_rate
-from spikedistill.errors import InvalidArgument, UnsupportedOperation
-from spikedistill.core.kernels import Term, time_mean
+from spikedistill.core.dual import Dual, Unrolled, linear_of_rate
+from spikedistill.core.kernels import Term
 from spikedistill.core.rules.common import linear
-from spikedistill.core.signal import RULES, Rule, Signal
+from spikedistill.core.signal import Rule, Signal, name_of
 from spikedistill.core.trace import user_frame
+from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
 Adjoint = Callable[[Tensor, Tensor, Tensor, Any], Any]
 
@@ -60,7 +60,7 @@ def _convolution_adjoint(
     return adjoint
 
 
-def _same_dtype(x: Signal, *tensors: Tensor | None) -> tuple[Any, ...]:
+def _under_autocast(x: Signal, *tensors: Tensor | None) -> tuple[Any, ...]:
     """Under autocast, cast as torch would; a custom backward has to know the dtype it is given."""
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):
@@ -72,21 +72,32 @@ def _same_dtype(x: Signal, *tensors: Tensor | None) -> tuple[Any, ...]:
     return (cast, *(None if t is None else t.to(dtype) for t in tensors))
 
 
-def _weighted(function: Rule, x: Any, weight: Tensor, bias: Tensor | None, adjoint: Adjoint | None, rest: Any) -> Any:
+def _weighted(
+    function: Rule,
+    x: Signal,
+    weight: Tensor,
+    bias: Tensor | None,
+    adjoint: Adjoint | None,
+    options: dict[str, Any],
+) -> Any:
+    """A layer with weights on any kind of signal; only rate-based backpropagation needs its adjoint."""
     if isinstance(weight, Signal) or isinstance(bias, Signal):
-        raise UnsupportedOperation(f"a signal as the weight of {function.__name__} at {user_frame()}")
-    if not isinstance(x, Dual) or adjoint is None:
-        return linear(function, x, weight, bias, **rest)
-    x, weight, bias = _same_dtype(x, weight, bias)
+        raise UnsupportedOperation(f"a signal as the weight of {name_of(function)} at {user_frame()}")
+    if isinstance(x, Dual) and adjoint is not None:
+        return _on_dual(function, x, weight, bias, adjoint, options)
+    if isinstance(x, Unrolled) and not torch.is_grad_enabled():  # evaluation: by the kernels too
+        return Unrolled(x.kernels.apply(function, (x.values, weight, bias), options), x.context)
+    return linear(function, x, weight, bias, **options)
+
+
+def _on_dual(
+    function: Rule, x: Dual, weight: Tensor, bias: Tensor | None, adjoint: Adjoint, options: dict[str, Any]
+) -> Dual:
+    x, weight, bias = _under_autocast(x, weight, bias)
     with torch.no_grad():
-        values = function(x.values, weight, bias, **rest)
-        if values.dim() <= 2:  # a classifier, or a hidden layer: small
-            mean, moments = time_mean(values, x.timesteps), None
-        else:  # batch norm usually follows, and the same sweep gives it what it needs
-            mean, *found = x.kernels.moments(values, x.timesteps)
-            moments = (found[0], found[1])
-    rate = linear_of_rate(mean, x.rate, weight, bias, adjoint)
-    return Dual((Term(values, rate, moments=moments),), x.timesteps, x.kernels)
+        out = x.kernels.weighted(function, x.values, weight, bias, options, x.timesteps)
+    rate = linear_of_rate(out.mean, x.rate, weight, bias, adjoint)
+    return Dual((Term(out.values, rate, moments=out.moments),), x.context)
 
 
 def fully_connected(function: Rule, input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -105,11 +116,12 @@ def convolution(
 ) -> Any:
     _check_channels(function, input, weight.shape[1] * groups, weight)
     if _is_unsafe(input, weight, stride, padding):
+        # the same numbers: pick the pixels, then convolve without a stride
         step = _tuple(stride, weight.dim() - 2)
         input, stride = input[(slice(None), slice(None), *(slice(None, None, s) for s in step))], 1
     adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
-    rest = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return _weighted(function, input, weight, bias, adjoint, rest)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return _weighted(function, input, weight, bias, adjoint, options)
 
 
 def _is_unsafe(x: Signal, weight: Tensor, stride: Any, padding: Any) -> bool:
@@ -131,26 +143,26 @@ def transposed_convolution(
     dilation: Any = 1,
 ) -> Any:
     adjoint = _convolution_adjoint(True, weight, stride, padding, output_padding, groups, dilation)
-    rest = {
+    options = {
         "stride": stride,
         "padding": padding,
         "output_padding": output_padding,
         "groups": groups,
         "dilation": dilation,
     }
-    return _weighted(function, input, weight, bias, adjoint, rest)
+    return _weighted(function, input, weight, bias, adjoint, options)
 
 
 def _check_channels(function: Rule, x: Signal, expected: int, weight: Tensor) -> None:
     if x.dim() != weight.dim() or x.shape[1] != expected:
         raise InvalidArgument(
-            f"{function.__name__} at {user_frame()} expects {expected} input channels in a {weight.dim()}-dimensional "
+            f"{name_of(function)} at {user_frame()} expects {expected} input channels in a {weight.dim()}-dimensional "
             f"input [N, C, ...]; given {tuple(x.shape)}"
         )
 
 
-RULES[F.linear] = fully_connected
-RULES.update(dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), convolution))
-RULES.update(
-    dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), transposed_convolution)
-)
+RULES: dict[Any, Rule] = {
+    F.linear: fully_connected,
+    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), convolution),
+    **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), transposed_convolution),
+}

@@ -1,0 +1,122 @@
+"""All numerics on spike paths, in plain PyTorch: the protocol, the reference, and what runs without a compiler.
+
+A signal carries the `Kernels` that its operations use. Another way to compute (fused, 8-bit, Triton) is a subclass that
+replaces some of the methods; nothing else in the core knows how a spike path is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spikedistill.core import neuron as lif
+from spikedistill.core.kernels.terms import Norm, Term, per_channel, time_mean, total
+from spikedistill.core.neuron import Neuron, RateResponse
+
+Gradients = tuple[Tensor, ...]
+
+
+class Weighted(NamedTuple):
+    """What a layer with weights gives on a spike path."""
+
+    values: Tensor  # [T·N, C, ...]
+    mean: Tensor  # [N, C, ...], over time
+    moments: tuple[Tensor, Tensor] | None  # mean and biased variance [C] of the values, where they come for free
+
+
+class Kernels:
+    """The eager form. Nothing here carries gradient; autograd functions of the core call it for both directions.
+
+    Shapes: values [S·N, C, ...] with S = T or 1, currents [T, N, C, ...], rates [N, C, ...], vectors [C].
+    """
+
+    # ---- layers with weights
+
+    def weighted(
+        self,
+        operation: Callable[..., Tensor],
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        options: Mapping[str, Any],
+        timesteps: int,
+    ) -> Weighted:
+        """A convolution or linear layer on a spike path, with the time mean that the rate needs.
+
+        Args:
+            operation: the torch function, as `torch.conv2d` or `F.linear`.
+            options: its other arguments (stride, padding, ...).
+        """
+        out = operation(values, weight, bias, **options)
+        if out.dim() <= 2:  # a classifier, or a hidden layer: small, and seldom followed by batch norm
+            return Weighted(out, time_mean(out, timesteps), None)
+        mean, average, variance = self.moments(out, timesteps)
+        return Weighted(out, mean, (average, variance))
+
+    def apply(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Any other operation that acts on each time step alone (pooling, concatenation, ...)."""
+        return function(*args, **kwargs)
+
+    # ---- batch norm
+
+    def moments(self, values: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The time mean [N, C, ...], and mean and biased variance per channel [C], of values [T·N, C, ...]."""
+        over = [d for d in range(values.dim()) if d != 1]
+        var, mean = torch.var_mean(values.to(lif.compute_dtype(values.dtype)), over, correction=0)
+        return time_mean(values, timesteps), mean, var
+
+    # ---- neurons
+
+    def rate_response(self, terms: tuple[Term, ...], steps: int, timesteps: int, neuron: Neuron) -> RateResponse:
+        """`neuron.rate_response` of the sum of the terms over T steps; spikes come folded as [T·N, ...].
+
+        Args:
+            steps: how many steps the terms hold, T or 1.
+        """
+        current = total(terms).unflatten(0, (steps, -1))
+        spikes, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape[1:]), neuron)
+        return RateResponse(spikes.flatten(0, 1), rate, eligibility)
+
+    def rate_backward(
+        self, grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]
+    ) -> tuple[Tensor, list[Gradients]]:
+        """From the gradient of a neuron's rate: that of its mean input, and for each batch norm before it its own.
+
+        Args:
+            normed: the rate and the pending norm of each term that has one.
+
+        Returns:
+            The gradient [N, C, ...], and for each of `normed` those of rate, γ and β.
+        """
+        through = grad * eligibility
+        return through, [norm_backward(through, rate, norm) for rate, norm in normed]
+
+    def membrane_response(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+        """Spikes and membranes before the reset, both [T, ...]."""
+        return lif.membrane_response(current, neuron)
+
+    def spike_response(self, current: Tensor, neuron: Neuron) -> Tensor:
+        """Spikes only, [T, ...]."""
+        return lif.spike_response(current, neuron)
+
+    def backward_through_time(self, grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
+        """dL/dI_t [T, ...] from dL/ds_t and the membranes."""
+        return lif.backward_through_time(grad_spikes, membranes, neuron)
+
+
+def norm_backward(grad: Tensor, rate: Tensor, norm: Norm) -> Gradients:
+    """Gradients of rate, γ and β through batch norm of a rate (the formula: core/rules/norm.py)."""
+    over = [d for d in range(grad.dim()) if d != 1]
+    x_hat = (rate - per_channel(norm.mean, rate)) * per_channel(norm.rstd, rate)
+    # sums over all positions are taken in the statistics' dtype: bf16 would lose them
+    grad_beta = grad.sum(over, dtype=norm.mean.dtype)
+    grad_gamma = (grad * x_hat).sum(over, dtype=norm.mean.dtype)
+    count = grad.numel() // grad.shape[1]
+    centred = grad - per_channel(grad_beta / count, grad) - x_hat * per_channel(grad_gamma / count, grad)
+    return (per_channel(norm.gamma * norm.rstd, grad) * centred).to(grad.dtype), grad_gamma, grad_beta
+
+
+EAGER = Kernels()

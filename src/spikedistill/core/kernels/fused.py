@@ -1,0 +1,187 @@
+"""The sweeps over spike paths fused by torch.compile, from the same source as the eager ones.
+
+A neuron reads the convolution's output once and writes spikes, rate and eligibility; its backward and batch norm's are
+one sweep as well. Fused kernels see [S, N, L, C] with L the product of the spatial sizes: a view of channels_last
+memory.
+
+torch.compile takes a size of 1 for a constant and would compile anew for it: a batch of one sample runs eagerly.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikedistill.core import neuron as lif
+from spikedistill.core.kernels.eager import Gradients, Kernels
+from spikedistill.core.kernels.terms import Norm, Term
+from spikedistill.core.neuron import Neuron, RateResponse
+
+
+def _variant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a private copy of `function`: torch.compile counts recompilations per code object."""
+    copy = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    return torch.compile(copy, dynamic=True, fullgraph=True)
+
+
+def _lanes(tensor: Tensor, steps: int | None = None) -> Tensor:
+    """[S·N, C, ...] as [S, N, L, C], or without `steps` [N, C, ...] as [N, L, C].
+
+    torch.compile sees no view in it (`.data`): it would trace the view's base too, and compile anew for another one.
+    """
+    rows = tensor.movedim(1, -1)
+    lead = (rows.shape[0],) if steps is None else (steps, rows.shape[0] // steps)
+    return rows.reshape(*lead, -1, rows.shape[-1]).data
+
+
+def _unlanes(lanes: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `_lanes`, for a tensor [B, C, ...] whose shape after B is that of `shape` (channels_last)."""
+    return lanes.reshape(-1, *shape[2:], shape[1]).movedim(-1, 1)
+
+
+@functools.cache
+def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuron) -> Callable[..., Any]:
+    def sweep(*tensors: Tensor) -> Any:  # for each term values [S, N, L, C], then scale and shift [C] if affine
+        rest = iter(tensors)
+        dtype = lif.compute_dtype(tensors[0].dtype)
+        currents, zero = [], 0.0
+        for _ in range(terms):
+            values = next(rest).to(dtype)
+            if affine:
+                scale, shift = next(rest), next(rest)
+                # Inductor joins loops of one shape only. A vector [C] in every result keeps them all [rows, C]: one
+                # sweep over memory instead of two with T - 1 membranes written between them.
+                zero = (scale > math.inf).to(dtype)
+                values = values * scale + shift
+            currents.append(values)
+        current = sum(currents[1:], currents[0])
+        current = current.expand(timesteps, *current.shape[1:])
+        spikes, rate, eligibility = lif.rate_response(current, neuron)
+        rate, eligibility = rate + zero, eligibility + zero
+        dtype = tensors[0].dtype
+        return spikes.to(dtype), rate.to(dtype), eligibility.to(dtype)
+
+    return _variant(sweep)
+
+
+@functools.cache
+def _fused_moments(timesteps: int) -> Callable[..., Any]:
+    def sweep(values: Tensor) -> Any:  # [T, N, L, C]; sums of distances from a pivot, against cancellation
+        dtype = lif.compute_dtype(values.dtype)
+        pivot = values[0, 0].to(dtype).mean(0)
+        steps = [values[t].to(dtype) - pivot for t in range(timesteps)]
+        first, second = steps[0], steps[0] * steps[0]
+        for x in steps[1:]:
+            first, second = first + x, second + x * x
+        count = values.numel() // values.shape[-1]
+        distance = first.sum(1).sum(0) / count
+        variance = (second.sum(1).sum(0) / count - distance * distance).clamp(min=0)
+        return (first / timesteps + pivot).to(values.dtype), distance + pivot, variance
+
+    return _variant(sweep)
+
+
+@functools.cache
+def _fused_rate_backward(normed: int) -> Callable[..., Any]:
+    def sweep(grad: Tensor, eligibility: Tensor, *rest: Tensor) -> Any:  # each norm: rate [N, L, C], γ, mean, rstd [C]
+        dtype = lif.compute_dtype(grad.dtype)
+        through = grad.to(dtype) * eligibility.to(dtype)
+        count = grad.numel() // grad.shape[-1]
+        grad_beta = through.sum(1).sum(0)
+        out = [through.to(grad.dtype)]
+        for k in range(normed):
+            rate, gamma, mean, rstd = rest[4 * k : 4 * k + 4]
+            x_hat = (rate.to(dtype) - mean) * rstd
+            grad_gamma = (through * x_hat).sum(1).sum(0)
+            centred = through - grad_beta / count - x_hat * (grad_gamma / count)
+            out += [(gamma * rstd * centred).to(grad.dtype), grad_gamma, grad_beta]
+        return out
+
+    return _variant(sweep)
+
+
+@functools.cache
+def _fused_sweep(function: Callable[..., Any], timesteps: int, neuron: Neuron) -> Callable[..., Any]:
+    def sweep(*tensors: Tensor) -> Any:
+        return function(*(t.expand(timesteps, *t.shape[1:]) for t in tensors), neuron)
+
+    return _variant(sweep)
+
+
+def _swept(function: Callable[..., Any], tensors: tuple[Tensor, ...], neuron: Neuron) -> Any:
+    """An elementwise sweep over tensors [T, N, C, ...], of which a static one (expanded over time) is read once."""
+    timesteps, shape = tensors[0].shape[0], tensors[0].shape[1:]
+    lanes = []
+    for tensor in tensors:
+        steps = 1 if tensor.stride(0) == 0 else timesteps
+        lanes.append(_lanes(tensor[:steps].flatten(0, 1), steps))
+    out = _fused_sweep(function, timesteps, neuron)(*lanes)
+    if isinstance(out, tuple):
+        return tuple(_unlanes(o, shape).unflatten(0, (timesteps, -1)) for o in out)
+    return _unlanes(out, shape).unflatten(0, (timesteps, -1))
+
+
+class Fused(Kernels):
+    """The fused kernels; each variant is built by torch.compile at its first use in a process."""
+
+    def rate_response(self, terms: tuple[Term, ...], steps: int, timesteps: int, neuron: Neuron) -> RateResponse:
+        shape = terms[0].values.shape
+        if shape[0] == steps:
+            return super().rate_response(terms, steps, timesteps, neuron)
+        affine = [None if term.norm is None else term.norm.affine() for term in terms]
+        like = next((pair[0] for pair in affine if pair), None)
+        tensors: list[Tensor] = []
+        for term, pair in zip(terms, affine, strict=True):
+            tensors.append(_lanes(term.values, steps))
+            if like is not None:  # a plain term beside a normed one is scaled by 1: cheaper than a kernel of its own
+                tensors += pair or (torch.ones_like(like), torch.zeros_like(like))
+        response = _fused_rate_response(len(terms), like is not None, timesteps, neuron)(*tensors)
+        return RateResponse(*(_unlanes(lanes, shape) for lanes in response))
+
+    def moments(self, values: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
+        if values.shape[0] == timesteps:
+            return super().moments(values, timesteps)
+        rate, mean, variance = _fused_moments(timesteps)(_lanes(values, timesteps))
+        return _unlanes(rate, values.shape), mean, variance
+
+    def rate_backward(
+        self, grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]
+    ) -> tuple[Tensor, list[Gradients]]:
+        if not normed or grad.shape[0] == 1:
+            return super().rate_backward(grad, eligibility, normed)
+        tensors = [_lanes(grad).contiguous(), _lanes(eligibility)]  # pooling gives another layout
+        for rate, norm in normed:
+            tensors += [_lanes(rate), norm.gamma.detach(), norm.mean, norm.rstd]
+        through, *rest = _fused_rate_backward(len(normed))(*tensors)
+        grads = [(_unlanes(rest[k], grad.shape), rest[k + 1], rest[k + 2]) for k in range(0, len(rest), 3)]
+        return _unlanes(through, grad.shape), grads
+
+    def membrane_response(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+        if current.shape[1] == 1:
+            return super().membrane_response(current, neuron)
+        return _swept(lif.membrane_response, (current,), neuron)
+
+    def spike_response(self, current: Tensor, neuron: Neuron) -> Tensor:
+        if current.shape[1] == 1:
+            return super().spike_response(current, neuron)
+        return _swept(lif.spike_response, (current,), neuron)
+
+    def backward_through_time(self, grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
+        if grad_spikes.shape[1] == 1:
+            return super().backward_through_time(grad_spikes, membranes, neuron)
+        return _swept(lif.backward_through_time, (grad_spikes, membranes), neuron)
+
+
+FUSED = Fused()

@@ -1,0 +1,61 @@
+"""What kernels work on: a spike path as a sum of terms, on which batch norm may be pending.
+
+Shapes: values [S·N, C, ...] with S = T, or 1 where they are the same at every step; rates [N, C, ...]; vectors [C].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Norm(NamedTuple):
+    """Batch norm of a term, not yet applied: γ·(x − mean)·rstd + β. All [C]; γ and β carry gradient."""
+
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor
+    rstd: Tensor
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift without gradient."""
+        scale = (self.gamma * self.rstd).detach()
+        return scale, self.beta.detach() - self.mean * scale
+
+
+class Term(NamedTuple):
+    """One summand of a spike path: values without gradient, their rate with gradient, and what is pending on both."""
+
+    values: Tensor
+    rate: Tensor
+    norm: Norm | None = None
+    moments: tuple[Tensor, Tensor] | None = None  # mean and biased variance [C] of the values, where known
+
+
+def time_mean(values: Tensor, timesteps: int) -> Tensor:
+    """[N, ...] from [T·N, ...]."""
+    return values.unflatten(0, (timesteps, -1)).mean(0) if timesteps > 1 else values
+
+
+def per_channel(vector: Tensor, like: Tensor) -> Tensor:
+    """[C] as [1, C, 1, ...], to broadcast against `like`."""
+    return vector.reshape(1, -1, *[1] * (like.dim() - 2))
+
+
+def computed(values: Tensor, norm: Norm | None) -> Tensor:
+    """The values with their batch norm applied, in their own dtype and without gradient."""
+    if norm is None:
+        return values
+    scale, shift = norm.affine()
+    # one pass over memory; scale and shift may be float32 where the values are bf16
+    return torch.addcmul(per_channel(shift, values), values, per_channel(scale, values)).to(values.dtype)
+
+
+def total(terms: tuple[Term, ...]) -> Tensor:
+    """The spike path: the sum of the terms."""
+    first, *rest = (computed(term.values, term.norm) for term in terms)
+    for other in rest:
+        first = first + other
+    return first

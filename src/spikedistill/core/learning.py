@@ -1,0 +1,164 @@
+"""Learning rules as values: how a network learns is decided by what is fed to it (dual.py).
+
+    Rate(T)   rate-based backpropagation (method.md §2): one backward pass through the firing rates
+    BPTT(T)   backpropagation through time: gradient through every step
+    ANN()     the ANN twin: every LIF neuron is a ReLU, and there is no time
+
+A rule carries T and what the loss is multiplied with. The authors divide the loss of rate-based backpropagation by T,
+which amounts to a learning rate of lr/T with T times the weight decay (method.md §4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from spikedistill.core.dual import Dual, Static, Unrolled
+from spikedistill.core.kernels import EAGER, Kernels, Term, time_mean
+from spikedistill.core.rules import RULES
+from spikedistill.core.signal import Context, check_timesteps
+from spikedistill.errors import InvalidArgument
+
+
+class LearningRule(Protocol):
+    """What a learner needs of a learning rule; another rule is one more class like those below."""
+
+    @property
+    def timesteps(self) -> int | None:
+        """T; None where there is no time."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied with."""
+        ...
+
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Any:
+        """What is fed to the network, made of images [N, C, H, W] or event frames [T, N, C, H, W].
+
+        Raises:
+            InvalidArgument: shape, dtype or T do not fit.
+        """
+        ...
+
+
+def _check_scale(scale: object) -> None:
+    if scale != "1/T" and not (isinstance(scale, (int, float)) and scale > 0):
+        raise InvalidArgument(f'loss_scale is {scale!r}; expected "1/T" or a number above 0')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Rate-based backpropagation: what is kept for the backward pass does not grow with T.
+
+    Args:
+        timesteps: T ≥ 1.
+        loss_scale: what the loss is multiplied with, "1/T" (as the authors do) or a number.
+
+    Raises:
+        InvalidArgument: T below 1, or no such scale.
+    """
+
+    timesteps: int = 4
+    loss_scale: Literal["1/T"] | float = "1/T"
+
+    def __post_init__(self) -> None:
+        check_timesteps(self.timesteps)
+        _check_scale(self.loss_scale)
+
+    @property
+    def scale(self) -> float:
+        return 1 / self.timesteps if self.loss_scale == "1/T" else float(self.loss_scale)
+
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Dual:
+        _check_inputs(inputs, self.timesteps)
+        context = Context(self.timesteps, RULES, kernels)
+        if inputs.dim() != 5:
+            return Static(_channels_last(inputs), Dual, context)
+        values = _channels_last(inputs.flatten(0, 1))
+        return Dual((Term(values.detach(), time_mean(values, self.timesteps)),), context)
+
+
+@dataclasses.dataclass(frozen=True)
+class BPTT:
+    """Backpropagation through time; under `torch.no_grad()` plain spiking evaluation.
+
+    Args and errors: as `Rate`. The loss is not divided by T by default.
+    """
+
+    timesteps: int = 4
+    loss_scale: Literal["1/T"] | float = 1.0
+
+    def __post_init__(self) -> None:
+        check_timesteps(self.timesteps)
+        _check_scale(self.loss_scale)
+
+    @property
+    def scale(self) -> float:
+        return 1 / self.timesteps if self.loss_scale == "1/T" else float(self.loss_scale)
+
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Unrolled:
+        _check_inputs(inputs, self.timesteps)
+        context = Context(self.timesteps, RULES, kernels)
+        if inputs.dim() != 5:
+            return Static(_channels_last(inputs), Unrolled, context)
+        return Unrolled(_channels_last(inputs.flatten(0, 1)), context)
+
+
+@dataclasses.dataclass(frozen=True)
+class ANN:
+    """The ANN twin: the same network with ReLU for LIF, without time.
+
+    Args:
+        loss_scale: what the loss is multiplied with.
+    """
+
+    loss_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.loss_scale == "1/T":
+            raise InvalidArgument('loss_scale="1/T" has no meaning for the ANN twin, which has no T; give a number')
+        _check_scale(self.loss_scale)
+
+    @property
+    def timesteps(self) -> None:
+        return None
+
+    @property
+    def scale(self) -> float:
+        return float(self.loss_scale)
+
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Tensor:
+        _check_tensor(inputs)
+        if inputs.dim() == 5:
+            raise InvalidArgument(f"the ANN twin takes images [N, C, H, W]; given {tuple(inputs.shape)}")
+        return _channels_last(inputs)
+
+
+LEARNING_RULES: dict[str, type[Rate] | type[BPTT] | type[ANN]] = {"rate": Rate, "bptt": BPTT, "ann": ANN}
+"""Learning rules by the name that recipes give them."""
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Convolutions and the fused sweeps are fastest on channels_last memory; only images have such a layout."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _check_tensor(inputs: Any) -> None:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        kind = f"{inputs.dtype} tensor" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InvalidArgument(f"images must be a floating-point tensor; given a {kind} (uint8 images: x.float() / 255)")
+    if inputs.dim() < 2 or 0 in inputs.shape:
+        raise InvalidArgument(f"images must be [N, C, H, W] or [T, N, C, H, W], not empty; given {tuple(inputs.shape)}")
+
+
+def _check_inputs(inputs: Any, timesteps: int) -> None:
+    _check_tensor(inputs)
+    if inputs.dim() == 5 and inputs.shape[0] != timesteps:
+        raise InvalidArgument(
+            f"event frames [T, N, C, H, W] = {tuple(inputs.shape)} have {inputs.shape[0]} steps but timesteps="
+            f"{timesteps}; pass timesteps={inputs.shape[0]}, or images [N, C, H, W] to show them at every step"
+        )

@@ -1,0 +1,46 @@
+"""What goes into a network and what comes out of it, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a forward pass gives, the same under every learning rule.
+
+    Attributes:
+        logits: what the head says, [N, ...] ([N, classes] in classification): the mean over time.
+        branches: the same from every branch, by stage name; empty without branches.
+        features: the rate [N, C, H, W] at each stage and at whatever else an objective needs, by module name (in PreAct
+            networks the mean membrane input).
+        adapted: what the adapters of objectives make of all that, by the objective's name.
+    """
+
+    logits: Tensor
+    branches: Mapping[str, Tensor]
+    features: Mapping[str, Tensor]
+    adapted: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What an objective compares an output with.
+
+    Attributes:
+        inputs: images [N, C, H, W], event frames [T, N, C, H, W], or whatever else the network was fed.
+        targets: what the task's targets hand out for N samples; class indices int64 [N] in classification.
+        teachers: the outputs of frozen teacher networks on the same inputs, by the name an objective asked for.
+    """
+
+    inputs: Tensor
+    targets: Any
+    teachers: Mapping[str, Output] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """N, the number of samples: event frames have time in front of it."""
+        return self.inputs.shape[1] if self.inputs.dim() == 5 else self.inputs.shape[0]
