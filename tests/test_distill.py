@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from reference import reference_loss
 
 import spikedistill as sd
-from spikedistill.objectives.self_distillation import TEACHERS
+from spikedistill.objectives import TEACHERS
+
+
+def batch(labels):
+    return sd.Batch(torch.empty(0), labels)
 
 
 def output(heads, requires_grad=True):
@@ -25,10 +29,10 @@ def test_the_loss_is_method_md_section_4(heads, samples, classes, seed):
     logits = [2 * torch.randn(samples, classes, dtype=torch.float64, generator=generator) for _ in range(heads)]
     labels = torch.randint(0, classes, (samples,), generator=generator)
     out, ours = output(logits)
-    terms = sd.SelfDistillationLoss(scale=1 / 4)(out, labels)
+    terms = sd.SelfDistillationLoss()(out, batch(labels))
     terms.total.backward()
     theirs = [h.clone().requires_grad_() for h in logits]
-    expected = reference_loss(theirs, labels, 4, beta=0.3 if heads > 1 else 0.0)
+    expected = reference_loss(theirs, labels, 1, beta=0.3 if heads > 1 else 0.0)
     expected.backward()
     torch.testing.assert_close(terms.total, expected)
     torch.testing.assert_close([h.grad for h in ours], [h.grad for h in theirs])
@@ -40,7 +44,7 @@ def test_the_teacher_has_no_gradient():
     right, wrong = torch.tensor([[0.0, 3.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
     out, heads = output([right, wrong])
     loss = sd.SelfDistillationLoss(network_weight=0.0, branch_weight=0.0)
-    loss(out, labels).total.backward()
+    loss(out, batch(labels)).total.backward()
     assert heads[0].grad.abs().max() < 1e-6
     assert heads[1].grad.abs().min() > 1e-3
 
@@ -49,7 +53,7 @@ def test_a_batch_that_no_head_gets_right_is_finite_and_has_only_the_hard_loss():
     labels = torch.tensor([0, 0, 0])
     wrong = torch.tensor([[-50.0, 50.0]]).expand(3, 2)
     out, heads = output([wrong, wrong])
-    terms = sd.SelfDistillationLoss()(out, labels)
+    terms = sd.SelfDistillationLoss()(out, batch(labels))
     terms.total.backward()
     assert torch.isfinite(terms.total)
     assert terms["soft"] == 0
@@ -70,7 +74,7 @@ def test_imagenet_weights():
     torch.manual_seed(0)
     heads, labels = [torch.randn(5, 3) for _ in range(3)], torch.tensor([0, 1, 2, 0, 1])
     ce = [torch.nn.functional.cross_entropy(h, labels) for h in heads]
-    terms = sd.SelfDistillationLoss(teacher=None, branch_weight=0.7)(output(heads)[0], labels)
+    terms = sd.SelfDistillationLoss(teacher=None, branch_weight=0.7)(output(heads)[0], batch(labels))
     torch.testing.assert_close(terms.total.detach(), ce[2] + 0.7 * (ce[0] + ce[1]))
 
 
@@ -85,7 +89,7 @@ def test_imagenet_weights():
 )
 def test_bad_labels_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
-        sd.SelfDistillationLoss()(output([torch.zeros(2, 3)])[0], labels)
+        sd.Classification().check(torch.zeros(2, 3), labels)
 
 
 def test_bad_settings_are_refused():
@@ -96,11 +100,13 @@ def test_bad_settings_are_refused():
 
 
 def test_an_own_objective_plugs_in():
-    def margin(out, labels):
-        total = torch.nn.functional.multi_margin_loss(out.logits, labels)
+    def margin(out, batch):
+        total = torch.nn.functional.multi_margin_loss(out.logits, batch.targets)
         return sd.Terms(total, {"margin": total.detach()})
 
-    learner = sd.SelfDistillation(sd.create_model("vgg11", 3, width=2), 2, branches=(), objective=margin)
+    learner = sd.SelfDistillation(
+        sd.create_model("vgg11", 3, width=2), sd.Rate(2, loss_scale=1.0), branches=(), objectives=margin
+    )
     terms = learner.loss(learner(torch.randn(2, 3, 16, 16)), torch.tensor([0, 2]))
     terms.total.backward()
     assert terms["margin"] == terms.total

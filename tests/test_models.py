@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 import spikedistill as sd
-from spikedistill.export import authors as interop
+from spikedistill.export import authors
 from spikedistill.models import list_models
 
 
@@ -27,18 +27,18 @@ def parameters(module):
     ],
 )
 def test_parameter_counts_are_the_authors(name, classes, stem, block, total, branches):
-    learner = sd.SelfDistillation(sd.create_model(name, classes, stem=stem), 4, branch_block=block)
+    learner = sd.SelfDistillation(sd.create_model(name, classes, stem=stem), sd.Rate(4), branch_block=block)
     assert parameters(learner) == total
     assert parameters(learner.branches) == branches
     assert parameters(learner.strip()) == total - branches
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_every_model_trains_in_every_propagation(name):
+def test_every_model_trains_by_every_rule(name):
     images, labels = torch.randn(2, 1, 16, 16), torch.tensor([0, 4])
-    for propagation, timesteps in (("rate", 2), ("bptt", 2), ("ann", None)):
+    for rule in (sd.Rate(2), sd.BPTT(2), sd.ANN()):
         net = sd.create_model(name, 5, width=2, in_channels=1)
-        learner = sd.SelfDistillation(net, timesteps, propagation=propagation)
+        learner = sd.SelfDistillation(net, rule)
         out = learner(images)
         assert type(out) is sd.Output
         assert out.logits.shape == (2, 5)
@@ -49,7 +49,7 @@ def test_every_model_trains_in_every_propagation(name):
 
 
 def test_strip_gives_the_bare_network_with_the_same_outputs():
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4), 4).eval()
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=4), sd.Rate(4)).eval()
     images = torch.randn(2, 3, 16, 16)
     bare = learner.strip()
     assert not any("branch" in name for name, _ in bare.named_parameters())
@@ -58,20 +58,20 @@ def test_strip_gives_the_bare_network_with_the_same_outputs():
 
 def test_branches_can_be_chosen_by_stage():
     net = sd.create_model("resnet18", 10, width=4)
-    learner = sd.SelfDistillation(net, 2, branches=["layer2"])
+    learner = sd.SelfDistillation(net, sd.Rate(2), branches=["layer2"])
     assert list(learner(torch.randn(1, 3, 16, 16)).branches) == ["layer2"]
     with pytest.raises(ValueError, match="unknown stage for a branch 'layer9'"):
-        sd.SelfDistillation(net, 2, branches=["layer9"])
+        sd.SelfDistillation(net, sd.Rate(2), branches=["layer9"])
     with pytest.raises(ValueError, match="unknown stage for a branch 'layer4'"):
-        sd.SelfDistillation(net, 2, branches=["layer4"])  # the last stage has the network's own head
+        sd.SelfDistillation(net, sd.Rate(2), branches=["layer4"])  # the last stage has the network's own head
     with pytest.raises(ValueError, match=r"Network\(body, stages="):
-        sd.SelfDistillation(nn.Sequential(nn.Conv2d(3, 4, 3), sd.LIF()), 2)
+        sd.SelfDistillation(nn.Sequential(nn.Conv2d(3, 4, 3), sd.LIF()), sd.Rate(2))
 
 
 def test_building_branches_leaves_the_network_as_it_was():
     net = sd.create_model("resnet18", 10, width=4)
     before = copy.deepcopy(net.state_dict())
-    sd.SelfDistillation(net, 2)
+    sd.SelfDistillation(net, sd.Rate(2))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert net.training
 
@@ -82,7 +82,8 @@ def test_building_branches_leaves_the_network_as_it_was():
         ({"name": "resnet81"}, "unknown model 'resnet81'; did you mean .*resnet18"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes is 0"),
         ({"name": "resnet18", "width": 0}, "width is 0"),
-        ({"name": "vgg11", "stem": "imagenet"}, "unknown stem of vgg11 'imagenet'"),
+        ({"name": "vgg11", "stem": "imagenet"}, "unknown option of vgg11 'stem'"),
+        ({"name": "resnet18", "stem": "imagnet"}, "unknown stem of resnet18 'imagnet'; did you mean imagenet"),
     ],
 )
 def test_bad_models_are_refused(kwargs, message):
@@ -108,7 +109,7 @@ def test_foreign_networks_become_spiking_and_train(name):
     assert "became LIF neurons" in net.notes[0]
     assert any("max pooling" in note for note in net.notes)
     torch.testing.assert_close(net.eval()(images, timesteps=None).logits, model.eval()(images))
-    learner = sd.SelfDistillation(net.train(), 2, example=images)
+    learner = sd.SelfDistillation(net.train(), sd.Rate(2), example=images)
     assert len(learner.branches) == len(net.stages) - 1 >= 3
     learner.loss(learner(images), torch.tensor([1, 2])).total.backward()
     assert all(p.grad is not None for p in learner.parameters())
@@ -158,33 +159,33 @@ AUTHORS = {
 def test_the_authors_checkpoints_round_trip(case):
     arch, stem, block = case
     torch.manual_seed(0)
-    learner = sd.SelfDistillation(sd.create_model(arch, 7, width=4, stem=stem), 3, branch_block=block)
+    learner = sd.SelfDistillation(sd.create_model(arch, 7, width=4, stem=stem), sd.Rate(3), branch_block=block)
     with torch.no_grad():
         for tensor in learner.state_dict().values():
             if tensor.is_floating_point():
                 tensor.uniform_(0.1, 1)
-    keys = interop.authors_keys(learner)
+    keys = authors.authors_keys(learner)
     assert set(AUTHORS[case]) <= set(keys)
     assert sorted(keys.values()) == sorted(learner.state_dict())
     theirs = {f"module.{key}": learner.state_dict()[ours] for key, ours in keys.items()}
-    loaded = interop.load_authors_checkpoint({"state_dict": theirs}, arch, 7, timesteps=3)
+    loaded = authors.load_authors_checkpoint({"state_dict": theirs}, arch, 7, timesteps=3)
     for name, tensor in learner.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     bare = {key: tensor for key, tensor in theirs.items() if not key.startswith(("module.scala", "module.fc1"))}
     if arch == "resnet19":
         bare = {key: tensor for key, tensor in bare.items() if not key.startswith("module.fc")}
-        assert not interop.load_authors_checkpoint(bare, arch, 7, timesteps=3).branches
+        assert not authors.load_authors_checkpoint(bare, arch, 7, timesteps=3).branches
 
 
 def test_foreign_checkpoints_are_refused():
     with pytest.raises(sd.SpikedistillError, match="no resnet18 of the authors"):
-        interop.load_authors_checkpoint({"a.weight": torch.zeros(1)}, "resnet18", 10, 4)
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 7, width=4), 3)
-    theirs = {key: learner.state_dict()[ours] for key, ours in interop.authors_keys(learner).items()}
+        authors.load_authors_checkpoint({"a.weight": torch.zeros(1)}, "resnet18", 10, 4)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 7, width=4), sd.Rate(3))
+    theirs = {key: learner.state_dict()[ours] for key, ours in authors.authors_keys(learner).items()}
     with pytest.raises(sd.SpikedistillError, match=r"classifier.* is \(7, 32\), expected \(10, 32\)|fc.*expected"):
-        interop.load_authors_checkpoint(theirs, "resnet18", 10, 4)
+        authors.load_authors_checkpoint(theirs, "resnet18", 10, 4)
     del theirs["layer1.0.bn1.weight"]
     with pytest.raises(sd.SpikedistillError, match=r"missing \['network.body.layer1.0.bn1.weight'\]"):
-        interop.load_authors_checkpoint(theirs, "resnet18", 7, 4)
+        authors.load_authors_checkpoint(theirs, "resnet18", 7, 4)
     with pytest.raises(ValueError, match="unknown architecture"):
-        interop.load_authors_checkpoint({}, "resnet50", 10, 4)
+        authors.load_authors_checkpoint({}, "resnet50", 10, 4)

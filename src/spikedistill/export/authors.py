@@ -12,11 +12,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from spikedistill.models.branches import LightBlock
+from spikedistill.core.learning import Rate
 from spikedistill.errors import CheckpointError, choose
-from spikedistill.training.learner import SelfDistillation
 from spikedistill.models import create_model
+from spikedistill.models.branches import LightBlock
 from spikedistill.training.checkpoints import apply_state
+from spikedistill.training.learner import SelfDistillation
 
 # our name (of the learner) → theirs, first match counts; {k} is the number of the stage
 _NETWORK = {
@@ -38,18 +39,16 @@ _NETWORK = {
         (r"network\.body\.", ""),
     ),
 }
+ARCHITECTURES = {
+    "resnet18": "resnet",
+    "resnet34": "resnet",
+    "resnet19": "resnet19",
+    "preact_resnet18": "preact",
+    "preact_resnet34": "preact",
+}
+"""Our models that the authors have too, and the family whose names of parameters they follow."""
 _LIGHT = ((r"main\.", "op."), (r"residual\.0", "residual"), (r"residual\.1", "res_bn"))
 _RESIDUAL = ((r"main\.0", "conv1"), (r"main\.1", "bn1"), (r"main\.3", "conv2"), (r"main\.4", "bn2"))
-
-
-def _architectures() -> dict[str, str]:
-    return {
-        "resnet18": "resnet",
-        "resnet34": "resnet",
-        "resnet19": "resnet19",
-        "preact_resnet18": "preact",
-        "preact_resnet34": "preact",
-    }
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
@@ -107,7 +106,7 @@ def load_authors_checkpoint(
         InvalidArgument: an unknown architecture.
         CheckpointError: keys are missing or left over, or shapes do not fit; says which.
     """
-    family = _architectures()[choose("architecture", arch, _architectures())]
+    family = ARCHITECTURES[choose("architecture", arch, ARCHITECTURES)]
     state = _unwrapped(state_dict)
     stem = state.get("conv1.weight" if family == "preact" else "conv0.0.weight")
     if stem is None:
@@ -121,7 +120,7 @@ def load_authors_checkpoint(
     )
     block = "light+residual" if any(re.match(r"scala\d\.1\.conv1", key) for key in state) else "light"
     branches = None if any(key.startswith("scala") for key in state) else ()
-    learner = SelfDistillation(network, timesteps, branches=branches, branch_block=block)
+    learner = SelfDistillation(network, Rate(timesteps), branches=branches, branch_block=block)
     keys = authors_keys(learner)
     ours = {keys.get(theirs, theirs): tensor for theirs, tensor in state.items()}
     apply_state(learner, ours, "the authors' checkpoint")

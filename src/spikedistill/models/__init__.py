@@ -1,51 +1,68 @@
-"""Networks by name. Each is ordinary torch layers with LIF neurons; a table gives its stages."""
+"""Networks by name. Each is ordinary torch layers with LIF neurons; a new one is one function and one row here."""
 
 from __future__ import annotations
 
-from spikedistill.errors import InvalidArgument, choose
-from spikedistill.models import preact, resnet, vgg
-from spikedistill.core.network import Network
-from spikedistill.core.neuron import Neuron
+import inspect
+from collections.abc import Callable
+from typing import Any
 
-_FAMILIES = {name: family for family in (resnet, preact, vgg) for name in family.PLANS}
+from spikedistill.core.network import Network
+from spikedistill.errors import InvalidArgument, choose
+from spikedistill.models.preact import preact_resnet18, preact_resnet34
+from spikedistill.models.resnet import resnet18, resnet19, resnet34
+from spikedistill.models.vgg import vgg11
+
+Builder = Callable[..., Network]
+"""builder(outputs, in_channels, *, OPTIONS) -> Network; the options, with their types, are the model's recipe fields."""
+
+MODELS: dict[str, Builder] = {
+    builder.__name__: builder for builder in (resnet18, resnet19, resnet34, preact_resnet18, preact_resnet34, vgg11)
+}
+NOT_OPTIONS = ("outputs", "in_channels")
+"""Arguments of a builder that the data decide."""
 
 
 def list_models() -> list[str]:
     """The names that `create_model` knows."""
-    return sorted(_FAMILIES)
+    return sorted(MODELS)
 
 
-def create_model(
-    name: str,
-    num_classes: int = 10,
-    *,
-    width: int | None = None,
-    in_channels: int = 3,
-    stem: str = "cifar",
-    neuron: Neuron | None = None,
-) -> Network:
+def options_of(name: str) -> list[str]:
+    """The options of a model, that is its recipe fields."""
+    return [option for option in inspect.signature(MODELS[name]).parameters if option not in NOT_OPTIONS]
+
+
+def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **options: Any) -> Network:
     """Build a spiking network.
 
     Args:
         name: one of `list_models()`.
         num_classes: size of the output.
-        width: channels of the first stage; the others follow in proportion (None: the standard width).
         in_channels: 3 for RGB, 1 for grey, 2 for event frames.
-        stem: "cifar" (3×3, stride 1) or "imagenet" (7×7, stride 2, max pooling).
-        neuron: constants of the LIF neurons (None: the paper's preset).
+        options: of the model: `width` (channels of the first stage), `neuron` (constants of the LIF neurons; default:
+            the paper's preset), of the residual networks `stem` ("cifar" or "imagenet").
 
     Raises:
-        InvalidArgument: an unknown name, a size below 1, or a stem the model does not have.
+        InvalidArgument: an unknown name, option or stem, or a size below 1.
     """
-    choose("model", name, _FAMILIES)
-    for what, value in {"num_classes": num_classes, "width": width, "in_channels": in_channels}.items():
-        if value is not None and value < 1:
-            raise InvalidArgument(f"{what} is {value}; expected at least 1")
-    family = _FAMILIES[name]
-    choose(f"stem of {name}", stem, family.STEMS)
-    plan = family.PLANS[name]
-    body = family.build(plan, num_classes, width or plan.width, in_channels, stem, neuron or Neuron())
-    return Network(body, body.stages)
+    choose("model", name, MODELS)
+    for option, value in options.items():
+        choose(f"option of {name}", option, options_of(name))
+        _check_option(name, option, value)
+    for size, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
+        if value < 1:
+            raise InvalidArgument(f"{size} is {value}; expected at least 1")
+    return MODELS[name](num_classes, in_channels, **options)
 
 
-__all__ = ["create_model", "list_models"]
+def _check_option(name: str, option: str, value: Any) -> None:
+    """Sizes are at least 1, and a word is one of the words that the model knows."""
+    annotation = inspect.signature(MODELS[name], eval_str=True).parameters[option].annotation
+    words = getattr(annotation, "__args__", ())
+    if words and all(isinstance(word, str) for word in words):
+        choose(f"{option} of {name}", value, words)
+    if annotation is int and not (isinstance(value, int) and value >= 1):
+        raise InvalidArgument(f"{option} is {value!r}; expected a whole number of at least 1")
+
+
+__all__ = ["MODELS", "NOT_OPTIONS", "Builder", "create_model", "list_models", "options_of"]

@@ -61,17 +61,17 @@ class Branch(nn.Module):
 
     Args:
         channels: C of the tapped stage and of every stage after it.
-        num_classes: size of the output.
+        outputs: size of the output.
         block: a key of `BLOCKS`.
     """
 
-    def __init__(self, channels: list[int], num_classes: int, block: str = "light") -> None:
+    def __init__(self, channels: list[int], outputs: int, block: str = "light") -> None:
         super().__init__()
         make = BLOCKS[choose("branch block", block, BLOCKS)]
         pairs = itertools.pairwise(channels)
         self.blocks = nn.Sequential(*(layer for c_in, c_out in pairs for layer in make(c_in, c_out)))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(channels[-1], num_classes)
+        self.classifier = nn.Linear(channels[-1], outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, H, W] → logits [N, classes]."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 
 from torch import nn
 
-from spikedistill.errors import InvalidArgument, UnsupportedOperation
+from spikedistill.core.modules import replace_modules
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6)
 """Activations that a spiking neuron can stand in for: non-negative, and zero for negative input."""
@@ -26,14 +28,16 @@ _OTHER_ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.Tanh,
     nn.Softmax,
 )
+_BY_SAMPLE = "normalises each sample by itself, which is not linear in the rates; use BatchNorm"
+_OWN_STATE = "keeps its own state over time"
 _UNSUPPORTED: dict[type[nn.Module], str] = {
-    nn.LayerNorm: "normalises each sample by itself, which is not linear in the rates; use BatchNorm",
-    nn.GroupNorm: "normalises each sample by itself, which is not linear in the rates; use BatchNorm",
-    nn.InstanceNorm2d: "normalises each sample by itself, which is not linear in the rates; use BatchNorm",
-    nn.MultiheadAttention: "multiplies activations with each other, which is not linear in the rates",
-    nn.LSTM: "keeps its own state over time",
-    nn.GRU: "keeps its own state over time",
-    nn.RNN: "keeps its own state over time",
+    nn.LayerNorm: _BY_SAMPLE,
+    nn.GroupNorm: _BY_SAMPLE,
+    nn.InstanceNorm2d: _BY_SAMPLE,
+    nn.MultiheadAttention: "has a softmax inside; write the attention with products of spikes and without softmax",
+    nn.LSTM: _OWN_STATE,
+    nn.GRU: _OWN_STATE,
+    nn.RNN: _OWN_STATE,
 }
 _REMARKS: dict[type[nn.Module], str] = {
     nn.MaxPool2d: "max pooling after a neuron: the gradient is routed by the rates, an approximation (average pooling "
@@ -51,14 +55,14 @@ def to_spiking(
 ) -> Network:
     """A spiking copy of `model`; the model itself and its weights are left as they are.
 
+    What the user has to know is in the `notes` of the result. What would surprise is also a warning: that no stages
+    were found, so that there are no branches, and that a trained network has to be trained again.
+
     Args:
         neuron: constants of the LIF neurons (None: the paper's preset).
         stages: submodules whose outputs end a stage, for branches (None: `layer1..`, `stages.0..` or, in a plain
-            `features` sequence, the layer before each pooling, where the model has such).
+            `features` sequence, the layer before each pooling, where the model has such; (): none, without a warning).
         activations: module types to replace.
-
-    Returns:
-        A `Network`; what was changed and what to know is in its `notes`.
 
     Raises:
         InvalidArgument: nothing to replace, or a stage the model does not have.
@@ -66,46 +70,56 @@ def to_spiking(
     """
     body = copy.deepcopy(model)
     _refuse_unsupported(body)
-    replaced = _replace(body, activations, neuron or Neuron())
+    constants = neuron or Neuron()
+    replaced = replace_modules(body, lambda m: LIF(constants) if isinstance(m, activations) else None)
     if replaced == 0:
-        kinds = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _OTHER_ACTIVATIONS)})
-        raise InvalidArgument(
-            f"{type(model).__name__} has no {' or '.join(a.__name__ for a in activations)} module to replace"
-            + (
-                f"; it has {', '.join(kinds)} (pass activations=...)"
-                if kinds
-                else "; use nn.ReLU() modules, not F.relu"
-            )
-        )
-    notes = [f"{replaced} activations became LIF neurons", *_remarks(body)]
-    return Network(body, _find_stages(body) if stages is None else stages, notes)
+        raise InvalidArgument(_nothing_to_replace(model, activations))
+    found = _find_stages(body) if stages is None else list(stages)
+    surprises = [*_stages_note(body, found, asked=stages is not None), *_training_note(model)]
+    for surprise in surprises:
+        warnings.warn(surprise, stacklevel=2)
+    return Network(body, found, [f"{replaced} activations became LIF neurons", *_remarks(body), *surprises])
+
+
+def _nothing_to_replace(model: nn.Module, activations: tuple[type[nn.Module], ...]) -> str:
+    wanted = " or ".join(a.__name__ for a in activations)
+    kinds = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _OTHER_ACTIVATIONS)})
+    hint = f"it has {', '.join(kinds)} (pass activations=...)" if kinds else "use nn.ReLU() modules, not F.relu"
+    return f"{type(model).__name__} has no {wanted} module to replace; {hint}"
+
+
+def _stages_note(body: nn.Module, found: list[str], asked: bool) -> list[str]:
+    if found or asked:
+        return []
+    names = ", ".join(name for name, _ in body.named_children())
+    return [
+        f"no stages were found in {type(body).__name__}, so it gets no branches and self-distillation has nothing to "
+        f"distil; name the submodules whose outputs end a stage: to_spiking(model, stages=[...]), from {names} or below"
+    ]
+
+
+def _training_note(model: nn.Module) -> list[str]:
+    """A network whose batch norm has seen data was trained; as a spiking one it answers nearly at random."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    if not any(m.num_batches_tracked is not None and int(m.num_batches_tracked) > 0 for m in norms):
+        return []
+    return [
+        "the accuracy of a trained network is gone when its ReLUs become neurons: the weights are a start, train it "
+        "again (a few epochs bring it back)"
+    ]
 
 
 def _refuse_unsupported(body: nn.Module) -> None:
-    kinds = tuple(_UNSUPPORTED)
-    found = [
-        f"{name} ({type(m).__name__}) {next(why for k, why in _UNSUPPORTED.items() if isinstance(m, k))}"
-        for name, m in body.named_modules()
-        if isinstance(m, kinds)
-    ]
-    found += [
-        f"{name} ({type(m).__name__}) is no activation that a spiking neuron can stand in for; replace it by nn.ReLU"
-        for name, m in body.named_modules()
-        if isinstance(m, _OTHER_ACTIVATIONS)
-    ]
+    """Raise UnsupportedOperation with every layer that cannot work on spikes."""
+    found = []
+    for name, module in body.named_modules():
+        why = next((why for kind, why in _UNSUPPORTED.items() if isinstance(module, kind)), None)
+        if isinstance(module, _OTHER_ACTIVATIONS):
+            why = "is no activation that a spiking neuron can stand in for; replace it by nn.ReLU"
+        if why is not None:
+            found.append(f"{name} ({type(module).__name__}) {why}")
     if found:
         raise UnsupportedOperation("this network cannot become a spiking one:\n  " + "\n  ".join(found))
-
-
-def _replace(module: nn.Module, activations: tuple[type[nn.Module], ...], neuron: Neuron) -> int:
-    count = 0
-    for name, child in module.named_children():
-        if isinstance(child, activations):
-            setattr(module, name, LIF(neuron))
-            count += 1
-        else:
-            count += _replace(child, activations, neuron)
-    return count
 
 
 def _remarks(body: nn.Module) -> list[str]:

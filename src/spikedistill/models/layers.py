@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import nn
 
 from spikedistill.core.neuron import LIF, Neuron
 
-STEMS = ("cifar", "imagenet")
+Stem = Literal["cifar", "imagenet"]
+"""3×3 with stride 1, or 7×7 with stride 2 and max pooling."""
 
 
 class StridedPointwise(nn.Conv2d):
@@ -31,7 +32,7 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, b
     return kind(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
 
-def stem_layers(stem: str, in_channels: int, width: int, bias: bool) -> nn.Sequential:
+def stem_layers(stem: Stem, in_channels: int, width: int, bias: bool) -> nn.Sequential:
     """Convolution and batch norm before the first neuron; max pooling there is exact, for the input is static."""
     if stem == "cifar":
         return nn.Sequential(conv(in_channels, width, 3, bias=bias), nn.BatchNorm2d(width))
@@ -65,13 +66,13 @@ def add_stages(
 class Head(nn.Module):
     """Global average pooling and a linear classifier, with an optional hidden layer of spiking neurons."""
 
-    def __init__(self, channels: int, num_classes: int, neuron: Neuron, hidden: int = 0) -> None:
+    def __init__(self, channels: int, outputs: int, neuron: Neuron, hidden: int = 0) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.hidden = nn.Sequential()
         if hidden:
             self.hidden = nn.Sequential(nn.Linear(channels, hidden), LIF(neuron))
-        self.classifier = nn.Linear(hidden or channels, num_classes)
+        self.classifier = nn.Linear(hidden or channels, outputs)
 
     def forward(self, x: Any) -> Any:
         return self.classifier(self.hidden(self.pool(x).flatten(1)))

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from torch import nn
 
-from spikedistill.models.layers import STEMS, Head, add_stages, conv, stem_layers
+from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF, Neuron
-
-__all__ = ["PLANS", "STEMS", "build"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Blocks per stage; stage k has width·2^k channels."""
-
-    width: int
-    blocks: tuple[int, ...]
-
-
-PLANS = {
-    "preact_resnet18": Plan(64, (2, 2, 2, 2)),
-    "preact_resnet34": Plan(64, (3, 4, 6, 3)),
-}
+from spikedistill.models.layers import Head, Stem, add_stages, conv, stem_layers
 
 
 class Block(nn.Module):
@@ -48,11 +32,15 @@ class Block(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    def __init__(self, plan: Plan, num_classes: int, width: int, in_channels: int, stem: str, neuron: Neuron) -> None:
+    """Stem, stages `layer1`, `layer2`, ... of `blocks` each, and a head; no neuron before the classifier."""
+
+    def __init__(
+        self, blocks: tuple[int, ...], outputs: int, width: int, in_channels: int, stem: Stem, neuron: Neuron
+    ) -> None:
         super().__init__()
         self.stem = stem_layers(stem, in_channels, width, bias=True)
-        channels, self.stages = add_stages(self, Block, plan.blocks, width, neuron)
-        self.head = Head(channels, num_classes, neuron)
+        channels, self.stages = add_stages(self, Block, blocks, width, neuron)
+        self.head = Head(channels, outputs, neuron)
         self.apply(_initialise)
 
     def forward(self, x: Any) -> Any:
@@ -67,4 +55,23 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-build = PreActResNet
+def preact_resnet18(
+    outputs: int, in_channels: int, *, width: int = 64, stem: Stem = "cifar", neuron: Neuron = Neuron()
+) -> Network:
+    """PreAct-ResNet-18.
+
+    Args:
+        width: channels of the first stage; the others follow in proportion.
+        stem: "cifar" (3×3, stride 1) or "imagenet" (7×7, stride 2, max pooling).
+        neuron: constants of the LIF neurons.
+    """
+    body = PreActResNet((2, 2, 2, 2), outputs, width, in_channels, stem, neuron)
+    return Network(body, body.stages)
+
+
+def preact_resnet34(
+    outputs: int, in_channels: int, *, width: int = 64, stem: Stem = "cifar", neuron: Neuron = Neuron()
+) -> Network:
+    """PreAct-ResNet-34; arguments as `preact_resnet18`."""
+    body = PreActResNet((3, 4, 6, 3), outputs, width, in_channels, stem, neuron)
+    return Network(body, body.stages)

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from torch import nn
 
-from spikedistill.models.layers import STEMS, Head, add_stages, conv, stem_layers
+from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF, Neuron
-
-__all__ = ["PLANS", "STEMS", "build"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Blocks per stage; stage k has width·2^k channels. `hidden` is the head's hidden size in units of the width."""
-
-    width: int
-    blocks: tuple[int, ...]
-    hidden: int = 0
-
-
-PLANS = {
-    "resnet18": Plan(64, (2, 2, 2, 2)),
-    "resnet34": Plan(64, (3, 4, 6, 3)),
-    "resnet19": Plan(128, (3, 3, 2), hidden=2),
-}
+from spikedistill.models.layers import Head, Stem, add_stages, conv, stem_layers
 
 
 class Block(nn.Module):
@@ -49,12 +31,28 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, plan: Plan, num_classes: int, width: int, in_channels: int, stem: str, neuron: Neuron) -> None:
+    """Stem, stages `layer1`, `layer2`, ... of `blocks` each, and a head.
+
+    Args:
+        blocks: number of blocks of each stage; stage k has width·2^k channels.
+        hidden: neurons of the head's hidden layer, 0 for none.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        outputs: int,
+        width: int,
+        in_channels: int,
+        stem: Stem,
+        neuron: Neuron,
+        hidden: int = 0,
+    ) -> None:
         super().__init__()
         self.stem = stem_layers(stem, in_channels, width, bias=False)
         self.neuron = LIF(neuron)
-        channels, self.stages = add_stages(self, Block, plan.blocks, width, neuron)
-        self.head = Head(channels, num_classes, neuron, hidden=plan.hidden * width)
+        channels, self.stages = add_stages(self, Block, blocks, width, neuron)
+        self.head = Head(channels, outputs, neuron, hidden)
 
     def forward(self, x: Any) -> Any:
         x = self.neuron(self.stem(x))
@@ -63,4 +61,32 @@ class ResNet(nn.Module):
         return self.head(x)
 
 
-build = ResNet
+def _network(body: ResNet) -> Network:
+    return Network(body, body.stages)
+
+
+def resnet18(
+    outputs: int, in_channels: int, *, width: int = 64, stem: Stem = "cifar", neuron: Neuron = Neuron()
+) -> Network:
+    """ResNet-18.
+
+    Args:
+        width: channels of the first stage; the others follow in proportion.
+        stem: "cifar" (3×3, stride 1) or "imagenet" (7×7, stride 2, max pooling).
+        neuron: constants of the LIF neurons.
+    """
+    return _network(ResNet((2, 2, 2, 2), outputs, width, in_channels, stem, neuron))
+
+
+def resnet34(
+    outputs: int, in_channels: int, *, width: int = 64, stem: Stem = "cifar", neuron: Neuron = Neuron()
+) -> Network:
+    """ResNet-34; arguments as `resnet18`."""
+    return _network(ResNet((3, 4, 6, 3), outputs, width, in_channels, stem, neuron))
+
+
+def resnet19(
+    outputs: int, in_channels: int, *, width: int = 128, stem: Stem = "cifar", neuron: Neuron = Neuron()
+) -> Network:
+    """ResNet-19: three stages and a head with a hidden layer of twice the width; arguments as `resnet18`."""
+    return _network(ResNet((3, 3, 2), outputs, width, in_channels, stem, neuron, hidden=2 * width))

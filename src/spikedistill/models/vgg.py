@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from torch import nn
 
-from spikedistill.models.layers import Head, conv
+from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.models.layers import Head, conv
 
-__all__ = ["PLANS", "STEMS", "build"]
-
-STEMS = ("cifar",)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Channels of the convolutions of each stage, in units of the width; pooling between stages."""
-
-    width: int
-    stages: tuple[tuple[int, ...], ...]
-
-
-PLANS = {"vgg11": Plan(64, ((1,), (2,), (4, 4), (8, 8), (8, 8)))}
+VGG11 = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+"""Channels of the convolutions of each stage, in units of the width; pooling between stages."""
 
 
 class VGG(nn.Module):
-    def __init__(self, plan: Plan, num_classes: int, width: int, in_channels: int, stem: str, neuron: Neuron) -> None:
+    """Stages `stage1`, `stage2`, ... of convolutions, and a head."""
+
+    def __init__(
+        self, factors: tuple[tuple[int, ...], ...], outputs: int, width: int, in_channels: int, neuron: Neuron
+    ) -> None:
         super().__init__()
         channels = in_channels
-        for k, factors in enumerate(plan.stages):
+        for k, stage in enumerate(factors):
             layers: list[nn.Module] = [nn.AvgPool2d(2)] if k else []
-            for factor in factors:
+            for factor in stage:
                 layers += [conv(channels, width * factor, 3), nn.BatchNorm2d(width * factor), LIF(neuron)]
                 channels = width * factor
             self.add_module(f"stage{k + 1}", nn.Sequential(*layers))
-        self.stages = tuple(f"stage{k + 1}" for k in range(len(plan.stages)))
-        self.head = Head(channels, num_classes, neuron)
+        self.stages = tuple(f"stage{k + 1}" for k in range(len(factors)))
+        self.head = Head(channels, outputs, neuron)
 
     def forward(self, x: Any) -> Any:
         for stage in self.stages:
@@ -45,4 +37,12 @@ class VGG(nn.Module):
         return self.head(x)
 
 
-build = VGG
+def vgg11(outputs: int, in_channels: int, *, width: int = 64, neuron: Neuron = Neuron()) -> Network:
+    """VGG-11.
+
+    Args:
+        width: channels of the first stage; the others follow in proportion.
+        neuron: constants of the LIF neurons.
+    """
+    body = VGG(VGG11, outputs, width, in_channels, neuron)
+    return Network(body, body.stages)

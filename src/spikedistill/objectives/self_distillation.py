@@ -1,44 +1,26 @@
-"""Objectives: what turns an output into a loss (method.md §4).
+"""Self-distillation [ESD]: all heads learn from the label, and from the heads that are right (method.md §4).
 
-An objective is any callable `(Output, labels) -> Terms`; `SelfDistillationLoss` is the paper's, and by its fields each
-of the ablations.
+By its fields `SelfDistillationLoss` is also each of the ablations.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.errors import InvalidArgument, choose
-from spikedistill.core.network import Output
 from spikedistill.core.neuron import compute_dtype
+from spikedistill.core.output import Batch, Output
+from spikedistill.errors import InvalidArgument, choose
+from spikedistill.machine.processes import mean_over_processes
+from spikedistill.objectives.objective import Objective, Terms
 
-
-@dataclasses.dataclass(frozen=True)
-class Terms:
-    """A loss and what it is made of: `total` to call backward on, `parts` (detached) to look at, by name."""
-
-    total: Tensor
-    parts: Mapping[str, Tensor]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.parts[choose("loss term", name, self.parts)]
-
-
-class Objective(Protocol):
-    """The interface of every loss."""
-
-    def __call__(self, output: Output, labels: Tensor) -> Terms: ...
-
-
-# A teacher maps the heads' logits [K, N, classes] (the network's own last) and whether each head is right [K, N]
-# to target logits [N, classes] and the samples [N] it speaks for.
 Teacher = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Maps the heads' logits [K, N, classes] (the network's own last) and whether each head is right [K, N] to target
+logits [N, classes] and the samples [N] that it speaks for."""
 
 
 def reliable_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,22 +42,13 @@ def deepest_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
 TEACHERS: dict[str, Teacher] = {"reliable": reliable_teacher, "mean": mean_teacher, "deepest": deepest_teacher}
 
 
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a number over the processes of a distributed run; itself otherwise."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    value = value.clone()
-    torch.distributed.all_reduce(value)
-    return value / torch.distributed.get_world_size()
-
-
 @dataclasses.dataclass(frozen=True)
-class SelfDistillationLoss:
+class SelfDistillationLoss(Objective):
     """hard and soft loss over the heads k = 1..K, the last the network's own (method.md §4):
 
         hard = network_weight·CE(z_K, y) + branch_weight·Σ_{k<K} CE(z_k, y)
         soft = Σ_k τ²·KL(softmax(z̄/τ) ‖ softmax(z_k/τ)), the mean over the samples that have a teacher z̄
-        total = scale·(hard + soft_weight·soft)
+        total = hard + soft_weight·soft
 
     Means are over the samples of all processes. A batch in which no head is right has soft = 0.
 
@@ -84,7 +57,6 @@ class SelfDistillationLoss:
         temperature: τ.
         network_weight, branch_weight: the paper's α (1 and 1 on CIFAR, 1 and 0.7 on ImageNet).
         soft_weight: the paper's β (0.3 on CIFAR and ImageNet, 0.1 on CIFAR10-DVS).
-        scale: the authors' 1/T.
     """
 
     teacher: str | None = "reliable"
@@ -92,33 +64,32 @@ class SelfDistillationLoss:
     network_weight: float = 1.0
     branch_weight: float = 1.0
     soft_weight: float = 0.3
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
             choose("teacher", self.teacher, TEACHERS)
-        for name in ("temperature", "scale"):
-            if not getattr(self, name) > 0:
-                raise InvalidArgument(f"{name} is {getattr(self, name)}; expected a number above 0")
+        if not self.temperature > 0:
+            raise InvalidArgument(f"temperature is {self.temperature}; expected a number above 0")
 
-    def __call__(self, output: Output, labels: Tensor) -> Terms:
+    def __call__(self, output: Output, batch: Batch) -> Terms:
         """
         Args:
             output: logits and branches [N, classes].
-            labels: [N], class indices.
+            batch: its targets are class indices [N].
         """
-        check_labels(labels, output.logits)
+        labels = batch.targets
         logits = torch.stack([*output.branches.values(), output.logits])
         logits = logits.to(compute_dtype(logits.dtype))
+        # the mean over processes of gradients is that of one process only if all divide by the same number
         samples = mean_over_processes(torch.tensor(float(len(labels)), device=labels.device))
         ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
         ce = ce.view(len(logits), -1).sum(1) / samples
         hard = self.network_weight * ce[-1] + self.branch_weight * ce[:-1].sum()
         if self.teacher is None or not output.branches:
-            return Terms(self.scale * hard, {"hard": hard.detach()})
+            return Terms(hard, {"hard": hard.detach()})
         soft = self.soft(logits, labels)
         parts = {"hard": hard.detach(), "soft": soft.detach()}
-        return Terms(self.scale * (hard + self.soft_weight * soft), parts)
+        return Terms(hard + self.soft_weight * soft, parts)
 
     def soft(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The soft loss of heads [K, N, classes]; the teacher has no gradient."""
@@ -132,18 +103,3 @@ class SelfDistillationLoss:
         kl = (log_target.exp() * (log_target - log_heads)).sum(-1) * has_teacher
         # where no process has a taught sample, the sum is 0 and so is the loss
         return tau**2 * kl.sum() / taught.clamp(min=1e-6)
-
-
-def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Labels must be [N] class indices; the range is checked where that needs no synchronisation."""
-    if labels.shape != logits.shape[:1] or labels.is_floating_point():
-        raise InvalidArgument(
-            f"labels must be class indices [N] = [{len(logits)}]; given {labels.dtype} {tuple(labels.shape)}"
-        )
-    if labels.device.type == "cpu" and len(labels):
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= logits.shape[1]:
-            raise InvalidArgument(
-                f"labels run from {low} to {high}, but the network has {logits.shape[1]} classes (0 to "
-                f"{logits.shape[1] - 1}); create it with num_classes={high + 1} or more"
-            )

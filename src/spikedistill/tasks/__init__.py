@@ -1,0 +1,8 @@
+"""Tasks by name: what a head looks like, which targets fit, how the answers are scored."""
+
+from spikedistill.tasks.classification import Classification, Labels
+from spikedistill.tasks.task import Description, Meter, Targets, Task
+
+TASKS: dict[str, type[Task]] = {"classification": Classification}
+
+__all__ = ["TASKS", "Classification", "Description", "Labels", "Meter", "Targets", "Task"]

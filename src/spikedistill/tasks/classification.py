@@ -1,0 +1,132 @@
+"""Classification: one class for each sample. The only room that knows what a class is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.tasks.task import Description
+
+ANSWERS_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """Targets of classification.
+
+    Attributes:
+        numbers: class indices, int64 [M].
+        names: of the classes, by index.
+    """
+
+    numbers: Tensor
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.numbers.dim() != 1 or self.numbers.is_floating_point():
+            raise DataError(f"labels must be class indices [M]; given {self.numbers.dtype} {tuple(self.numbers.shape)}")
+        if len(self.numbers) and self.numbers.device.type == "cpu":
+            low, high = int(self.numbers.min()), int(self.numbers.max())
+            if low < 0 or high >= len(self.names):
+                raise DataError(f"labels run from {low} to {high}, but there are {len(self.names)} classes")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def rows(self, index: Tensor | slice) -> Labels:
+        return Labels(self.numbers[index], self.names)
+
+    def to(self, device: torch.device) -> Labels:
+        return Labels(self.numbers.to(device), self.names)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Class indices [N]."""
+        return self.numbers[index.to(self.numbers.device)]
+
+    def description(self) -> Description:
+        return {"classes": list(self.names)}
+
+    def matched(self, description: Description) -> Labels:
+        """The same labels, numbered as in `description`; classes that occur there only are no harm.
+
+        Raises:
+            DataError: a class that the description does not have.
+        """
+        known = list(description.get("classes", ()))
+        unknown = [name for name in self.names if name not in known]
+        if unknown:
+            raise DataError(
+                f"these samples are of classes that the network does not know: {', '.join(unknown[:10])}; it knows "
+                f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}. Name the folders as it was trained, or "
+                "evaluate on data of the same classes"
+            )
+        order = torch.tensor([known.index(name) for name in self.names], device=self.numbers.device)
+        return Labels(order[self.numbers], tuple(known))
+
+    def captions(self, index: Tensor) -> list[str]:
+        return [self.names[k] for k in self.batch(index).tolist()]
+
+    def counts(self) -> dict[str, int]:
+        """Samples by class."""
+        found = self.numbers.bincount(minlength=len(self.names)).tolist()
+        return dict(zip(self.names, found, strict=True))
+
+
+class Accuracy:
+    """The share of samples whose largest logit is that of their class."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.correct: Tensor | int = 0  # a tensor where the batches are, so that counting waits for no GPU
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        self.samples += len(targets)
+        self.correct = self.correct + (logits.detach().argmax(1) == targets).sum()
+
+    def state(self) -> dict[str, Any]:
+        return {"samples": self.samples, "correct": int(self.correct)}
+
+    def add_state(self, state: Mapping[str, Any]) -> None:
+        self.samples += state["samples"]
+        self.correct = self.correct + state["correct"]
+
+    def columns(self) -> dict[str, float]:
+        return {"accuracy": int(self.correct) / self.samples} if self.samples else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """One class for each sample; scored by accuracy."""
+
+    score: str = dataclasses.field(default="accuracy", init=False)
+
+    def head_size(self, description: Description) -> int:
+        if "classes" not in description:
+            raise InvalidArgument(f"classification needs samples with classes; these have {', '.join(description)}")
+        return len(description["classes"])
+
+    def check(self, logits: Tensor, targets: Any) -> None:
+        """Targets must be class indices [N]; their range is checked where that needs no synchronisation."""
+        if not isinstance(targets, Tensor) or targets.shape != logits.shape[:1] or targets.is_floating_point():
+            kind = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+            raise InvalidArgument(f"labels must be class indices [N] = [{len(logits)}]; given {kind}")
+        if targets.device.type == "cpu" and len(targets):
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= logits.shape[1]:
+                raise InvalidArgument(
+                    f"labels run from {low} to {high}, but the network has {logits.shape[1]} classes (0 to "
+                    f"{logits.shape[1] - 1}); create it with num_classes={high + 1} or more"
+                )
+
+    def meter(self) -> Accuracy:
+        return Accuracy()
+
+    def answer(self, logits: Tensor, description: Description) -> str:
+        best = logits.float().softmax(0).topk(min(ANSWERS_SHOWN, len(logits)))
+        shares = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return ", ".join(f"{description['classes'][k]} {share:.1%}" for share, k in shares)

@@ -1,0 +1,97 @@
+"""What a task has to say: the interfaces between a kind of question and everything that trains, measures and shows.
+
+The loop, the recipes and the data readers know these protocols only. `classification.py` is the first task; another is
+one more file and one row in `tasks.TASKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+Description = Mapping[str, Any]
+"""Plain values that describe the targets of a data set; kept in `config.json`, beside the weights."""
+
+
+class Targets(Protocol):
+    """The right answers to the samples of a data set, one row for each."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Tensor | slice) -> Self:
+        """Those of the samples `index`."""
+        ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def batch(self, index: Tensor) -> Any:
+        """What objectives and meters get for the samples `index` [N]: a tensor or a tuple of tensors, N in front."""
+        ...
+
+    def description(self) -> Description:
+        """What a network that learned these has to know to name its answers."""
+        ...
+
+    def matched(self, description: Description) -> Self:
+        """The same answers in the numbering of `description`.
+
+        Raises:
+            DataError: answers that a network with this description cannot give.
+        """
+        ...
+
+    def captions(self, index: Tensor) -> list[str]:
+        """A few words on each of the samples `index` [N], to stand over a picture."""
+        ...
+
+
+class Meter(Protocol):
+    """A measurement that adds up over batches and over processes."""
+
+    def add(self, logits: Tensor, targets: Any) -> None:
+        """Take in a batch: what the head said [N, ...], and the targets of the N samples. Needs no synchronisation."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything so far, as plain values and CPU tensors: can be saved, and sent to another process."""
+        ...
+
+    def add_state(self, state: Mapping[str, Any]) -> None:
+        """Take in what another meter of this kind has measured."""
+        ...
+
+    def columns(self) -> dict[str, float]:
+        """The numbers to show, by name; empty where nothing was measured."""
+        ...
+
+
+class Task(Protocol):
+    """A kind of question: what a head looks like, which targets fit, how answers are scored."""
+
+    @property
+    def score(self) -> str:
+        """The column of the meter that says how good a network is."""
+        ...
+
+    def head_size(self, description: Description) -> int:
+        """How many numbers the head gives for one sample (or for one pixel).
+
+        Raises:
+            InvalidArgument: targets of another task.
+        """
+        ...
+
+    def check(self, logits: Tensor, targets: Any) -> None:
+        """Raise InvalidArgument where targets do not fit what the head says, with both shapes."""
+        ...
+
+    def meter(self) -> Meter:
+        """A new meter."""
+        ...
+
+    def answer(self, logits: Tensor, description: Description) -> str:
+        """What a network says about one sample, `logits` [...], in words."""
+        ...
