@@ -24,7 +24,7 @@ def test_accuracy_by_timesteps_and_firing_rates():
     images, labels = torch.eye(3), torch.tensor([0, 1, 0])  # the third answer is wrong
     found = sd.evaluate(sd.Network(Known()), [(images[:2], labels[:2]), (images[2:], labels[2:])], [1, 4])
     assert found.samples == 3
-    assert found.accuracy == {1: pytest.approx(2 / 3), 4: pytest.approx(2 / 3)}
+    assert found.score == {1: pytest.approx(2 / 3), 4: pytest.approx(2 / 3)}
     # of 3 inputs one is 1: fires at every step; at half the current at every second step
     assert found.firing_rates == {"fast": pytest.approx(1 / 3), "slow": pytest.approx(1 / 6), "dead": 0.0}
     (warning,) = found.warnings()
@@ -36,7 +36,7 @@ def test_saturated_layers_and_shared_neurons():
     lif = sd.LIF()
     net = sd.Network(nn.Sequential(lif, lif))
     found = sd.evaluate(net, [(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))], [2])
-    assert found.firing_rates == {"0 (use 1)": 1.0, "0 (use 2)": 1.0}
+    assert found.firing_rates == {"0": 1.0, "0 (use 2)": 1.0}
     assert found.warnings()[0].startswith("saturated layers")
 
 

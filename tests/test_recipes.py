@@ -7,7 +7,7 @@ import yaml
 
 import spikedistill as sd
 from spikedistill.cli import main
-from spikedistill.training.recipe_files import list_recipes, load_recipe, saved_recipe
+from spikedistill.training.recipe_files import list_recipes, load_recipe, parse_recipe, saved_recipe
 
 # ---------------------------------------------------------------- recipes
 
@@ -26,18 +26,24 @@ def test_recipes_load_state_their_claim_and_survive_saving(name, tmp_path):
 def test_a_claim_is_not_carried_over_to_a_changed_recipe():
     claim = load_recipe("cifar10-foundation").claim
     assert claim.accuracy.startswith("56.67 ± 1.23 %")
-    assert load_recipe("cifar10-foundation", ["--seed", "3", "--data.root=/x", "--device", "cpu"]).claim == claim
-    changed = load_recipe("cifar10-foundation", ["--seed", "3", "--propagation", "bptt", "--loss.scale=1"]).claim
+    same = ["--seed", "3", "--data.root=/x", "--device", "cpu", "--timesteps", "4", "--model.width=16"]
+    assert load_recipe("cifar10-foundation", same).claim == claim  # restating a field changes nothing
+    with pytest.raises(ValueError, match="a claim is measured, not set"):
+        load_recipe("cifar10-foundation", ["--claim.accuracy", "99 %"])
+    changed = load_recipe("cifar10-foundation", ["--seed", "3", "--rule", "bptt", "--rule.loss_scale=2"]).claim
     assert (changed.accuracy, changed.hours, changed.hardware) == ("not measured", None, "not measured")
-    assert changed.source == "docs/results.md, table 1; changed: propagation, loss.scale"
+    assert changed.source == "docs/results.md, table 1; changed: rule.name, rule.loss_scale"
 
 
 def test_overrides():
-    recipe = load_recipe("cifar100-resnet18", ["--timesteps", "4", "--data.root=/x", "--loss.teacher", "null"])
-    assert (recipe.timesteps, recipe.data.root, recipe.loss.teacher) == (4, "/x", None)
+    recipe = load_recipe(
+        "cifar100-resnet18", ["--timesteps", "4", "--data.root=/x", "--objectives.self_distillation.teacher", "null"]
+    )
+    assert (recipe.timesteps, recipe.data.root) == (4, "/x")
+    assert recipe.objectives["self_distillation"].teacher is None
     assert recipe.model == load_recipe("cifar100-resnet18").model
     neuron = load_recipe("fashion-small", ["--model.neuron.reset=hard", "--model.neuron.surrogate.name=atan"])
-    assert neuron.model.neuron == sd.Neuron(reset="hard", surrogate=sd.Surrogate("atan"))
+    assert neuron.model.options["neuron"] == sd.Neuron(reset="hard", surrogate=sd.Surrogate("atan"))
 
 
 @pytest.mark.parametrize(
@@ -50,17 +56,17 @@ def test_overrides():
         (["train", "--timesteps", "two"], "timesteps"),
         (["train", "--model.name", "resnet81"], "unknown model 'resnet81'"),
         (["train", "--data.name", "cifar11"], "unknown dataset 'cifar11'; did you mean cifar1"),
-        (["train", "--propagation", "ann"], "--timesteps null"),
+        (["train", "--rule", "ann", "--timesteps", "4"], "rule 'ann' has no field 'timesteps'; it has loss_scale"),
         (["train", "--optimizer.lr", "-1"], "optimizer.lr is -1"),
         (["train", "--model.neuron.decay", "3"], "expected 0 ≤ decay ≤ 1"),
         (["train", "--resume", "/nowhere"], "/nowhere is not the folder of a run.*does not exist"),
         (["train", "nothing.yaml"], "nothing.yaml cannot be read"),
         (["trian"], "unknown command 'trian'; did you mean train"),
         (["list", "recipe"], "did you mean recipes"),
-        (["evaluate"], "needs the folder of a run"),
+        (["evaluate"], "the following arguments are required: folder"),
         (["evaluate", "/nowhere"], "/nowhere is not the folder of a run"),
         (["predict", "/nowhere", "x.png"], "there is no /nowhere/model.safetensors"),
-        (["predict", "/nowhere"], "needs a picture"),
+        (["predict", "/nowhere"], "the following arguments are required: files"),
         (["train", "--data.name", "cifar10", "--data.root", "/nowhere"], "/nowhere is not a folder"),
     ],
 )
@@ -83,3 +89,70 @@ def test_a_recipe_file_with_an_unknown_key(tmp_path, capsys):
     path.write_text("[1, 2")
     assert main(["train", str(path)]) == 1
     assert "is not valid YAML" in capsys.readouterr().err
+
+
+def test_a_learning_rule_is_one_word():
+    """The rule, its T and the scale of the loss never have to agree with one another: they are one value."""
+    assert load_recipe("cifar10-foundation", ["--rule", "ann"]).rule == sd.ANN()
+    bptt = load_recipe("cifar10dvs-resnet18", ["--rule", "bptt"]).rule
+    assert bptt == sd.BPTT(10)  # T stays as the recipe says
+    assert bptt.scale == 1.0
+    assert load_recipe("cifar10dvs-resnet18").rule.scale == 0.1
+    assert load_recipe("cifar10dvs-resnet18", ["--rule.loss_scale", "1"]).rule.scale == 1.0
+
+
+def test_objectives_are_added_and_left_out_by_name():
+    words = ["--objectives.distillation.teacher", "runs/ann", "--objectives.distillation.weight=0.5"]
+    both = load_recipe("cifar10-foundation", words)
+    assert list(both.objectives) == ["self_distillation", "distillation"]
+    assert both.objectives["distillation"] == sd.Distillation("runs/ann", weight=0.5)
+    alone = load_recipe("cifar10-foundation", ["--objectives.self_distillation", "null", *words])
+    assert list(alone.objectives) == ["distillation"]
+
+
+def test_options_are_those_of_the_model():
+    small = load_recipe("cifar10-foundation", ["--model", "vgg11", "--model.width", "8"])
+    assert (small.model.name, small.model.options["width"]) == ("vgg11", 8)
+    assert "stem" not in small.model.options
+    with pytest.raises(ValueError, match=r"model 'vgg11' has no field 'stem'; it has width, neuron"):
+        load_recipe("cifar10-foundation", ["--model", "vgg11", "--model.stem", "cifar"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: []", r"data must be a mapping of fields; it is \[\]"),
+        ("model: 3", "model must be a mapping of fields; it is 3"),
+        ("rule: {name: ann, timesteps: 3}", "rule 'ann' has no field 'timesteps'"),
+        ("objectives: {self_destillation: {}}", "did you mean self_distillation"),
+        ("rule: {name: rate, loss_scale: 2/T}", "loss_scale"),
+        ("- 1", "must be a mapping of fields; it is a list"),
+    ],
+)
+def test_recipes_of_the_wrong_form_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(text, [], "mine.yaml")
+
+
+def test_a_new_row_brings_its_fields_to_recipes_and_help(monkeypatch, capsys):
+    import dataclasses
+
+    from spikedistill.objectives import OBJECTIVES
+
+    @dataclasses.dataclass(frozen=True)
+    class Margin(sd.Objective):
+        """Hinge loss.
+
+        Args:
+            width: of the margin.
+        """
+
+        width: float = 1.0
+
+    monkeypatch.setitem(OBJECTIVES, "margin", Margin)
+    recipe = load_recipe("fashion-small", ["--objectives.margin.width", "0.5"])
+    assert recipe.objectives["margin"] == Margin(0.5)
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--objectives.margin.width 1.0" in shown
+    assert "of the margin." in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -20,11 +21,14 @@ import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.errors import CheckpointError, Interrupted, NonFiniteLoss, WriteError
 from spikedistill.machine.files import write_atomically
-from spikedistill.training.recipe_files import fields_of, load_recipe, saved_recipe
-from spikedistill.training import setup
+from spikedistill.training.recipe_files import known_fields, load_recipe, saved_recipe
+from spikedistill.machine.compiler import missing_compiler
+from spikedistill.machine.device import find_device
+from spikedistill.training import optimizers
+from spikedistill.training.build import choose_kernels
 from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
-from spikedistill.training.run import train
-from spikedistill.training.recipe import OptimizerSettings
+from spikedistill.training.run import resume, train
+from spikedistill.training.optimizers import OptimizerSettings
 
 TINY = [
     "--model.width=2",
@@ -109,7 +113,7 @@ def test_lists(capsys):
 def test_help_names_every_field(capsys):
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"--{name} " in shown for name in fields_of())
+    assert all(f"--{name} " in shown for name in known_fields())
     assert main([]) == 0
 
 
@@ -160,7 +164,6 @@ def test_a_stop_at_any_step_resumes_to_the_same_bits(finished, tmp_path, monkeyp
     from spikedistill.training import run
 
     recipe, folder = saved_recipe(finished), tmp_path / "often"
-    folder.mkdir()
     calls = []
 
     def every_third(self, progress, steps):
@@ -196,13 +199,13 @@ def test_a_folder_that_cannot_be_made_is_an_error_in_words(words, tmp_path, caps
 
 
 def test_names_of_runs_count_up(tmp_path, monkeypatch):
-    from spikedistill.training.run import new_folder
+    from spikedistill.training.folders import new_folder
 
     monkeypatch.chdir(tmp_path)
-    names = [new_folder(None, "a")]
-    for _ in range(2):
-        names[-1].mkdir(parents=True)
-        names.append(new_folder(None, "a"))
+    with contextlib.ExitStack() as stack:
+        names = [stack.enter_context(new_folder(None, "a")) for _ in range(3)]
+        assert all(name.is_dir() for name in names)  # made at once: two runs never get the same
+    assert not Path("runs").exists()  # nothing was written into them
     assert [str(name) for name in names] == ["runs/a", "runs/a-2", "runs/a-3"]
 
 
@@ -211,7 +214,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     train(recipe, tmp_path)
     good = (tmp_path / "checkpoint.pt").read_bytes()
     more = tiny("--optimizer.epochs=4", "--optimizer.lr=1e30")
-    with pytest.raises(NonFiniteLoss, match=r"not finite at epoch 3, step \d+: loss .*hard .*Usual causes"):
+    with pytest.raises(NonFiniteLoss, match=r"not finite in epoch 3, step \d+: loss .*hard .*Usual causes"):
         train(more, tmp_path, resume=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
 
@@ -220,8 +223,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
 
 
 def test_weight_decay_is_on_convolution_and_linear_weights_only():
-    learner = sd.SelfDistillation(sd.create_model("preact_resnet18", 10, width=2), 2)
-    decayed, rest = setup.decay_groups(learner.modules(), 5e-4)
+    learner = sd.SelfDistillation(sd.create_model("preact_resnet18", 10, width=2), sd.Rate(2))
+    decayed, rest = optimizers.decay_groups(learner.modules(), 5e-4)
     ids = {id(p): name for name, p in learner.named_parameters()}
     names = [{ids[id(p)] for p in group["params"]} for group in (decayed, rest)]
     assert (decayed["weight_decay"], rest["weight_decay"]) == (5e-4, 0.0)
@@ -239,39 +242,39 @@ def test_cosine():
     per_epoch = OptimizerSettings(epochs=10, lr=0.1, cosine="epoch")
     torch_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], 0.1), 10)
     for epoch in range(10):
-        assert setup.learning_rate(per_epoch, epoch, 5, 7) == pytest.approx(torch_schedule.get_last_lr()[0])
+        assert optimizers.learning_rate(per_epoch, epoch, 5, 7) == pytest.approx(torch_schedule.get_last_lr()[0])
         torch_schedule.optimizer.step()
         torch_schedule.step()
     per_step = OptimizerSettings(epochs=10, lr=0.1, cosine="step")
-    assert setup.learning_rate(per_step, 9, 7, 7) == pytest.approx(0, abs=1e-12)
+    assert optimizers.learning_rate(per_step, 9, 7, 7) == pytest.approx(0, abs=1e-12)
 
 
 def test_compiling_is_left_out_where_it_does_not_pay():
     recipe = tiny()
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2, in_channels=1), 2)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2, in_channels=1), sd.Rate(2))
     example = torch.zeros(1, 1, 28, 28)
-    few = setup.choose_kernels("auto", learner, example, samples=1000)
-    many = setup.choose_kernels("auto", learner, example, samples=10**9)
+    few = choose_kernels("auto", learner, example, samples=1000)
+    many = choose_kernels("auto", learner, example, samples=10**9)
     assert few[1].startswith("eager: compiling takes")
     assert recipe.compile == "auto"
-    if setup.missing_compiler(example.device) is None:
+    if missing_compiler(example.device) is None:
         assert many[1].startswith("compiled: saves")
         assert not learner.network.training or many[0] is not few[0]
 
 
 def test_without_a_compiler_the_eager_form_runs_and_says_so(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), 2)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
     example = torch.zeros(1, 3, 16, 16)
-    assert "no C++ compiler" in setup.choose_kernels("auto", learner, example, 10**9)[1]
+    assert "no C++ compiler" in choose_kernels("auto", learner, example, 10**9)[1]
     with pytest.raises(ValueError, match="--compile on is not possible: no C"):
-        setup.choose_kernels("on", learner, example, 1)
+        choose_kernels("on", learner, example, 1)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "xpu"])
 def test_devices_that_are_not_there_are_refused(device):
     with pytest.raises(ValueError, match="try --device auto"):
-        setup.find_device(device)
+        find_device(device)
 
 
 # ---------------------------------------------------------------- files that are damaged, foreign or too large

@@ -9,68 +9,98 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spikedistill.core.rules import common as rules
-    from spikedistill.export import authors as interop
-    from spikedistill.models.conversion import to_spiking
-    from spikedistill.objectives.self_distillation import Objective, SelfDistillationLoss, Terms
-    from spikedistill.core.dual import Dual, Sequence, Static
-    from spikedistill.errors import SpikedistillError
-    from spikedistill.measure.evaluation import Evaluation, evaluate
-    from spikedistill.training.learner import SelfDistillation
-    from spikedistill.models import create_model, list_models
-    from spikedistill.core.network import Network, Output
+    from spikedistill.core import rules
+    from spikedistill.core.dual import Dual, Static, Unrolled
+    from spikedistill.core.kernels import EAGER, Kernels, compiled
+    from spikedistill.core.learning import ANN, BPTT, LearningRule, Rate
+    from spikedistill.core.network import Network
     from spikedistill.core.neuron import LIF, Neuron, Surrogate
-    from spikedistill.core.signal import register_rule
+    from spikedistill.core.output import Batch, Output
+    from spikedistill.core.rules import forget_rule, register_rule
+    from spikedistill.errors import SpikedistillError
+    from spikedistill.export.authors import load_authors_checkpoint
+    from spikedistill.measure.evaluation import Evaluation, evaluate
+    from spikedistill.models import create_model, list_models
+    from spikedistill.models.conversion import to_spiking
+    from spikedistill.objectives import Distillation, Needs, Objective, SelfDistillationLoss, Terms
+    from spikedistill.tasks import Classification, Labels, Task
+    from spikedistill.training.learner import SelfDistillation
+    from spikedistill.training.recipe_files import load_recipe
+    from spikedistill.training.run import train
     from spikedistill.training.trained import Trained
 
 _HOMES = {
-    "spikedistill.models.conversion": ("to_spiking",),
-    "spikedistill.objectives.self_distillation": ("Objective", "SelfDistillationLoss", "Terms"),
-    "spikedistill.core.dual": ("Dual", "Sequence", "Static"),
-    "spikedistill.core.signal": ("register_rule",),
-    "spikedistill.errors": ("SpikedistillError",),
-    "spikedistill.measure.evaluation": ("Evaluation", "evaluate"),
-    "spikedistill.training.learner": ("SelfDistillation",),
-    "spikedistill.models": ("create_model", "list_models"),
-    "spikedistill.core.network": ("Network", "Output"),
-    "spikedistill.core.neuron": ("LIF", "Neuron", "Surrogate"),
-    "spikedistill.training.trained": ("Trained",),
+    "core": ("rules",),
+    "core.dual": ("Dual", "Static", "Unrolled"),
+    "core.kernels": ("EAGER", "Kernels", "compiled"),
+    "core.learning": ("ANN", "BPTT", "LearningRule", "Rate"),
+    "core.network": ("Network",),
+    "core.neuron": ("LIF", "Neuron", "Surrogate"),
+    "core.output": ("Batch", "Output"),
+    "core.rules": ("forget_rule", "register_rule"),
+    "errors": ("SpikedistillError",),
+    "export.authors": ("load_authors_checkpoint",),
+    "measure.evaluation": ("Evaluation", "evaluate"),
+    "models": ("create_model", "list_models"),
+    "models.conversion": ("to_spiking",),
+    "objectives": ("Distillation", "Needs", "Objective", "SelfDistillationLoss", "Terms"),
+    "tasks": ("Classification", "Labels", "Task"),
+    "training.learner": ("SelfDistillation",),
+    "training.recipe_files": ("load_recipe",),
+    "training.run": ("train",),
+    "training.trained": ("Trained",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
+    "ANN",
+    "BPTT",
+    "EAGER",
     "LIF",
+    "Batch",
+    "Classification",
+    "Distillation",
     "Dual",
     "Evaluation",
+    "Kernels",
+    "Labels",
+    "LearningRule",
+    "Needs",
     "Network",
     "Neuron",
     "Objective",
     "Output",
+    "Rate",
     "SelfDistillation",
     "SelfDistillationLoss",
-    "Sequence",
     "SpikedistillError",
     "Static",
     "Surrogate",
+    "Task",
     "Terms",
     "Trained",
+    "Unrolled",
+    "compiled",
     "create_model",
     "evaluate",
-    "interop",
+    "forget_rule",
     "list_models",
+    "load_authors_checkpoint",
+    "load_recipe",
     "register_rule",
     "rules",
     "to_spiking",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("interop", "rules"):
-        return importlib.import_module({"interop": "spikedistill.export.authors", "rules": "spikedistill.core.rules.common"}[name])
-    if name in _HOME_OF:
-        return getattr(importlib.import_module(_HOME_OF[name]), name)
-    raise AttributeError(f"module 'spikedistill' has no attribute {name!r}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'spikedistill' has no attribute {name!r}")
+    home = importlib.import_module(f"spikedistill.{_HOME_OF[name]}")
+    # a name may be a module of the room itself (`rules`), which importing the room does not bring
+    return getattr(home, name, None) or importlib.import_module(f"{home.__name__}.{name}")
 
 
 def __dir__() -> list[str]:

@@ -44,5 +44,5 @@ def choose(what: str, given: str, known: Iterable[str]) -> str:
     if given in names:
         return given
     near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise InvalidArgument(f"unknown {what} {given!r}{hint} Known: {', '.join(names)}")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,41 @@ import torch
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the versions and the commit that a number was measured with."""
-    from importlib.metadata import PackageNotFoundError, version
+    """What a number depends on beside its recipe. Every key is always there; what is not known is None."""
+    return {
+        "commit": _commit(),
+        "spikedistill": _version("spikedistill"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": _version("torchvision"),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
-    def package(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
 
+def _version(package: str) -> str | None:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+    return None
+
+
+def _commit() -> str | None:
+    """The commit of this package's own checkout; None where it is installed, or git is missing.
+
+    An installed package may lie in a repository of somebody else's, whose commit says nothing about it.
+    """
+    package = Path(__file__).parents[1]
+    checkout = package.parents[1]
+    if package != checkout / "src" / "spikedistill" or not (checkout / ".git").exists():
+        return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        root = Path(__file__).parent
-        git = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
-        commit = git.stdout.strip() or None
-        return {
-            "commit": commit,
-            "spikedistill": package("spikedistill"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": package("torchvision"),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        }
-    return {}
+        # a checkout may set programs that git would run: none is needed to describe it
+        command = ["git", "-c", "core.fsmonitor=false", "-C", str(checkout), "describe", "--always", "--dirty"]
+        described = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        return described.stdout.strip() or None
+    return None
 
 
 def _processor() -> str:

@@ -1,41 +1,48 @@
-"""The processes of a run: which of several this is, and how a signal to one stops them all."""
+"""The processes of a distributed run: which of several this is, and numbers added up over them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-
-from spikedistill.objectives.self_distillation import mean_over_processes
-from spikedistill.errors import Interrupted
-from spikedistill.training.loop import Progress, Watcher
+from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Which of how many processes this is; torchrun says it in the environment."""
+class Process:
+    """Which of how many processes this is; torchrun says it in the environment.
+
+    Attributes:
+        rank: number of this process; the first, 0, writes and shows.
+        count: how many there are.
+        local_rank: number on this machine, which chooses the GPU.
+    """
 
     rank: int = 0
-    processes: int = 1
+    count: int = 1
     local_rank: int = 0
 
     @classmethod
-    def find(cls) -> Place:
+    def find(cls) -> Process:
         numbers = (os.environ.get(name, default) for name, default in _TORCHRUN)
         return cls(*(int(number) for number in numbers))
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
 
 
 _TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 @contextlib.contextmanager
-def process_group(place: Place, device: torch.device) -> Iterator[None]:
-    if place.processes == 1:
+def process_group(process: Process, device: torch.device) -> Iterator[None]:
+    """Connect the processes of a run for the `with` block; nothing where there is only one."""
+    if process.count == 1:
         yield
         return
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -46,34 +53,23 @@ def process_group(place: Place, device: torch.device) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Signals received (SIGINT, SIGTERM): the first is noted, the second of Ctrl-C ends the program at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-class Stoppable:
-    """A watcher that ends the run, in all processes alike, after the step in which a signal came to one of them."""
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a number over the processes of a distributed run; itself otherwise."""
+    if not _is_distributed():
+        return value
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()
 
-    def __init__(self, watcher: Watcher, received: list[int], device: torch.device) -> None:
-        self.watcher, self.received, self.device = watcher, received, device
 
-    def on_step(self, progress: Progress, steps: int) -> None:
-        self.watcher.on_step(progress, steps)
-        if mean_over_processes(torch.tensor(float(len(self.received)), device=self.device)) > 0:
-            raise Interrupted("stopped")
-
-    def on_epoch(self, row: dict[str, float]) -> None:
-        self.watcher.on_epoch(row)
+def from_all_processes(value: Any) -> list[Any]:
+    """`value` of every process, by rank; plain values and CPU tensors. A list of one where there is one process."""
+    if not _is_distributed():
+        return [value]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found

@@ -6,9 +6,15 @@ import sys
 
 
 def show_progress(what: str, done: int, before: int, total: int) -> None:
-    """Say on stderr that `done` of `total` are done, `before` of which had been when this was last called."""
+    """Say on stderr how many of `total` are done.
+
+    Args:
+        what: what is being done, in words.
+        done: how many are done now.
+        before: how many had been when this was last called.
+    """
     if sys.stderr.isatty():
         end = "\n" if done == total else "\r"
         print(f"{what}: {done} of {total}", end=end, file=sys.stderr, flush=True)
-    elif done * 10 // total > before * 10 // total:
+    elif done * 10 // total > before * 10 // total:  # another tenth was reached
         print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)

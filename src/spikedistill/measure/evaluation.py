@@ -1,23 +1,28 @@
-"""Measure a network: accuracy by time steps, and how much its neurons fire. Spikes only, branches play no part."""
+"""Measure a network: its score by time steps, and how much its neurons fire. Spikes only; branches play no part."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikedistill.errors import InvalidArgument
 from spikedistill.core.kernels import EAGER, Kernels
-from spikedistill.core.network import Network, rate
+from spikedistill.core.modules import evaluating, watching
+from spikedistill.core.network import Network, as_network, rate
 from spikedistill.core.neuron import LIF
+from spikedistill.core.output import Batch
 from spikedistill.core.signal import Signal
+from spikedistill.errors import InvalidArgument
+from spikedistill.tasks import Classification, Meter, Task
 
 DEAD, SATURATED = 0.001, 0.9
 """A layer that fires less or more than this, in spikes per neuron and step, carries next to no information."""
+
+Gather = Callable[[Any], list[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,98 +31,139 @@ class Evaluation:
 
     Attributes:
         samples: how many were shown.
-        accuracy: share of correct answers by timesteps (None: the ANN twin).
+        columns: what the task's meter says, by timesteps (None: the ANN twin).
+        score_name: the column that says how good the network is.
         firing_rates: mean spikes per neuron and step of each LIF layer, at the largest timesteps; empty for the twin.
     """
 
     samples: int
-    accuracy: dict[int | None, float]
+    columns: dict[int | None, dict[str, float]]
+    score_name: str
     firing_rates: dict[str, float]
+
+    @property
+    def score(self) -> dict[int | None, float]:
+        """The score by timesteps; in classification the share of correct answers."""
+        return {t: columns[self.score_name] for t, columns in self.columns.items()}
 
     def warnings(self) -> list[str]:
         """Layers that are dead or saturated, in words."""
         dead = [name for name, fired in self.firing_rates.items() if fired < DEAD]
         saturated = [name for name, fired in self.firing_rates.items() if fired > SATURATED]
-        remedy = "nothing passes them; lower the threshold, or train longer if batch norm is still settling"
-        found = [f"dead layers (under {DEAD:.1%} of neurons fire per step): {', '.join(dead)}: {remedy}"] * bool(dead)
+        found = []
+        if dead:
+            found.append(
+                f"dead layers (under {DEAD:.1%} of neurons fire per step): {', '.join(dead)}: nothing passes them; "
+                "lower the threshold, or train longer if batch norm is still settling"
+            )
         if saturated:
             found.append(f"saturated layers (over {SATURATED:.0%} of neurons fire per step): {', '.join(saturated)}")
         return found
 
 
-@contextlib.contextmanager
-def watching_neurons(module: nn.Module) -> Iterator[dict[str, list[Any]]]:
-    """The outputs of every LIF layer during the `with` block; a layer used more than once gives several."""
-    seen: dict[str, list[Any]] = {}
-    handles = []
-    for name, layer in module.named_modules():
-        if isinstance(layer, LIF):
-
-            def look(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
-                seen.setdefault(name, []).append(out)
-
-            handles.append(layer.register_forward_hook(look))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.no_grad()
 def evaluate(
-    network: Network,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    timesteps: Sequence[int] | None,
+    network: nn.Module,
+    batches: Iterable[Batch | tuple[Tensor, Any]],
+    timesteps: int | Sequence[int] | None,
+    *,
+    task: Task | None = None,
     kernels: Kernels = EAGER,
-    together: Callable[[Tensor], Tensor] = lambda sums: sums,
+    gather: Gather = lambda value: [value],
 ) -> Evaluation:
-    """Accuracy at each of `timesteps`, from one run of the longest: the first t steps do not know of the later ones.
+    """The score at each of `timesteps`, from one run of the longest: the first t steps do not know of the later ones.
 
     Args:
-        batches: (images [N, C, H, W], labels [N]).
+        network: a `Network`, a learner (whose network is taken), or any module of standard layers and `LIF` neurons.
+            It is run in evaluation mode, and left in the mode that it had.
+        batches: `Batch`es or pairs (images, targets), images [N, C, H, W] or event frames [T, N, C, H, W].
         timesteps: one or more numbers of steps; None for the ANN twin.
-        together: adds up a vector of sums over the processes that evaluate a share of the batches each.
+        task: what targets are (None: classification).
+        gather: brings together what several processes have measured of a share of the batches each.
 
     Raises:
         InvalidArgument: no batch, or a number of steps below 1.
     """
-    if timesteps is not None and (not timesteps or min(timesteps) < 1):
-        raise InvalidArgument(f"timesteps are {list(timesteps)}; expected at least one number, each at least 1")
-    was_training = network.training
-    network.eval()
-    samples, correct, fired = 0, dict.fromkeys(timesteps or [None], 0), {}
-    try:
-        for images, labels in batches:
-            with watching_neurons(network.body) as neurons:
-                answers = _answers(network, images, timesteps, kernels)
-            for t, answer in answers.items():
-                correct[t] += int((answer == labels).sum())
-            _add_rates(fired, neurons, len(labels))
-            samples += len(labels)
-    finally:
-        network.train(was_training)
-    if samples == 0:
+    steps = _steps(timesteps)
+    task = Classification() if task is None else task
+    network = as_network(network)
+    sums = _Sums({t: task.meter() for t in steps})
+    device = next((p.device for p in network.parameters()), None)
+    with evaluating(network):
+        for given in batches:
+            batch = given if isinstance(given, Batch) else Batch(*given)
+            inputs = batch.inputs if device is None else batch.inputs.to(device)
+            with watching_neurons(network, sums.fired, len(batch)):
+                logits = _logits(network, inputs, steps, kernels)
+            for t, meter in sums.meters.items():
+                targets = batch.targets.to(inputs.device) if isinstance(batch.targets, Tensor) else batch.targets
+                task.check(logits[t], targets)
+                meter.add(logits[t], targets)
+            sums.samples += len(batch)
+    whole = _together([*gather(sums.state())], {t: task.meter() for t in steps})
+    if whole.samples == 0:
         raise InvalidArgument("there are no samples to evaluate on")
-    sums = torch.tensor([samples, *correct.values(), *fired.values()], dtype=torch.float64)
-    whole, *rest = together(sums).tolist()
-    shares = [value / whole for value in rest]
-    accuracy: dict[int | None, float] = dict(zip(correct, shares, strict=False))
-    return Evaluation(round(whole), accuracy, dict(zip(fired, shares[len(correct) :], strict=True)))
+    columns = {t: meter.columns() for t, meter in whole.meters.items()}
+    rates = {name: float(fired) / whole.samples for name, fired in whole.fired.items()}
+    return Evaluation(whole.samples, columns, task.score, rates)
 
 
-def _answers(
-    network: Network, images: Tensor, timesteps: Sequence[int] | None, kernels: Kernels
-) -> dict[int | None, Tensor]:
+def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:
     if timesteps is None:
-        return {None: network(images, timesteps=None).logits.argmax(1)}
-    logits = network.logits_over_time(images, max(timesteps), kernels).float().cumsum(0)
-    return {t: logits[t - 1].argmax(1) for t in timesteps}
+        return [None]
+    steps = [timesteps] if isinstance(timesteps, int) else list(timesteps)
+    if not steps or min(steps) < 1:
+        raise InvalidArgument(f"timesteps are {steps}; expected at least one number, each at least 1")
+    return [*steps]
 
 
-def _add_rates(fired: dict[str, float], neurons: dict[str, list[Any]], samples: int) -> None:
-    for name, outputs in neurons.items():
-        for k, out in enumerate(outputs):
-            if isinstance(out, Signal):
-                key = name if len(outputs) == 1 else f"{name} (use {k + 1})"
-                fired[key] = fired.get(key, 0.0) + float(rate(out).float().mean()) * samples
+def _logits(network: Network, inputs: Tensor, steps: list[int | None], kernels: Kernels) -> dict[int | None, Tensor]:
+    """Mean logits over the first t steps, for each t."""
+    numbers = [t for t in steps if t is not None]
+    if not numbers:
+        return {None: network(inputs, timesteps=None).logits}
+    summed = network.logits_over_time(inputs, max(numbers), kernels).float().cumsum(0)
+    return {t: summed[t - 1] / t for t in numbers}
+
+
+# ---------------------------------------------------------------- sums over batches and processes
+
+
+@dataclasses.dataclass
+class _Sums:
+    """What adds up over batches."""
+
+    meters: dict[int | None, Meter]
+    samples: int = 0
+    fired: dict[str, Any] = dataclasses.field(default_factory=lambda: defaultdict(float))
+
+    def state(self) -> dict[str, Any]:
+        """As plain values, for another process."""
+        fired = {name: float(value) for name, value in self.fired.items()}
+        return {"samples": self.samples, "meters": {t: m.state() for t, m in self.meters.items()}, "fired": fired}
+
+
+def _together(states: list[dict[str, Any]], meters: dict[int | None, Meter]) -> _Sums:
+    whole = _Sums(meters)
+    for state in states:
+        whole.samples += state["samples"]
+        for t, meter in meters.items():
+            meter.add_state(state["meters"][t])
+        for name, value in state["fired"].items():
+            whole.fired[name] += value
+    return whole
+
+
+def watching_neurons(network: Network, fired: dict[str, Any], samples: int) -> Any:
+    """Add the firing rate of every LIF layer times `samples` to `fired`, by name; each use of a layer counts apart."""
+    layers = {name: module for name, module in network.body.named_modules() if isinstance(module, LIF)}
+    uses: dict[str, int] = defaultdict(int)
+
+    def look(name: str, _module: nn.Module, output: Any) -> None:
+        if isinstance(output, Signal):  # the ANN twin does not fire
+            uses[name] += 1
+            key = name if uses[name] == 1 else f"{name} (use {uses[name]})"
+            # a tensor where the network is, so that counting waits for no GPU
+            fired[key] = fired[key] + rate(output).float().mean() * samples
+
+    return watching(layers, look)

@@ -69,7 +69,7 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             hint = f"; the run has not finished: spikedistill train --resume {folder}" if folder.is_dir() else ""
             raise CheckpointError(f"there is no {file}{hint}")
     try:
-        return load_file(weights), json.loads(config.read_text())
+        return load_file(weights), json.loads(config.read_text(encoding="utf-8"))
     except Exception as error:
         raise CheckpointError(f"{weights} or {config.name} beside it cannot be read: {error}") from error
 

@@ -1,59 +1,98 @@
-"""A network, its branches and its objective: what a training loop needs."""
+"""A network, its branches, its learning rule and its objectives: what a training loop needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikedistill.models.branches import Branch
-from spikedistill.objectives.self_distillation import Objective, SelfDistillationLoss, Terms
-from spikedistill.errors import InvalidArgument, choose
 from spikedistill.core.kernels import EAGER, Kernels
-from spikedistill.core.network import PROPAGATIONS, Network, Output, encode, rate
+from spikedistill.core.learning import LearningRule, Rate
+from spikedistill.core.modules import evaluating
+from spikedistill.core.network import Network, NetworkWrapper, as_network, rate
+from spikedistill.core.output import Batch, Output
+from spikedistill.errors import InvalidArgument, choose
+from spikedistill.models.branches import Branch
+from spikedistill.objectives import Needs, Objective, SelfDistillationLoss, Terms
+from spikedistill.tasks import Classification, Task
+from spikedistill.training.teachers import FrozenTeacher
 
 
-class SelfDistillation(nn.Module):
-    """Train a network by rate-based self-distillation [ESD]; by its arguments also each of the ablations.
+@dataclasses.dataclass(frozen=True)
+class Plain(Objective):
+    """A function (output, batch) -> Terms as an objective."""
+
+    function: Callable[[Output, Batch], Terms]
+
+    def __call__(self, output: Output, batch: Batch) -> Terms:
+        return self.function(output, batch)
+
+
+Objectives = Mapping[str, Objective] | Iterable[Objective] | Objective | Callable[[Output, Batch], Terms]
+
+
+class SelfDistillation(NetworkWrapper):
+    """Train a network by rate-based self-distillation [ESD]; by its arguments also in any other way.
 
     Args:
         network: a `Network` (from `create_model` or `to_spiking`), or any module of standard layers and `LIF` neurons.
-        timesteps: T ≥ 1 (None for propagation="ann").
+        rule: the learning rule: `Rate(T)`, `BPTT(T)` or `ANN()`.
+        timesteps: short for rule=Rate(timesteps).
         branches: stages to attach branches to; None: every stage of the network but the last, (): no branches.
-        propagation: "rate" (rate-based backpropagation), "bptt", or "ann" (ReLU instead of LIF).
-        objective: any `Objective`; None: the paper's loss, divided by T as the authors do for "rate".
+        objectives: what is minimised: one objective, several, or several by name; None: the paper's loss. Their sum is
+            multiplied with the rule's `scale`.
+        task: what targets and heads are.
         branch_block: "light", or "light+residual" as the paper uses on ImageNet.
-        example: [N, C, H, W], images to infer the branches' shapes from; None: black ones of 32×32.
-        kernels: `kernels.EAGER` or `kernels.compiled()`.
+        example: [N, C, H, W], images to infer shapes from; None: black ones of 32×32.
+        kernels: how spike paths are computed, `EAGER` or `compiled()`.
+        teachers: networks for objectives that need one, by the name they ask for. Each is copied and stays frozen.
 
     Raises:
-        InvalidArgument: an unknown stage, propagation or block, T below 1, or branches on a network without stages.
+        InvalidArgument: no rule or two, an unknown stage or block, branches on a network without stages, or a teacher
+            that is missing or that nobody asked for.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        timesteps: int | None,
+        rule: LearningRule | None = None,
         *,
+        timesteps: int | None = None,
         branches: Iterable[str] | None = None,
-        propagation: str = "rate",
-        objective: Objective | None = None,
+        objectives: Objectives | None = None,
+        task: Task | None = None,
         branch_block: str = "light",
         example: Tensor | None = None,
         kernels: Kernels = EAGER,
+        teachers: Mapping[str, nn.Module | FrozenTeacher] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network if isinstance(network, Network) else Network(network)
-        self.timesteps, self.propagation, self.kernels = timesteps, propagation, kernels
-        choose("propagation", propagation, PROPAGATIONS)
+        self.network = as_network(network)
+        self.rule, self.kernels = _one_rule(rule, timesteps), kernels
+        self.task: Task = Classification() if task is None else task
+        self.objectives = _by_name(SelfDistillationLoss() if objectives is None else objectives)
+        needs = [objective.needs() for objective in self.objectives.values()]
+        self._features = tuple(dict.fromkeys([*self.network.stages, *(name for n in needs for name in n.features)]))
+        self._teachers = _frozen(teachers or {}, needs)
+        self._needs_inputs = any(n.inputs or n.teachers for n in needs)
+
         taps = self._taps(branches)
-        self.branches = nn.ModuleDict()
+        self.branches, self.adapters = nn.ModuleDict(), nn.ModuleDict()
+        shapes = _DryRun(self.network, self._features, example)
         if taps:
-            self.branches = _make_branches(self.network, taps, branch_block, example)
-        if objective is None:
-            objective = SelfDistillationLoss(scale=1 / timesteps if propagation == "rate" and timesteps else 1.0)
-        self.objective = objective
+            self.branches = _make_branches(self.network, taps, branch_block, shapes())
+        for name, objective in self.objectives.items():
+            if type(objective).adapter is not Objective.adapter:  # most have none, and need no dry run
+                self._add_adapter(name, objective, shapes)
+
+    def _add_adapter(self, name: str, objective: Objective, shapes: _DryRun) -> None:
+        answers = {teacher: self._teachers[teacher](shapes.example) for teacher in objective.needs().teachers}
+        adapter = objective.adapter(shapes(), answers)
+        if adapter is not None:
+            self.adapters[name] = adapter.to(next(self.network.parameters()))
 
     def _taps(self, branches: Iterable[str] | None) -> list[str]:
         stages = self.network.stages
@@ -65,51 +104,127 @@ class SelfDistillation(nn.Module):
                     f"{names}, or branches=() to train without branches"
                 )
             return list(stages[:-1])
-        taps = list(branches)
-        for tap in taps:
-            choose("stage for a branch", tap, stages[:-1])
-        return taps
+        return [choose("stage for a branch", tap, stages[:-1]) for tap in branches]
+
+    @property
+    def timesteps(self) -> int | None:
+        """T; None for the ANN twin."""
+        return self.rule.timesteps
 
     def forward(self, images: Tensor) -> Output:
         """
         Args:
             images: [N, C, H, W], or event frames [T, N, C, H, W].
         """
-        signal = encode(images, self.timesteps, self.propagation, self.kernels)
-        logits, features = self.network.propagate(signal)
+        signal = self.rule.encode(images, self.kernels)
+        logits, features = self.network.propagate(signal, self._features)
         branches = {name: self.branches[_key(name)](features[name]) for name in features if _key(name) in self.branches}
-        return Output(rate(logits), branches, features)
+        output = Output(rate(logits), branches, features)
+        adapted = {name: adapter(output) for name, adapter in self.adapters.items()}
+        return dataclasses.replace(output, adapted=adapted) if adapted else output
 
-    def loss(self, output: Output, labels: Tensor) -> Terms:
-        """The named terms of the objective; labels [N]."""
-        return self.objective(output, labels)
+    def loss(self, output: Output, targets: Any, inputs: Tensor | None = None) -> Terms:
+        """The sum of the objectives, multiplied with the rule's scale; its parts as they are.
+
+        Args:
+            targets: of the task; class indices [N] in classification.
+            inputs: the images, for objectives that need them (those with a teacher do).
+
+        Raises:
+            InvalidArgument: targets that do not fit, or inputs that are missing.
+        """
+        self.task.check(output.logits, targets)
+        if inputs is None and self._needs_inputs:
+            raise InvalidArgument("an objective needs the images too: loss(output, targets, images)")
+        images = torch.empty(0) if inputs is None else inputs
+        answers = {name: teacher(images) for name, teacher in self._teachers.items()}
+        batch = Batch(images, targets, answers)
+        total, parts = 0.0, {}
+        for name, objective in self.objectives.items():
+            terms = objective(output, batch)
+            total = total + terms.total
+            # two objectives may use one word; the first keeps it
+            parts |= {f"{name}.{part}" if part in parts else part: value for part, value in terms.parts.items()}
+        return Terms(self.rule.scale * total, parts)  # type: ignore[arg-type]
 
     def strip(self) -> Network:
-        """The bare network, without the branches."""
+        """The bare network, without branches and adapters."""
         return self.network
 
 
+def _one_rule(rule: LearningRule | None, timesteps: int | None) -> LearningRule:
+    if (rule is None) == (timesteps is None):
+        given = "both" if rule is not None else "neither"
+        raise InvalidArgument(
+            f"SelfDistillation takes a learning rule, as Rate(4), BPTT(4) or ANN(), or timesteps=4; given {given}"
+        )
+    if rule is not None and not callable(getattr(rule, "encode", None)):
+        raise InvalidArgument(f"the learning rule is {rule!r}; expected Rate(T), BPTT(T) or ANN()")
+    return Rate(timesteps) if rule is None else rule  # type: ignore[arg-type]
+
+
+def _by_name(objectives: Objectives) -> dict[str, Objective]:
+    if isinstance(objectives, Mapping):
+        return {str(name): each for name, each in objectives.items()}
+    several = [objectives] if isinstance(objectives, Objective) or callable(objectives) else list(objectives)
+    made = [each if isinstance(each, Objective) else Plain(each) for each in several]
+    names = [type(each).__name__ if not isinstance(each, Plain) else "objective" for each in made]
+    return {name if names.count(name) == 1 else f"{name}{k}": made[k] for k, name in enumerate(names)}
+
+
+def _frozen(teachers: Mapping[str, nn.Module | FrozenTeacher], needs: list[Needs]) -> dict[str, FrozenTeacher]:
+    wanted = {name for need in needs for name in need.teachers}
+    if wanted != set(teachers):
+        missing, extra = sorted(wanted - set(teachers)), sorted(set(teachers) - wanted)
+        raise InvalidArgument(
+            f"the objectives ask for the teachers {sorted(wanted)}; missing: {missing}, not asked for: {extra}. Pass "
+            "teachers={name: network}"
+        )
+    features = tuple(dict.fromkeys(name for need in needs for name in need.teacher_features))
+    return {
+        name: teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher, features=features)
+        for name, teacher in teachers.items()
+    }
+
+
+# ---------------------------------------------------------------- branches
+
+
 def _key(stage: str) -> str:
+    """A stage's name as a key of a ModuleDict, which must not have dots."""
     return stage.replace(".", "-")
 
 
-def _make_branches(network: Network, taps: list[str], block: str, example: Tensor | None) -> nn.ModuleDict:
-    """Branches with the shapes that a dry run of the ANN twin shows."""
-    parameter = next(network.parameters())
-    if example is None:
-        conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+class _DryRun:
+    """What the ANN twin gives on an example, for its shapes; run when first asked for."""
+
+    def __init__(self, network: Network, features: tuple[str, ...], example: Tensor | None) -> None:
+        self.network, self.features, self._given = network, features, example
+        self._output: Output | None = None
+
+    @property
+    def example(self) -> Tensor:
+        if self._given is not None:
+            return self._given[:1]
+        conv = next((m for m in self.network.modules() if isinstance(m, nn.Conv2d)), None)
         if conv is None:
             raise InvalidArgument("branches need a network with 2-d convolutions; pass branches=() to train without")
-        example = torch.zeros(1, conv.in_channels, 32, 32)
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.no_grad():
-        out = network(example[:1].to(parameter), timesteps=None)
-    for module, mode in modes.items():
-        module.training = mode
-    channels = [out.features[stage].shape[1] for stage in network.stages]
+        return torch.zeros(1, conv.in_channels, 32, 32)
+
+    def __call__(self) -> Output:
+        if self._output is None:
+            example = self.example.to(next(self.network.parameters()))
+            with torch.no_grad(), evaluating(self.network):
+                logits, features = self.network.propagate(example, self.features)
+            self._output = Output(logits, {}, features)
+        return self._output
+
+
+def _make_branches(network: Network, taps: list[str], block: str, output: Output) -> nn.ModuleDict:
+    """A branch for each stage in `taps`, as wide as the stages after it."""
+    channels = [output.features[stage].shape[1] for stage in network.stages]
     branches = nn.ModuleDict()
     for tap in taps:
         later = channels[network.stages.index(tap) :]
-        branches[_key(tap)] = Branch(later, out.logits.shape[1], block)
-    return branches.to(parameter)
+        branches[_key(tap)] = Branch(later, output.logits.shape[1], block)
+    return branches.to(next(network.parameters()))

@@ -1,4 +1,4 @@
-"""The training loop: one, for every learner, objective and data set."""
+"""The training loop: one, for every learner, objective, task and data set."""
 
 from __future__ import annotations
 
@@ -11,29 +11,44 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from spikedistill.core.output import Batch
 from spikedistill.data import Batches
-from spikedistill.objectives.self_distillation import Terms, mean_over_processes
 from spikedistill.errors import NonFiniteLoss
+from spikedistill.machine.device import autocast
+from spikedistill.machine.processes import from_all_processes
+from spikedistill.tasks import Meter
 from spikedistill.training.learner import SelfDistillation
-from spikedistill.core.network import Output
-from spikedistill.training.recipe import OptimizerSettings
-from spikedistill.training.setup import autocast, learning_rate
+from spikedistill.training.optimizers import OptimizerSettings, learning_rate
 
 CHECK_EVERY = 20
-"""Steps between two looks at the loss where looking costs a synchronisation (CUDA)."""
+"""Steps between two looks at the losses where looking costs a synchronisation (CUDA)."""
+GRADIENT = "gradient norm"
 
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run is: the next batch is number `step` of epoch `epoch`; sums of the epoch so far."""
+    """Where a run is: the next batch is number `step` of epoch `epoch`, and what that epoch has measured so far.
+
+    Attributes:
+        samples: shown in this epoch.
+        sums: of each loss term times samples.
+        meter: state of the task's meter.
+        seconds: spent in this epoch.
+    """
 
     epoch: int = 0
     step: int = 0
+    samples: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    meter: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
     def next_epoch(self) -> None:
-        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, {}, 0.0
+        self.epoch, self.step, self.samples, self.sums, self.meter, self.seconds = self.epoch + 1, 0, 0, {}, {}, 0.0
+
+    def mean(self, name: str) -> float:
+        """Of a loss term over the epoch so far."""
+        return self.sums[name] / self.samples
 
 
 class Watcher(Protocol):
@@ -49,9 +64,13 @@ class Session:
     """The objects of a run that change while it trains."""
 
     learner: SelfDistillation
-    forward: nn.Module  # the learner, or its distributed wrapper
+    forward: Callable[[Tensor], Any]  # the learner, or its distributed wrapper
     optimizer: torch.optim.Optimizer
     progress: Progress
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.learner.parameters()).device
 
     def state(self) -> dict[str, Any]:
         """Everything a run needs to go on bit by bit."""
@@ -62,14 +81,6 @@ class Session:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-
-
-def measure(output: Output, labels: Tensor, terms: Terms) -> dict[str, Tensor]:
-    """What is summed up over an epoch, as tensors: samples, correct answers, and each loss term times samples."""
-    count = torch.tensor(float(len(labels)), device=labels.device)
-    correct = (output.logits.detach().argmax(1) == labels).sum().float()
-    losses = {"loss": terms.total.detach(), **terms.parts}
-    return {"samples": count, "correct": correct, **{name: value.float() * count for name, value in losses.items()}}
 
 
 def fit(
@@ -89,13 +100,13 @@ def fit(
         save: called after each epoch, when the session stands at the beginning of the next.
 
     Raises:
-        NonFiniteLoss: the loss is NaN or infinite; the last checkpoint is from before.
+        NonFiniteLoss: a loss or gradient is NaN or infinite; the last checkpoint is from before.
     """
     progress = session.progress
     while progress.epoch < settings.epochs:
         session.learner.train()
         _epoch(session, batches, settings, precision, watcher)
-        row = epoch_row(progress, settings, len(batches), batches.data.labels.device) | validate()
+        row = epoch_row(session, settings, len(batches)) | validate()
         watcher.on_epoch(row)
         progress.next_epoch()
         save()
@@ -103,61 +114,90 @@ def fit(
 
 def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, precision: str, watcher: Watcher) -> None:
     progress, steps = session.progress, len(batches)
-    pending: list[dict[str, Tensor]] = []
+    meter = session.learner.task.meter()
+    if progress.meter:  # resumed within an epoch
+        meter.add_state(progress.meter)
+    losses = _Losses(progress)
     start = time.perf_counter()
-    for images, labels in batches.epoch(progress.epoch, progress.step):
+    for batch in batches.epoch(progress.epoch, progress.step):
         for group in session.optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.epoch, progress.step, steps)
-        pending.append(_step(session, images, labels, settings.clip_norm, precision))
+        _step(session, batch, settings.clip_norm, precision, losses, meter)
         progress.step += 1
-        if images.device.type == "cpu" or progress.step % CHECK_EVERY == 0 or progress.step == steps:
-            _collect(progress, pending)
+        if session.device.type == "cpu" or progress.step % CHECK_EVERY == 0 or progress.step == steps:
+            losses.check()
+            progress.meter = meter.state()
             now = time.perf_counter()
             progress.seconds, start = progress.seconds + now - start, now
             watcher.on_step(progress, steps)
 
 
-def _step(session: Session, images: Tensor, labels: Tensor, clip: float | None, precision: str) -> dict[str, Tensor]:
+def _step(
+    session: Session, batch: Batch, clip_norm: float | None, precision: str, losses: _Losses, meter: Meter
+) -> None:
     session.optimizer.zero_grad(set_to_none=True)
-    with autocast(precision, images.device):
-        output = session.forward(images)
-    terms = session.learner.loss(output, labels)
+    with autocast(precision, session.device):
+        output = session.forward(batch.inputs)
+    terms = session.learner.loss(output, batch.targets, batch.inputs)
     terms.total.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(session.learner.parameters(), clip)
+    gradients = [p.grad for p in session.learner.parameters() if p.grad is not None]
+    # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
+    norm = nn.utils.get_total_norm(gradients)
+    losses.add({"loss": terms.total.detach(), **terms.parts}, norm, len(batch))
+    if session.device.type == "cpu":
+        losses.check()  # before the weights are touched; on a GPU it would wait for the step
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(session.learner.parameters(), clip_norm, norm)
     session.optimizer.step()
-    return measure(output, labels, terms)
+    meter.add(output.logits, batch.targets)
 
 
-def _collect(progress: Progress, pending: list[dict[str, Tensor]]) -> None:
-    """Add the pending measurements to the sums, and stop at a loss that is no number."""
-    for measured in pending:
-        for name, value in measured.items():
-            number = float(value)
-            if not math.isfinite(number):
-                raise NonFiniteLoss(_diagnosis(progress, {k: float(v) for k, v in measured.items()}))
-            progress.sums[name] = progress.sums.get(name, 0.0) + number
-    pending.clear()
+class _Losses:
+    """Losses of steps that nobody has looked at yet, and their sums in the progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.pending: list[tuple[dict[str, Tensor], Tensor, int]] = []
+
+    def add(self, terms: dict[str, Tensor], gradient_norm: Tensor, samples: int) -> None:
+        self.pending.append((terms, gradient_norm, samples))
+
+    def check(self) -> None:
+        """Add the pending losses to the sums.
+
+        Raises:
+            NonFiniteLoss: one of them, or the gradient, is no number.
+        """
+        for terms, gradient_norm, samples in self.pending:
+            numbers = {name: float(value) for name, value in terms.items()}
+            if not all(map(math.isfinite, [*numbers.values(), float(gradient_norm)])):
+                raise NonFiniteLoss(_diagnosis(self.progress, numbers | {GRADIENT: float(gradient_norm)}))
+            for name, number in numbers.items():
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + number * samples
+            self.progress.samples += samples
+        self.pending.clear()
 
 
-def _diagnosis(progress: Progress, measured: dict[str, float]) -> str:
-    samples = measured.pop("samples")
-    measured.pop("correct")
-    terms = ", ".join(f"{name} {value / samples:.4g}" for name, value in measured.items())
-    done = progress.sums.get("samples", 0.0)
-    before = f"{progress.sums['loss'] / done:.4g} on average before" if done else "the first batch of the epoch"
+def _diagnosis(progress: Progress, numbers: dict[str, float]) -> str:
+    what = "gradient" if math.isfinite(numbers["loss"]) else "loss"
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+    before = f"loss {progress.mean('loss'):.4g} on average before" if progress.samples else "no step of it before"
     return (
-        f"the loss is not finite at epoch {progress.epoch + 1}, step {progress.step}: {terms} ({before}). "
-        "Usual causes: too large a learning rate (try a tenth, or --optimizer.clip_norm 1), or weights that had "
-        "diverged in the step before"
+        f"the {what} is not finite in epoch {progress.epoch + 1}, step {progress.step + 1}: {terms} ({before}). Usual "
+        "causes: too large a learning rate (try a tenth, or --optimizer.clip_norm 1), or an input that is NaN or "
+        "infinite. The checkpoint is from before"
     )
 
 
-def epoch_row(progress: Progress, settings: OptimizerSettings, steps: int, device: torch.device) -> dict[str, float]:
-    """The measurements of an epoch, over all processes."""
-    means = mean_over_processes(torch.tensor(list(progress.sums.values()), device=device)).tolist()
-    sums = dict(zip(progress.sums, means, strict=True))
-    samples, correct = sums.pop("samples"), sums.pop("correct")
+def epoch_row(session: Session, settings: OptimizerSettings, steps: int) -> dict[str, float]:
+    """The measurements of an epoch, over all processes: losses, and the meter's columns as `train_NAME`."""
+    progress = session.progress
+    meter, samples, sums = session.learner.task.meter(), 0, dict.fromkeys(progress.sums, 0.0)
+    for measured in from_all_processes((progress.samples, progress.sums, progress.meter)):
+        samples += measured[0]
+        sums = {name: value + measured[1][name] for name, value in sums.items()}
+        meter.add_state(measured[2])
     row = {"epoch": progress.epoch + 1, "lr": learning_rate(settings, progress.epoch, steps - 1, steps)}
     row |= {name: value / samples for name, value in sums.items()}
-    return row | {"train_accuracy": correct / samples, "seconds": progress.seconds}
+    row |= {f"train_{name}": value for name, value in meter.columns().items()}
+    return row | {"seconds": progress.seconds}

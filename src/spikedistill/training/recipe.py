@@ -1,16 +1,19 @@
-"""Everything that decides a run, as typed values; recipes are YAML files of these."""
+"""Everything that decides a run, as typed values; recipes are YAML files of these (recipe_files.py reads them)."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from spikedistill.models.branches import BLOCKS
+from spikedistill.core.learning import LearningRule, Rate
 from spikedistill.data import DataSettings
-from spikedistill.objectives.self_distillation import TEACHERS, SelfDistillationLoss
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.core.network import PROPAGATIONS
-from spikedistill.core.neuron import Neuron
+from spikedistill.models import MODELS, options_of
+from spikedistill.models.branches import BLOCKS
+from spikedistill.objectives import Objective, SelfDistillationLoss
+from spikedistill.tasks import Classification, Task
+from spikedistill.training.optimizers import OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +37,25 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The network; see `spikedistill.create_model`."""
+    """The network: a row of `models.MODELS`, and that model's own options.
+
+    Args:
+        name: a key of `MODELS`.
+        options: keyword arguments of its builder; what is left out has the builder's default.
+    """
 
     name: str = "resnet18"
-    width: int | None = None
-    stem: str = "cifar"
-    neuron: Neuron = Neuron()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose("model", self.name, MODELS)
+        for option in self.options:
+            choose(f"option of {self.name}", option, options_of(self.name))
 
 
 @dataclasses.dataclass(frozen=True)
 class BranchSettings:
-    """Branches at the ends of all stages but the last.
+    """Branches at the ends of all stages but the last (method.md §3).
 
     Args:
         enabled: false for a network without branches.
@@ -59,83 +70,32 @@ class BranchSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """The objective; see `spikedistill.SelfDistillationLoss`.
-
-    Args:
-        teacher: "reliable", "mean", "deepest", or null for no soft loss.
-        scale: "1/T" divides the loss by the number of time steps as the authors do; "1" does not.
-    """
-
-    teacher: str | None = "reliable"
-    temperature: float = 3.0
-    network_weight: float = 1.0
-    branch_weight: float = 1.0
-    soft_weight: float = 0.3
-    scale: Literal["1/T", "1"] = "1/T"
-
-    def __post_init__(self) -> None:
-        if self.teacher is not None:
-            choose("teacher", self.teacher, TEACHERS)
-
-    def objective(self, timesteps: int | None) -> SelfDistillationLoss:
-        if self.scale == "1/T" and timesteps is None:
-            raise InvalidArgument('loss.scale "1/T" needs timesteps; the ANN twin has none: --loss.scale 1')
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields["scale"] = 1 / timesteps if self.scale == "1/T" and timesteps else 1.0
-        return SelfDistillationLoss(**fields)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSettings:
-    """SGD with momentum (method.md §5).
-
-    Args:
-        batch_size: of all processes together.
-        decayed: what weight decay acts on: "weights" (of convolutions and linear layers) or "all" parameters.
-        cosine: the rate follows a cosine to 0, changed per "epoch" or per "step".
-        clip_norm: largest norm of the gradient (null: no clipping).
-        drop_last: leave out an epoch's last, smaller batch.
-    """
-
-    epochs: int = 10
-    batch_size: int = 128
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    decayed: Literal["weights", "all"] = "weights"
-    cosine: Literal["epoch", "step"] = "epoch"
-    clip_norm: float | None = None
-    drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise InvalidArgument(f"optimizer.{name} is {getattr(self, name)}; expected more than 0")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InvalidArgument(f"optimizer.clip_norm is {self.clip_norm}; expected more than 0, or null")
-
-
-@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training run.
 
     Args:
-        timesteps: T (null for the ANN twin).
-        propagation: "rate" (rate-based backpropagation), "bptt" or "ann".
+        rule: the learning rule, which carries T.
+        task: what targets and heads are.
+        model: the network.
+        branches: light ANN branches on its stages.
+        objectives: what is minimised, by name; their sum is multiplied with the rule's scale.
+        data: which samples to train and test on.
+        optimizer: how weights follow from gradients.
         seed: of initialisation, order and augmentation.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "auto" (bf16 where the processor computes in it), "fp32" or "bf16".
-        compile: fuse the neurons' kernels: "auto" (where it pays), "on" or "off".
+        precision: "fp32", "bf16", or "auto": the faster of the two, by a short measurement where bf16 has units.
+        compile: fuse the neurons' kernels: "on", "off", or "auto": where it pays.
         claim: what the recipe promises.
     """
 
-    timesteps: int | None = 4
-    propagation: str = "rate"
-    data: DataSettings = DataSettings()
+    rule: LearningRule = Rate(4)
+    task: Task = Classification()
     model: ModelSettings = ModelSettings()
     branches: BranchSettings = BranchSettings()
-    loss: LossSettings = LossSettings()
+    objectives: Mapping[str, Objective] = dataclasses.field(
+        default_factory=lambda: {"self_distillation": SelfDistillationLoss()}
+    )
+    data: DataSettings = DataSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     seed: int = 0
     device: str = "auto"
@@ -144,8 +104,10 @@ class Recipe:
     claim: Claim = Claim()
 
     def __post_init__(self) -> None:
-        choose("propagation", self.propagation, PROPAGATIONS)
-        if self.propagation == "ann" and self.timesteps is not None:
-            raise InvalidArgument("the ANN twin has no time steps: --timesteps null")
-        if self.propagation != "ann" and (self.timesteps is None or self.timesteps < 1):
-            raise InvalidArgument(f"timesteps is {self.timesteps}; expected at least 1 (only the ANN twin has none)")
+        if not self.objectives:
+            raise InvalidArgument("a recipe needs at least one objective, for example self_distillation")
+
+    @property
+    def timesteps(self) -> int | None:
+        """T; None for the ANN twin."""
+        return self.rule.timesteps

@@ -1,10 +1,11 @@
-"""Recipes: small YAML files that state what they claim. Reading, overriding and writing them."""
+"""Recipes as text: small YAML files that state what they claim. Reading, overriding and writing them."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import re
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ import yaml
 
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.machine.files import write_text
-from spikedistill.training.recipe import Claim, Recipe
+from spikedistill.models import NOT_OPTIONS
+from spikedistill.training.choices import ONE_OF, SEVERAL_OF, Field, fields_of, fields_of_choices
+from spikedistill.training.recipe import Claim, ModelSettings, Recipe
 
 DEFAULT = "fashion-small"
 CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
 """Fields that may be replaced without making a recipe's claim untrue."""
+SHORT = {"timesteps": "rule.timesteps"}
+"""Other names of fields, for the command line and for recipes."""
+
+Values = dict[str, Any]
 
 
 def list_recipes() -> list[str]:
@@ -37,71 +44,214 @@ def load_recipe(name: str = DEFAULT, overrides: list[str] | None = None) -> Reci
     """
     if name.endswith((".yaml", ".yml")):
         try:
-            text = Path(name).read_text()
-        except OSError as error:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"the recipe {name} cannot be read: {error}") from error
     else:
         choose("recipe", name, list_recipes())
-        text = ((resources.files("spikedistill") / "recipes") / f"{name}.yaml").read_text()
+        file = resources.files("spikedistill") / "recipes" / f"{name}.yaml"
+        text = file.read_text(encoding="utf-8")
     return parse_recipe(text, overrides or [], name)
 
 
 def parse_recipe(text: str, overrides: list[str], source: str) -> Recipe:
     """A recipe from YAML text and overrides; see `load_recipe`."""
-    from jsonargparse import ArgumentError, ArgumentParser, Namespace
+    values = _read_yaml(text, source)
+    plain = recipe_of(values, source)
+    if not overrides:
+        return plain
+    replaced = [(SHORT.get(key, key), value) for key, value in _pairs(overrides)]
+    for key, _ in replaced:
+        if key.split(".")[0] == "claim":
+            raise InvalidArgument("a claim is measured, not set: write a recipe file of your own to state one")
+    return _with_honest_claim(plain, _recipe_of(values, replaced, source))
 
+
+def recipe_of(values: Values, source: str) -> Recipe:
+    """A recipe of plain values, the inverse of `values_of`; what is left out has its default.
+
+    Raises:
+        InvalidArgument: an unknown field or a value that does not fit.
+    """
+    return _recipe_of(values, [], source)
+
+
+def _read_yaml(text: str, source: str) -> Values:
     try:
-        values = yaml.safe_load(text) or {}
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidArgument(f"{source} is not valid YAML: {error}") from error
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise InvalidArgument(f"{source} must be a mapping of fields; it is a {type(values).__name__}")
-    parser = ArgumentParser(exit_on_error=False, prog="spikedistill train")
-    parser.add_class_arguments(Recipe, None)
+    return values
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+    """(field, value) of `--field value` and `--field=value`."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise InvalidArgument(f"expected --FIELD VALUE; given {word!r}")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            _check_key(key, "the command line")
+            if not rest:
+                raise InvalidArgument(f"--{key} needs a value")
+            value = rest.pop(0)
+        yield key, value
+
+
+# ---------------------------------------------------------------- from values to a recipe
+
+
+def _recipe_of(given: Values, overrides: list[tuple[str, str]], source: str) -> Recipe:
+    values = _normalised(given, source)
     for key in _flatten(values):
         _check_key(key, source)
-    for word in overrides:
-        if word.startswith("--"):
-            _check_key(word[2:].split("=")[0], "the command line")
+    words = {}
+    for key, value in overrides:
+        _check_key(key, "the command line")
+        if not _chosen(values, key, value):
+            words[key] = value
+    _check_fields_of_choices(values, [*_flatten(values), *words])
+    return _parsed(values, [f"--{key}={value}" for key, value in words.items()], source)
+
+
+def _check_fields_of_choices(values: Values, keys: list[str]) -> None:
+    """What one learning rule, task or model has, another may not have."""
+    for key in keys:
+        group, _, name = key.partition(".")
+        if group in ONE_OF and name and name != "name":
+            chosen = values[group]["name"]
+            known = [field.name.partition(".")[2] for field in fields_of(ONE_OF[group][chosen], f"{group}.")]
+            if not any(f"{field}.".startswith(f"{name}.") for field in known):
+                has = f"it has {', '.join(known)}" if known else "it has no fields"
+                raise InvalidArgument(f"{group} {chosen!r} has no field {name!r}; {has}")
+
+
+def _normalised(given: Values, source: str) -> Values:
+    """A copy in which every group is a mapping and every choice says its name."""
+    values: Values = {}
+    for key, value in given.items():
+        group, _, field = SHORT.get(str(key), str(key)).partition(".")
+        if field:  # a short name of a field in a group
+            values[group] = {**values.get(group, {}), field: value}
+        elif group in ONE_OF and isinstance(value, str):
+            values[group] = {"name": value, **values.get(group, {})}
+        elif _is_group(group):
+            if not isinstance(value, dict):
+                raise InvalidArgument(f"{source}: {group} must be a mapping of fields; it is {value!r}")
+            values[group] = {**values.get(group, {}), **value}
+        else:
+            values[group] = value
+    defaults = Recipe()
+    values["rule"] = {"name": "rate", **values.get("rule", {})}
+    values["task"] = {"name": "classification", **values.get("task", {})}
+    values["model"] = {"name": defaults.model.name, **values.get("model", {})}
+    for key, table in ONE_OF.items():
+        choose(key, str(values[key]["name"]), table)
+    for key, table in SEVERAL_OF.items():
+        several = values.setdefault(key, {name: {} for name in getattr(defaults, key)})
+        values[key] = {choose(key.rstrip("s"), str(name), table): fields or {} for name, fields in several.items()}
+    return values
+
+
+def _is_group(name: str) -> bool:
+    return any(field.name.startswith(f"{name}.") for field in known_fields().values())
+
+
+def _chosen(values: Values, key: str, value: str) -> bool:
+    """Whether an override chooses among several, and is done with here."""
+    group, _, rest = key.partition(".")
+    if group in ONE_OF and rest in ("", "name"):
+        table = ONE_OF[group]
+        owner = table[choose(group, value, table)]
+        kept = {field.name for field in fields_of(owner)}
+        # what both have, as T or the width, stays as the recipe says
+        values[group] = {"name": value, **{k: v for k, v in values[group].items() if k in kept}}
+        return True
+    if group in SEVERAL_OF:
+        name, _, field = rest.partition(".")
+        if not field and value in ("null", "None", "none"):
+            values[group].pop(name, None)
+            return True
+        values[group].setdefault(name, {})
+        return not field  # `--objectives.NAME {}` adds it as it is
+    return False
+
+
+def _parsed(values: Values, words: list[str], source: str) -> Recipe:
+    """Types checked and converted by jsonargparse, whose parser is made for what this recipe has chosen."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, prog="spikedistill train")
+    choices: set[str | int] = {*ONE_OF, *SEVERAL_OF}
+    parser.add_class_arguments(Recipe, None, skip=choices)
+    owners = {key: ONE_OF[key][values[key]["name"]] for key in ONE_OF}
+    owners |= {f"{key}.{name}": SEVERAL_OF[key][name] for key in SEVERAL_OF for name in values[key]}
+    for key, owner in owners.items():
+        if isinstance(owner, type):
+            parser.add_class_arguments(owner, key)
+        else:
+            parser.add_function_arguments(owner, key, skip=set(NOT_OPTIONS))
+    named = {key: {k: v for k, v in values[key].items() if k != "name"} for key in ONE_OF}
     try:
-        config = parser.parse_object(values)
-        config = parser.parse_args(overrides, namespace=config) if overrides else config
-        made: Any = parser.instantiate(config)
+        config = parser.parse_object({**values, **named})
+        config = parser.parse_args(words, namespace=config) if words else config
+        made = parser.instantiate(config)
+        parts = {name: value for name, value in vars(made).items() if name not in choices}
+        return Recipe(
+            rule=_made(made, "rule", owners),
+            task=_made(made, "task", owners),
+            model=ModelSettings(values["model"]["name"], vars(made.model)),
+            objectives={name: _made(made, f"objectives.{name}", owners) for name in values["objectives"]},
+            **parts,
+        )
+    except InvalidArgument:
+        raise
     except (ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, InvalidArgument):
-            raise
         raise InvalidArgument(f"{source}: {_brief(str(error))}") from error
-    recipe = Recipe(**vars(made)) if isinstance(made, Namespace) else made
-    return _with_honest_claim(recipe, [word for word in overrides if word.startswith("--")])
 
 
-def _with_honest_claim(recipe: Recipe, words: list[str]) -> Recipe:
-    """What was measured of a recipe was not measured of one with other fields."""
-    changed = [word for word in words if not word[2:].startswith(CLAIM_HOLDS)]
-    if not changed or recipe.claim == Claim():
-        return recipe
-    fields = ", ".join(word[2:].split("=")[0] for word in changed)
-    return dataclasses.replace(recipe, claim=Claim(f"{recipe.claim.source}; changed: {fields}", recipe.claim.command))
+def _made(made: Any, key: str, owners: Mapping[str, Any]) -> Any:
+    """The object that was made for a choice; a class without fields leaves nothing to be found."""
+    group, _, name = key.partition(".")
+    found = getattr(made, group, None)
+    if name:
+        found = getattr(found, name, None)
+    return owners[key]() if found is None else found
 
 
 def _brief(message: str) -> str:
     return re.sub(r"\s*\n\s*", " ", message)
 
 
-def fields_of(settings: Any = None, prefix: str = "") -> dict[str, Any]:
-    """Every field of a recipe by its dotted name, with its default."""
-    found: dict[str, Any] = {}
-    settings = Recipe() if settings is None else settings
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            found |= fields_of(value, f"{prefix}{field.name}.")
-        else:
-            found[f"{prefix}{field.name}"] = value
-    return found
+def _with_honest_claim(plain: Recipe, recipe: Recipe) -> Recipe:
+    """What was measured of a recipe was not measured of one with other fields."""
+    before, after = flat_values(plain), flat_values(recipe)
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    changed = [name for name in changed if not name.startswith(CLAIM_HOLDS)]
+    if not changed or recipe.claim == Claim():
+        return recipe
+    # of what only one of the two has (a rule or an objective that was exchanged), the group says enough
+    words = [name if name in before and name in after else name.rpartition(".")[0] for name in changed]
+    source = f"{recipe.claim.source}; changed: {', '.join(dict.fromkeys(words))}"
+    return dataclasses.replace(recipe, claim=Claim(source, recipe.claim.command))
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> list[str]:
+# ---------------------------------------------------------------- names of fields
+
+
+def known_fields() -> dict[str, Field]:
+    """Every field that a recipe can have, by its dotted name."""
+    plain = [field for field in fields_of(Recipe) if field.name.split(".")[0] not in {*ONE_OF, *SEVERAL_OF}]
+    return {field.name: field for field in [*fields_of_choices(), *plain]}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, value in values.items():
         keys += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"]
@@ -109,20 +259,60 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def _check_key(key: str, source: str) -> None:
-    known = fields_of()
-    groups = {name.rsplit(".", 1)[0] for name in known if "." in name}
-    if key in known or key in groups:
+    known = known_fields()
+    groups = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2, 3) if name.count(".") >= depth}
+    if key in known or key in groups or key in SHORT:
         return
     last = [name for name in known if name.rsplit(".", 1)[-1] == key]
-    near = last or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    near = last or difflib.get_close_matches(key, [*known, *SHORT], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else f". Known: {', '.join(known)}"
     raise InvalidArgument(f"{source}: a recipe has no field {key!r}{hint}")
 
 
+# ---------------------------------------------------------------- writing
+
+
+def values_of(recipe: Recipe) -> Values:
+    """Every field of a recipe as plain values, the inverse of reading it."""
+    names = {"rule": ONE_OF["rule"], "task": ONE_OF["task"]}
+    values: Values = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.name in names:
+            name = next(name for name, kind in names[field.name].items() if kind is type(value))
+            values[field.name] = {"name": name, **_plain(value)}
+        elif isinstance(value, ModelSettings):
+            values[field.name] = {"name": value.name, **_plain(value.options)}
+        else:
+            values[field.name] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as mappings of what can be set, tuples as lists."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def flat_values(recipe: Recipe) -> dict[str, Any]:
+    """The same by dotted names."""
+
+    def walk(values: Values, prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(walk(values_of(recipe), ""))
+
+
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every field of a recipe as YAML."""
-    text = yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
-    write_text(path, text)
+    write_text(path, yaml.safe_dump(values_of(recipe), sort_keys=False, allow_unicode=True))
 
 
 def saved_recipe(folder: Path) -> Recipe:
@@ -135,4 +325,4 @@ def saved_recipe(folder: Path) -> Recipe:
     if not path.is_file():
         there = f"it holds {sorted(p.name for p in folder.iterdir())[:8]}" if folder.is_dir() else "it does not exist"
         raise CheckpointError(f"{folder} is not the folder of a run: there is no recipe.yaml ({there})")
-    return parse_recipe(path.read_text(), [], str(path))
+    return parse_recipe(path.read_text(encoding="utf-8"), [], str(path))

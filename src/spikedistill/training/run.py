@@ -1,231 +1,152 @@
-"""A run: its folder, from the recipe to the report."""
+"""A run: from a recipe to trained weights and their score."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from spikedistill.data import Batches, Samples, Splits, in_order, load
-from spikedistill.objectives.self_distillation import mean_over_processes
-from spikedistill.machine.environment import environment
-from spikedistill.errors import Interrupted, InvalidArgument
-from spikedistill.measure.evaluation import Evaluation, evaluate
-from spikedistill.machine.files import write_json
 from spikedistill.core.kernels import Kernels
-from spikedistill.core.network import Network
-from spikedistill.training.trained import describe_network
-from spikedistill.training import setup
-from spikedistill.training.checkpoints import (
-    apply_state,
-    load_checkpoint,
-    save_checkpoint,
-    save_weights,
-)
+from spikedistill.data import Batches, Splits, load
+from spikedistill.errors import CheckpointError, Interrupted
+from spikedistill.machine.allocator import keep_memory
+from spikedistill.machine.device import find_device
+from spikedistill.machine.environment import environment
+from spikedistill.machine.files import write_json
+from spikedistill.machine.processes import Process, process_group
+from spikedistill.measure.evaluation import Evaluation
+from spikedistill.report import text
+from spikedistill.report.curves import draw_curves
+from spikedistill.report.display import Display, Silence
+from spikedistill.training.build import choose_kernels, example_of, make_learner
+from spikedistill.training.checkpoints import apply_state, load_checkpoint, save_checkpoint, save_weights
+from spikedistill.training.folders import new_folder
+from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session, fit
-from spikedistill.machine.processes import Place, Stoppable, process_group, stop_signals
+from spikedistill.training.optimizers import make_optimizer
+from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
-from spikedistill.report.display import Display, Silence, draw_curves
+from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
+from spikedistill.training.scoring import score
+from spikedistill.training.stopping import Stoppable, stop_signals
+from spikedistill.training.trained import describe_network
 
-EVALUATION_BATCH = 250
+CHECKPOINT = "checkpoint.pt"
 
 
-# ---------------------------------------------------------------- folders
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run is, before anything has been trained.
 
-
-def new_folder(out: str | None, name: str) -> Path:
-    """A folder for a new run, not yet made: `out`, or the first free runs/NAME, runs/NAME-2, ...
-
-    Raises:
-        InvalidArgument: `out` exists and holds something.
+    Attributes:
+        recipe: all that decides it; precision and compile are settled when the session is made.
+        folder: where it writes; only the first process does.
+        splits: the samples.
+        process: which of several this is.
+        device: where this process computes.
     """
-    if out is None:
-        numbers = (f"runs/{name}" if k == 1 else f"runs/{name}-{k}" for k in range(1, 10_000))
-        out = next(path for path in numbers if not Path(path).exists())
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidArgument(
-            f"{folder} exists already and is not overwritten; go on with: spikedistill train --resume {folder}, or "
-            "choose another --out"
-        )
-    return folder
+
+    recipe: Recipe
+    folder: Path
+    splits: Splits
+    process: Process
+    device: torch.device
 
 
-def shared_folder(out: str | None, name: str) -> Path:
-    """`new_folder` for the first process of a run; the others never write, and get a name only."""
-    return new_folder(out, name) if Place.find().rank == 0 else Path(out or "runs")
-
-
-# ---------------------------------------------------------------- the run
-
-
-def train(recipe: Recipe, folder: Path, resume: bool = False, splits: Splits | None = None) -> Evaluation:
-    """Train, evaluate and report, in `folder`.
+def train(
+    recipe: Recipe | str,
+    folder: str | Path | None = None,
+    *,
+    name: str | None = None,
+    resume: bool = False,
+    splits: Splits | None = None,
+) -> Evaluation:
+    """Train, evaluate and report, in a folder of the run's own.
 
     A resumed run goes on where its last checkpoint stands, and ends with the same bits on the CPU.
 
     Args:
+        recipe: or the name of one, or a YAML file.
+        folder: a new or empty one (None: the first free of runs/NAME, runs/NAME-2, ...); with `resume` that of the run.
+        name: NAME of that (None: the recipe's, or "run").
         splits: samples of your own in place of those that the recipe names.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
         NonFiniteLoss, DataError, CheckpointError, InvalidArgument
     """
-    place = Place.find()
-    device = setup.find_device(recipe.device)
-    if device.type == "cuda" and place.processes > 1:
-        device = torch.device("cuda", place.local_rank)
-    setup.keep_memory()
-    with process_group(place, device), stop_signals() as received:
-        return _train(recipe, folder, resume, splits or load(recipe.data, recipe.timesteps), place, device, received)
+    name = name or (Path(recipe).stem if isinstance(recipe, str) else "run")
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    process = Process.find()
+    device = find_device(recipe.device)
+    if device.type == "cuda" and process.count > 1:
+        device = torch.device("cuda", process.local_rank)
+    keep_memory()
+    with (
+        _folder_of(folder, name, resume, process) as folder,
+        process_group(process, device),
+        stop_signals() as received,
+    ):
+        splits = splits or load(recipe.data, recipe.timesteps)
+        return _train(Run(recipe, folder, splits, process, device), resume, received)
 
 
-def _train(
-    recipe: Recipe,
-    folder: Path,
-    resume: bool,
-    splits: Splits,
-    place: Place,
-    device: torch.device,
-    received: list[int],
-) -> Evaluation:
-    torch.manual_seed(recipe.seed)
-    learner = setup.make_learner(recipe, splits.train).to(device)
-    precision = setup.find_precision(recipe.precision, device)
-    samples = len(splits.train) * recipe.optimizer.epochs
-    example = setup.example_of(splits.train).to(device)
-    learner.kernels, reason = setup.choose_kernels(recipe.compile, learner, example, samples)
-    recipe = dataclasses.replace(recipe, precision=precision, compile="off" if reason.startswith("eager") else "on")
-    session = Session(learner, learner, setup.make_optimizer(learner, recipe.optimizer), Progress())
+def resume(folder: str | Path, splits: Splits | None = None) -> Evaluation:
+    """Go on with a run by its own recipe; see `train`."""
+    return train(saved_recipe(Path(folder)), folder, resume=True, splits=splits)
+
+
+def _folder_of(
+    folder: str | Path | None, name: str, resume: bool, process: Process
+) -> contextlib.AbstractContextManager[Path]:
+    if resume and folder is None:
+        raise CheckpointError("to resume a run, give its folder")
+    if resume or not process.is_first:  # the other processes never write, and have a name only
+        return contextlib.nullcontext(Path(folder or "runs"))
+    return new_folder(folder, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """A session, and how it computes."""
+
+    run: Run
+    session: Session
+    kernels_reason: str
+    precision_reason: str
+
+    @property
+    def kernels(self) -> Kernels:
+        return self.session.learner.kernels
+
+
+def _prepare(run: Run, resume: bool) -> _Prepared:
+    """Build what trains, settle precision and kernels, and read the checkpoint of a resumed run."""
+    torch.manual_seed(run.recipe.seed)
+    learner = make_learner(run.recipe, run.splits.train).to(run.device)
+    random = torch.get_rng_state()  # measuring must not move what training draws
+    batch_size = min(run.recipe.optimizer.batch_size // run.process.count, len(run.splits.train))
+    images = run.splits.train.batch(torch.arange(batch_size)).inputs.to(run.device)
+    precision, precision_reason = choose_precision(run.recipe.precision, learner, images)
+    samples = len(run.splits.train) * run.recipe.optimizer.epochs
+    example = example_of(run.splits.train).to(run.device)
+    learner.kernels, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
+    torch.set_rng_state(random)
+    compile = "off" if kernels_reason.startswith("eager") else "on"
+    recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
+    run = dataclasses.replace(run, recipe=recipe)
+    session = Session(learner, learner, make_optimizer(learner, recipe.optimizer), Progress())
     if resume:
-        _restore(session, folder)
-    first = place.rank == 0
-    if first:
-        _describe(recipe, folder, splits, learner, device, reason, resume)
-    if place.processes > 1:
-        ids = [device] if device.type == "cuda" else None
-        session.forward = nn.parallel.DistributedDataParallel(learner, device_ids=ids)
-    batches = Batches(
-        splits.train.to(device),
-        recipe.optimizer.batch_size,
-        recipe.data.augmentation,
-        recipe.seed,
-        recipe.optimizer.drop_last,
-        place.rank,
-        place.processes,
-        recipe.data.workers,
-    )
-    display = Display(folder, recipe.optimizer.epochs, session.progress.epoch) if first else Silence()
-
-    def save() -> None:
-        if first:
-            save_checkpoint(folder / "checkpoint.pt", session.state())
-
-    def validate() -> dict[str, float]:
-        if splits.validation is None:
-            return {}
-        found = measure(learner.network, splits.validation.to(device), recipe, learner.kernels, place=place)
-        return {"validation_accuracy": found.accuracy[recipe.timesteps]}
-
-    try:
-        fit(
-            session,
-            batches,
-            recipe.optimizer,
-            precision=precision,
-            watcher=Stoppable(display, received, device),
-            validate=validate,
-            save=save,
-        )
-    except Interrupted:
-        save()
-        raise Interrupted(
-            f"stopped after epoch {session.progress.epoch}, step {session.progress.step}; everything is saved. Go on "
-            f"with: spikedistill train --resume {folder}"
-        ) from None
-    finally:
-        display.close()
-    return _finish(recipe, folder, splits, session, device, display, place)
-
-
-def measure(
-    network: Network,
-    data: Samples,
-    recipe: Recipe,
-    kernels: Kernels,
-    timesteps: list[int] | None = None,
-    place: Place | None = None,
-) -> Evaluation:
-    """Evaluate at `timesteps` (None: those of the recipe) with the recipe's precision.
-
-    The processes of a distributed run evaluate a share each, all with the buffers of the first: batch norm's running
-    statistics differ between them, and those of the first are saved.
-    """
-    place = place or Place()
-    steps = None if recipe.timesteps is None else timesteps or [recipe.timesteps]
-    shared = 1 < place.processes <= len(data)
-    if shared:
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, 0)
-    share = (place.rank, place.processes) if shared else (0, 1)
-    batch = max(1, min(EVALUATION_BATCH, recipe.optimizer.batch_size // place.processes))
-    batches = in_order(data, batch, recipe.data.workers, *share)
-
-    def together(sums: Tensor) -> Tensor:
-        return mean_over_processes(sums.to(data.device)) * place.processes if shared else sums
-
-    with setup.autocast(recipe.precision, data.device):
-        return evaluate(network, batches, steps, kernels, together)
-
-
-def _finish(
-    recipe: Recipe,
-    folder: Path,
-    splits: Splits,
-    session: Session,
-    device: torch.device,
-    display: Display | Silence,
-    place: Place,
-) -> Evaluation:
-    """The test rows are read here, once."""
-    by_time = None if recipe.timesteps is None else sorted({1, 2, recipe.timesteps})
-    learner = session.learner
-    found = measure(learner.network, splits.test.to(device), recipe, learner.kernels, by_time, place)
-    if isinstance(display, Silence):
-        return found
-    save_weights(folder, learner.strip().state_dict(), describe_network(recipe, splits.train))
-    result = {
-        "test_samples": found.samples,
-        **({"split": splits.division} if splits.division else {}),
-        "test_accuracy": {"ann" if t is None else str(t): value for t, value in found.accuracy.items()},
-        "firing_rates": found.firing_rates,
-    }
-    write_json(folder / "result.json", result)
-    draw_curves(display.metrics.rows, found, folder / "curves.png")
-    report(found, splits.division)
-    print(f"written to {folder}: model.safetensors, config.json, metrics.csv, result.json, curves.png")
-    return found
-
-
-def report(found: Evaluation, division: str = "") -> None:
-    """Print accuracy by timesteps, firing rates and warnings."""
-    print(f"\ntest accuracy on {found.samples} samples" + (f" ({division})" if division else ""))
-    for t, value in found.accuracy.items():
-        print(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
-    if found.firing_rates:
-        print("firing rate (spikes per neuron and step)")
-        width = max(map(len, found.firing_rates))
-        for name, fired in found.firing_rates.items():
-            print(f"  {name:<{width}}  {fired:.3f}  {'#' * round(40 * fired)}")
-    for warning in found.warnings():
-        print(f"warning: {warning}")
+        _restore(session, run.folder)
+    return _Prepared(run, session, kernels_reason, precision_reason)
 
 
 def _restore(session: Session, folder: Path) -> None:
-    path = folder / "checkpoint.pt"
+    path = folder / CHECKPOINT
     state = load_checkpoint(path)
     apply_state(session.learner, state["learner"], str(path))
     session.optimizer.load_state_dict(state["optimizer"])
@@ -236,28 +157,113 @@ def _restore(session: Session, folder: Path) -> None:
         torch.cuda.set_rng_state_all(state["random_cuda"])
 
 
-def _describe(
-    recipe: Recipe,
-    folder: Path,
-    splits: Splits,
-    learner: nn.Module,
-    device: torch.device,
-    reason: str,
-    resume: bool,
-) -> None:
-    from spikedistill.training.recipe_files import save_recipe
-
-    if not resume:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_recipe(recipe, folder / "recipe.yaml")
-        write_json(folder / "environment.json", environment())
-    parameters = sum(p.numel() for p in learner.parameters())
-    held_out = f", {len(splits.validation)} held out" if splits.validation else ""
-    division = f"; {splits.division}" if splits.division else ""
-    print(
-        f"{recipe.model.name} ({parameters:,} parameters with branches), {recipe.propagation}, T={recipe.timesteps}\n"
-        f"{recipe.data.name}: {len(splits.train)} training samples{held_out}, "
-        f"{len(splits.test)} for the test{division}\n"
-        f"{device}, {recipe.precision}, kernels {reason}\nfolder {folder}",
-        file=sys.stderr,
+def _batches(run: Run) -> Batches:
+    return Batches(
+        run.splits.train.to(run.device),
+        run.recipe.optimizer.batch_size,
+        run.recipe.data.augmentation,
+        run.recipe.seed,
+        run.recipe.optimizer.drop_last,
+        run.process.rank,
+        run.process.count,
+        run.recipe.data.workers,
     )
+
+
+def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
+    prepared = _prepare(run, resume)
+    run, session = prepared.run, prepared.session
+    batches = _batches(run)
+    if run.process.is_first:
+        if not resume:
+            save_recipe(run.recipe, run.folder / "recipe.yaml")
+            write_json(run.folder / "environment.json", environment())
+            # from here on the run can be resumed, whatever happens in its first epoch
+            save_checkpoint(run.folder / CHECKPOINT, session.state())
+        text.print_start(_about(prepared))
+    if run.process.count > 1:
+        ids = [run.device] if run.device.type == "cuda" else None
+        session.forward = nn.parallel.DistributedDataParallel(session.learner, device_ids=ids)
+    score_name = run.recipe.task.score
+    display = (
+        Display(run.folder, run.recipe.optimizer.epochs, session.progress.epoch, score_name)
+        if run.process.is_first
+        else Silence()
+    )
+
+    def save() -> None:
+        if run.process.is_first:
+            save_checkpoint(run.folder / CHECKPOINT, session.state())
+
+    def validate() -> dict[str, float]:
+        if run.splits.validation is None:
+            return {}
+        held_out = run.splits.validation.to(run.device)
+        found = score(run.recipe, session.learner.network, held_out, None, prepared.kernels, run.process)
+        return {f"validation_{name}": value for name, value in found.columns[run.recipe.timesteps].items()}
+
+    try:
+        fit(
+            session,
+            batches,
+            run.recipe.optimizer,
+            precision=run.recipe.precision,
+            watcher=Stoppable(display, received, run.device),
+            validate=validate,
+            save=save,
+        )
+    except Interrupted:
+        save()
+        raise Interrupted(
+            f"stopped after epoch {session.progress.epoch}, step {session.progress.step}; everything is saved. Go on "
+            f"with: spikedistill train --resume {run.folder}"
+        ) from None
+    finally:
+        display.close()
+    return _finish(prepared, display)
+
+
+def _finish(prepared: _Prepared, display: Display | Silence) -> Evaluation:
+    """Score, write and print. The test rows are read here, once."""
+    run, learner = prepared.run, prepared.session.learner
+    by_time = None if run.recipe.timesteps is None else sorted({1, 2, run.recipe.timesteps})
+    test = run.splits.test.to(run.device)
+    found = score(run.recipe, learner.network, test, by_time, prepared.kernels, run.process)
+    if isinstance(display, Display):
+        save_weights(run.folder, learner.strip().state_dict(), describe_network(run.recipe, run.splits.train))
+        write_json(run.folder / "result.json", _result(found, run))
+        draw_curves(display.metrics.rows, found, run.folder / "curves.png")
+        text.print_evaluation(found, run.splits.division, run.recipe.precision)
+        files = "model.safetensors, config.json, metrics.csv, result.json, curves.png"
+        print(f"written to {run.folder}: {files}")
+    return found
+
+
+def _result(found: Evaluation, run: Run) -> dict[str, Any]:
+    """`result.json`: the score by timesteps, the firing rates, and what they were measured on."""
+    by_time = {"ann" if t is None else str(t): value for t, value in found.score.items()}
+    return {
+        "test_samples": found.samples,
+        **({"split": run.splits.division} if run.splits.division else {}),
+        "precision": run.recipe.precision,
+        f"test_{found.score_name}": by_time,
+        "firing_rates": found.firing_rates,
+    }
+
+
+def _about(prepared: _Prepared) -> list[str]:
+    """What a run says about itself at its start."""
+    run, learner = prepared.run, prepared.session.learner
+    return [
+        f"{run.recipe.model.name} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
+        f"{run.recipe.data.name}: {text.samples_in_words(run.splits)}",
+        f"{run.device}, {prepared.precision_reason}",
+        f"kernels {prepared.kernels_reason}",
+        f"folder {run.folder}",
+    ]
+
+
+def _parameters(learner: SelfDistillation) -> str:
+    whole = sum(p.numel() for p in learner.parameters())
+    bare = sum(p.numel() for p in learner.strip().parameters())
+    return f"{bare:,} parameters" + (f", {whole - bare:,} more in branches" if whole > bare else "")

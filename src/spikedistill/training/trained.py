@@ -8,41 +8,52 @@ from typing import Any
 
 import torch
 
-from spikedistill.data import Samples
-from spikedistill.data.events.frames import Framing
-from spikedistill.data.events.recordings import frames_of_file
-from spikedistill.data.pictures.folder import FolderSet, as_names
-from spikedistill.data.pictures.memory import normalised
-from spikedistill.errors import CheckpointError, DataError
-from spikedistill.models import create_model
 from spikedistill.core.network import Network
-from spikedistill.core.neuron import Neuron, Surrogate
+from spikedistill.data import Framing, Samples
+from spikedistill.data.events.recordings import frames_of_file
+from spikedistill.data.pictures.prepare import prepared_picture
+from spikedistill.errors import CheckpointError
+from spikedistill.machine.device import autocast
+from spikedistill.models import create_model
+from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.recipe import Recipe
+from spikedistill.training.recipe_files import recipe_of, values_of
 
-FORMAT = "spikedistill network 1"
+FORMAT = "spikedistill network 2"
 
 
 def describe_network(recipe: Recipe, data: Samples) -> dict[str, Any]:
     """`config.json`: what is needed to build the network again and to feed it."""
+    values = values_of(recipe)
     return {
         "format": FORMAT,
-        "model": dataclasses.asdict(recipe.model),
+        "model": values["model"],
+        "task": values["task"],
         "timesteps": recipe.timesteps,
+        "precision": recipe.precision,
         "input": data.description(),
-        "classes": data.classes,
+        "targets": dict(data.targets.description()),
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A finished run: the network in evaluation mode, and how to feed it."""
+    """A finished run: the network in evaluation mode, and how to feed it.
+
+    Attributes:
+        network: on the CPU.
+        task: what it answers.
+        config: what `describe_network` wrote.
+    """
 
     network: Network
+    task: Task
     config: dict[str, Any]
 
     @property
     def timesteps(self) -> int | None:
+        """T that it was trained for; None for the ANN twin."""
         return self.config["timesteps"]
 
     @classmethod
@@ -55,22 +66,18 @@ class Trained:
         folder = Path(folder)
         tensors, config = load_weights(folder)
         if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise CheckpointError(f"{folder / 'config.json'} was not written by spikedistill")
-        model = dict(config["model"])
-        neuron = dict(model.pop("neuron"))
-        neuron["surrogate"] = Surrogate(**neuron["surrogate"])
-        network = create_model(
-            model.pop("name"),
-            len(config["classes"]),
-            in_channels=config["input"]["shape"][0],
-            neuron=Neuron(**neuron),
-            **model,
-        )
+            raise CheckpointError(
+                f"{folder / 'config.json'} was not written by this version of spikedistill ({FORMAT!r}); it says "
+                f"{config.get('format') if isinstance(config, dict) else config!r}"
+            )
+        recipe = recipe_of({"task": config["task"], "model": config["model"]}, str(folder / "config.json"))
+        outputs, in_channels = recipe.task.head_size(config["targets"]), config["input"]["shape"][0]
+        network = create_model(recipe.model.name, outputs, in_channels=in_channels, **recipe.model.options)
         apply_state(network, tensors, str(folder / "model.safetensors"))
-        return cls(network.eval(), config)
+        return cls(network.eval(), recipe.task, config)
 
     def prepared(self, file: str | Path) -> torch.Tensor:
-        """A file as input, as in training.
+        """A file as input, as in evaluation.
 
         Returns:
             A picture [1, C, H, W], grey or colour; or a recording's frames [T, 1, 2, H, W].
@@ -81,28 +88,12 @@ class Trained:
         if self.config["input"]["kind"] == "events":
             framing = Framing(**self.config["input"]["framing"])
             return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)
-        if "enlarged" in self.config["input"]:
-            return self._centre_of_picture(Path(file))
-        return self._picture(Path(file))
+        return prepared_picture(Path(file), self.config["input"])
 
-    def _centre_of_picture(self, picture: Path) -> torch.Tensor:
-        config = self.config["input"]
-        how = (config["mean"], config["std"], config["shape"][1], config["enlarged"])
-        first = torch.zeros(1).long()
-        return FolderSet(picture.parent, as_names([picture.name]), first, ("",), *how).batch(first)
-
-    def _picture(self, picture: Path) -> torch.Tensor:
-        import numpy as np
-        from PIL import Image
-
-        channels, height, width = self.config["input"]["shape"]
-        try:
-            with Image.open(picture) as image:
-                small = image.convert("L" if channels == 1 else "RGB").resize(
-                    (width, height), Image.Resampling.BILINEAR
-                )
-        except Exception as error:
-            raise DataError(f"{picture} is not a readable picture: {error}") from error
-        pixels = torch.from_numpy(np.array(small)).reshape(height, width, channels).permute(2, 0, 1)
-        config = self.config["input"]
-        return normalised(pixels.unsqueeze(0), config["mean"], config["std"])
+    @torch.no_grad()
+    def answer(self, file: str | Path, precision: str = "fp32") -> str:
+        """What the network says about a file, in words."""
+        images = self.prepared(file)
+        with autocast(precision, images.device):
+            logits = self.network(images, timesteps=self.timesteps).logits[0]
+        return self.task.answer(logits, self.config["targets"])

@@ -1,0 +1,39 @@
+"""spikedistill evaluate"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from spikedistill.cli.parser import Parser
+from spikedistill.errors import InvalidArgument
+from spikedistill.machine.device import PRECISIONS
+
+
+def run(words: list[str]) -> None:
+    parser = Parser("evaluate", "Score by timesteps and firing rates of a finished run, on the test samples.")
+    parser.add_argument("folder", type=Path, help="folder of the run")
+    parser.add_argument("--timesteps", nargs="+", type=int, default=None, help="numbers of steps, each at least 1")
+    parser.add_argument("--data.root", dest="root", default=None, help="another folder of data with the same classes")
+    parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
+    given = parser.parse_args(words)
+
+    from spikedistill.data import division, load_split
+    from spikedistill.machine.device import find_device
+    from spikedistill.report.text import print_evaluation
+    from spikedistill.training.recipe_files import saved_recipe
+    from spikedistill.training.scoring import score
+    from spikedistill.training.trained import Trained
+
+    recipe, trained = saved_recipe(given.folder), Trained.load(given.folder)
+    if given.timesteps and recipe.timesteps is None:
+        raise InvalidArgument("this run is an ANN twin: it has no timesteps")
+    data = recipe.data if given.root is None else dataclasses.replace(recipe.data, root=given.root)
+    test = load_split(data, False, recipe.timesteps)
+    # a folder of other classes, or of the same in another order, is no longer what the network was trained for
+    test = test.with_targets(test.targets.matched(trained.config["targets"]))
+    recipe = dataclasses.replace(recipe, precision=given.precision or recipe.precision)
+    device = find_device(recipe.device)
+    timesteps = sorted(set(given.timesteps)) if given.timesteps else None
+    found = score(recipe, trained.network.to(device), test.to(device), timesteps)
+    print_evaluation(found, division(data), recipe.precision)

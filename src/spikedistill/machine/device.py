@@ -1,0 +1,45 @@
+"""Devices, and the precision in which they compute fast."""
+
+from __future__ import annotations
+
+import torch
+
+from spikedistill.errors import InvalidArgument
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def find_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one.
+
+    Raises:
+        InvalidArgument: not a device of this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidArgument(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device auto"
+        ) from error
+    return device
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has units for bf16: CUDA from compute capability 8, or a CPU with AMX or AVX-512 BF16.
+
+    Elsewhere bf16 is emulated, and slow. Where it has them, it may still lose on small networks.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(cpu.get("amx_bf16") or cpu.get("avx512_bf16"))
+    return False
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which a network computes in `precision`, "fp32" or "bf16"."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,26 @@
+"""The one way to make a figure: no window, no global state, saved whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".jpg", ".pdf", ".svg")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` × `height` inches whose parts arrange themselves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write the figure in the format that the file's name ends with."""
+    figure.savefig(path, dpi=dpi)

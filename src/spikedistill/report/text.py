@@ -1,0 +1,39 @@
+"""What a run prints: at its start, and of an evaluation."""
+
+from __future__ import annotations
+
+import sys
+
+from spikedistill.data import Splits
+from spikedistill.measure.evaluation import Evaluation
+
+
+def print_start(lines: list[str]) -> None:
+    """To stderr: results alone go to stdout."""
+    print("\n".join(lines), file=sys.stderr)
+
+
+def samples_in_words(splits: Splits) -> str:
+    held_out = f", {len(splits.validation)} held out" if splits.validation else ""
+    division = f"; {splits.division}" if splits.division else ""
+    return f"{len(splits.train)} training samples{held_out}, {len(splits.test)} for the test{division}"
+
+
+def print_evaluation(found: Evaluation, division: str, precision: str) -> None:
+    """Score by timesteps, firing rates and warnings.
+
+    Args:
+        division: what the test samples are, in words; "" for a test set of its own.
+        precision: in which the network computed.
+    """
+    of_what = f" ({division})" if division else ""
+    print(f"\ntest {found.score_name} on {found.samples} samples{of_what}, computed in {precision}")
+    for t, value in found.score.items():
+        print(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
+    if found.firing_rates:
+        print("firing rate (spikes per neuron and step)")
+        width = max(map(len, found.firing_rates))
+        for name, fired in found.firing_rates.items():
+            print(f"  {name:<{width}}  {fired:.3f}  {'#' * round(40 * fired)}")
+    for warning in found.warnings():
+        print(f"warning: {warning}")

@@ -1,0 +1,110 @@
+"""From a recipe to the objects of a run: learner, kernels, teachers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from spikedistill.core.kernels import EAGER, Kernels, compiled
+from spikedistill.core.modules import evaluating, watching
+from spikedistill.core.network import Network
+from spikedistill.core.neuron import LIF
+from spikedistill.data import Samples
+from spikedistill.errors import InvalidArgument
+from spikedistill.machine.compiler import automatic, missing_compiler
+from spikedistill.models import create_model
+from spikedistill.training.learner import SelfDistillation
+from spikedistill.training.recipe import Recipe
+from spikedistill.training.teachers import FrozenTeacher
+from spikedistill.training.trained import Trained
+
+COMPILE_SECONDS = 60.0
+"""What compiling costs at most, cold, on two CPU cores."""
+SECONDS_SAVED_PER_UPDATE = 12e-9
+"""What the fused kernels save per neuron and time step trained (docs/LOG.md)."""
+
+
+def example_of(data: Samples) -> torch.Tensor:
+    """One image or frame as a batch, [1, C, H, W]: what shapes are inferred from."""
+    inputs = data.batch(torch.zeros(1, dtype=torch.long)).inputs
+    return inputs[0] if inputs.dim() == 5 else inputs
+
+
+def make_network(recipe: Recipe, data: Samples) -> Network:
+    """The bare network of a recipe, with a head and an input that fit the samples."""
+    outputs = recipe.task.head_size(data.targets.description())
+    return create_model(recipe.model.name, outputs, in_channels=example_of(data).shape[-3], **recipe.model.options)
+
+
+def make_learner(recipe: Recipe, data: Samples) -> SelfDistillation:
+    """The learner of a recipe, on the CPU, channels_last."""
+    learner = SelfDistillation(
+        make_network(recipe, data),
+        recipe.rule,
+        branches=None if recipe.branches.enabled else (),
+        objectives=recipe.objectives,
+        task=recipe.task,
+        branch_block=recipe.branches.block,
+        example=example_of(data),
+        teachers=_teachers(recipe, data),
+    )
+    return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _teachers(recipe: Recipe, data: Samples) -> dict[str, FrozenTeacher]:
+    """The finished runs that the objectives name, frozen."""
+    needs = [objective.needs() for objective in recipe.objectives.values()]
+    features = tuple(dict.fromkeys(name for need in needs for name in need.teacher_features))
+    found = {}
+    for folder in dict.fromkeys(name for need in needs for name in need.teachers):
+        teacher = Trained.load(folder)
+        if dict(teacher.config["targets"]) != dict(data.targets.description()):
+            raise InvalidArgument(
+                f"the teacher {folder} was trained for {_shown(teacher.config['targets'])}, this run is for "
+                f"{_shown(data.targets.description())}; train a teacher on the same data"
+            )
+        found[folder] = FrozenTeacher(teacher.network, teacher.timesteps, features)
+    return found
+
+
+def _shown(description: object) -> str:
+    text = str(description)
+    return text if len(text) < 120 else f"{text[:117]}..."
+
+
+def neuron_updates(learner: SelfDistillation, example: torch.Tensor) -> int:
+    """Neurons of the network times T: the number of membrane updates for one sample."""
+    counted: list[int] = []
+
+    def count(_name: str, _module: nn.Module, output: torch.Tensor) -> None:
+        counted.append(output.numel())
+
+    neurons = {name: m for name, m in learner.network.named_modules() if isinstance(m, LIF)}
+    with torch.no_grad(), evaluating(learner), watching(neurons, count):
+        learner.network(example, timesteps=None)
+    return sum(counted) * (learner.timesteps or 0)
+
+
+def choose_kernels(wish: str, learner: SelfDistillation, example: torch.Tensor, samples: int) -> tuple[Kernels, str]:
+    """The kernels for a run over `samples` samples, and the reason in words.
+
+    Raises:
+        InvalidArgument: compiling was wished for and cannot work here.
+    """
+    if learner.timesteps is None:
+        return EAGER, "eager: the ANN twin has no spiking neurons"
+    missing = missing_compiler(example.device)
+    by_user = wish
+    if wish == "auto" and missing is None:
+        wish = automatic("compile", ("on", "off")) or "auto"
+    said_by = "as the recipe says" if by_user == wish else "as SPIKEDISTILL_COMPILE says"
+    if wish == "off" or (wish == "auto" and missing):
+        return EAGER, f"eager: {missing}" if missing else f"eager, {said_by}"
+    if wish == "on":
+        if missing:
+            raise InvalidArgument(f"--compile on is not possible: {missing}")
+        return compiled(), f"compiled, {said_by}"
+    saved = neuron_updates(learner, example) * samples * SECONDS_SAVED_PER_UPDATE
+    if saved < 2 * COMPILE_SECONDS:
+        return EAGER, f"eager: compiling takes up to {COMPILE_SECONDS:.0f} s and would save about {saved:.0f} s"
+    return compiled(), f"compiled: saves about {saved:.0f} s"

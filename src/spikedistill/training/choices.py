@@ -1,0 +1,86 @@
+"""The parts of a recipe that are chosen by name, each with fields of its own.
+
+`rule: {name: bptt, timesteps: 4}`, `model: {name: vgg11, width: 16}` and `task: {name: ...}` are one of several;
+`objectives: {self_distillation: {...}, distillation: {...}}` are several. The fields of each come from its own
+signature, so a new row in a table needs nothing here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from docstring_parser import parse as parse_docstring
+
+from spikedistill.core.learning import LEARNING_RULES
+from spikedistill.models import MODELS, NOT_OPTIONS
+from spikedistill.objectives import OBJECTIVES
+from spikedistill.tasks import TASKS
+
+ONE_OF: dict[str, Mapping[str, Callable[..., Any]]] = {"rule": LEARNING_RULES, "task": TASKS, "model": MODELS}
+"""Fields that hold one of several, and the table of those."""
+SEVERAL_OF: dict[str, Mapping[str, Callable[..., Any]]] = {"objectives": OBJECTIVES}
+"""Fields that hold several by name, and the table of those."""
+NOT_FIELDS = (*NOT_OPTIONS,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of a recipe, for --help and for the check of names.
+
+    Attributes:
+        name: dotted, as on the command line.
+        default: what it is if nobody says.
+        help: what it means, from the docstring.
+    """
+
+    name: str
+    default: Any
+    help: str
+
+
+def fields_of(owner: Callable[..., Any], prefix: str = "") -> list[Field]:
+    """The fields of a settings class or builder function, those of nested settings included.
+
+    Args:
+        prefix: put before each name, as "data.".
+    """
+    documented = parse_docstring(inspect.getdoc(owner) or "").params
+    # one line of a docstring may explain several: `network_weight, branch_weight: ...`
+    texts = {word.strip(): doc.description for doc in documented for word in doc.arg_name.split(",")}
+    found: list[Field] = []
+    for name, parameter in inspect.signature(owner).parameters.items():
+        if name in NOT_FIELDS:
+            continue
+        default = _default(owner, parameter)
+        if dataclasses.is_dataclass(default):
+            found += fields_of(type(default), f"{prefix}{name}.")
+        else:
+            found.append(Field(f"{prefix}{name}", default, " ".join((texts.get(name) or "").split())))
+    return found
+
+
+def _default(owner: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """A parameter's default, also that of a dataclass field which is made anew each time."""
+    if dataclasses.is_dataclass(owner):
+        field = next(f for f in dataclasses.fields(owner) if f.name == parameter.name)
+        if field.default_factory is not dataclasses.MISSING:
+            return field.default_factory()
+    return None if parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def fields_of_choices() -> list[Field]:
+    """Every field of every choice; of `rule`, `task` and `model` also the name."""
+    found: list[Field] = []
+    for key, table in ONE_OF.items():
+        found.append(Field(f"{key}.name", None, f"one of {', '.join(table)}"))
+        for owner in table.values():
+            names = {field.name for field in found}
+            found += [field for field in fields_of(owner, f"{key}.") if field.name not in names]
+    for key, table in SEVERAL_OF.items():
+        for name, owner in table.items():
+            found.append(Field(f"{key}.{name}", None, "null leaves this one out"))
+            found += fields_of(owner, f"{key}.{name}.")
+    return found
