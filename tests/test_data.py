@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -14,19 +15,35 @@ import pytest
 import torch
 from PIL import Image
 
-from spikedistill.data import DATASETS, Augmentation, Batches, DataSettings, ImageSet, in_order, load
-from spikedistill.data.augmentation import Draw
+from spikedistill.data import DATASETS, Augmentation, Batches, DataSettings, ImageSet, in_order, load, load_split
 from spikedistill.data.batches import generator_for
 from spikedistill.data.check import check
-from spikedistill.data.pictures.memory import augment, cut_out
-from spikedistill.errors import DataError
+from spikedistill.data.dataset import DataSet, Request
+from spikedistill.data.pictures import prepared_picture
+from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, cut_out
+from spikedistill.data.pictures.decode import decode
+from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.tasks import Labels
 
 
 def pictures(count=20, channels=3, size=8, classes=4):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(count) % classes
-    return ImageSet(images, labels, tuple("abcd"), (0.5,) * channels, (0.25,) * channels)
+    labels = Labels(torch.arange(count) % classes, tuple("abcd"))
+    return ImageSet(images, labels, (0.5,) * channels, (0.25,) * channels)
+
+
+def joined(batches):
+    """Inputs and targets of batches, each as one tensor."""
+    inputs, targets = zip(*((batch.inputs, batch.targets) for batch in batches), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def same(batches, others):
+    return all(
+        torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+        for a, b in zip(batches, others, strict=True)
+    )
 
 
 def test_the_embedded_pictures():
@@ -34,7 +51,7 @@ def test_the_embedded_pictures():
     assert splits.validation is not None
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (5500, 500, 1000)
     assert splits.train.images.shape[1:] == (1, 28, 28)
-    assert set(splits.train.labels.tolist()) == set(range(10))
+    assert set(splits.train.targets.numbers.tolist()) == set(range(10))
     everything = load(DataSettings()).train.images.float() / 255
     assert everything.mean().item() == pytest.approx(splits.train.mean[0], abs=0.01)
     assert everything.std().item() == pytest.approx(splits.train.std[0], abs=0.01)
@@ -48,13 +65,13 @@ def test_validation_rows_are_training_rows_that_are_not_trained_on():
     assert set(train) | set(held_out) == rows
     assert len(train) + len(held_out) == len(whole.train)
     other = load(DataSettings(validation_rows=100, split_seed=1))
-    assert not torch.equal(other.validation.labels, splits.validation.labels)
+    assert not torch.equal(other.validation.targets.numbers, splits.validation.targets.numbers)
 
 
 def test_augmentation_is_crop_then_flip_of_the_padded_picture():
-    data, how = pictures(), Augmentation(crop=2)
-    draw = Draw.make(20, 8, 8, how, generator_for(1))
-    out = augment(data.images, how, draw)
+    data = pictures()
+    draw = Draw.make(20, 8, 8, Augmentation(crop=2), generator_for(1))
+    out = cropped_and_flipped(data.images, 2, draw)
     padded = torch.nn.functional.pad(data.images, (2, 2, 2, 2))
     for k in range(20):
         y, x = draw.offset[k].tolist()
@@ -63,8 +80,9 @@ def test_augmentation_is_crop_then_flip_of_the_padded_picture():
     assert 0 < draw.flip.sum() < 20
     assert draw.offset.min() == 0
     assert draw.offset.max() == 4
-    unchanged = Augmentation(crop=0, flip=False)
-    assert torch.equal(augment(data.images, unchanged, Draw.make(20, 8, 8, unchanged, generator_for(1))), data.images)
+    index = torch.arange(20)
+    unchanged = data.read_changed(index, index, Augmentation(crop=0, flip=False), generator_for(1))
+    assert torch.equal(unchanged.parts[0], data.images)
 
 
 def test_cutout_is_a_square_clipped_at_the_edge():
@@ -80,10 +98,14 @@ def test_every_picture_comes_once_an_epoch_in_a_new_order():
     data = pictures()
     none = Augmentation(crop=0, flip=False)
     batches = Batches(data, 6, none, seed=3)
-    orders = [torch.cat([x for x, _ in batches.epoch(epoch)]) for epoch in (0, 1)]
-    rows = [sorted(x.numpy().tobytes() for x in order.contiguous()) for order in orders]
-    assert rows[0] == rows[1] == sorted(x.numpy().tobytes() for x in data.finish(data.images).contiguous())
-    assert not torch.equal(orders[0], orders[1])
+    (first, targets), (second, _) = (joined(batches.epoch(epoch)) for epoch in (0, 1))
+    rows = [sorted(x.numpy().tobytes() for x in epoch.contiguous()) for epoch in (first, second)]
+    everything = data.batch(torch.arange(20)).inputs.contiguous()
+    assert rows[0] == rows[1] == sorted(x.numpy().tobytes() for x in everything)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, data.batch(batches.order(0)).inputs)
+    assert torch.equal(targets, data.targets.batch(batches.order(0)))
+    assert [len(batch) for batch in batches.epoch(0)] == [6, 6, 6, 2]
     assert len(batches) == 4
     assert len(Batches(data, 6, none, seed=3, drop_last=True)) == 3
 
@@ -92,27 +114,26 @@ def test_a_batch_can_be_made_again_without_those_before_it():
     batches = Batches(pictures(), 6, Augmentation(crop=2, cutout=3), seed=3)
     whole, rest = list(batches.epoch(5)), list(batches.epoch(5, start=2))
     assert len(rest) == 2
-    for (a, la), (b, lb) in zip(whole[2:], rest, strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(la, lb)
+    assert same(whole[2:], rest)
+    assert not same(whole, batches.epoch(4))
 
 
 def test_processes_share_the_batches_of_one_process():
-    how = Augmentation(crop=2)
-    one = list(Batches(pictures(), 6, how, 3).epoch(0))
-    two = [list(Batches(pictures(), 6, how, 3, rank=rank, processes=2).epoch(0)) for rank in range(2)]
-    for (images, labels), *shares in zip(one, *two, strict=True):
-        assert torch.equal(images, torch.cat([x for x, _ in shares]))
-        assert torch.equal(labels, torch.cat([y for _, y in shares]))
+    augmentation = Augmentation(crop=2)
+    one = list(Batches(pictures(), 6, augmentation, 3).epoch(0))
+    two = [list(Batches(pictures(), 6, augmentation, 3, rank=rank, processes=2).epoch(0)) for rank in range(2)]
+    for whole, *shares in zip(one, *two, strict=True):
+        inputs, targets = joined(shares)
+        assert torch.equal(whole.inputs, inputs)
+        assert torch.equal(whole.targets, targets)
 
 
 def test_no_sample_is_left_out_where_the_rest_is_less_than_the_processes():
-    how = Augmentation(crop=0, flip=False)
     data = pictures()
     size = (len(data) - 1) // 2  # leaves one sample, or two, for three processes
-    batches = [Batches(data, size, how, 0, rank=rank, processes=3) for rank in range(3)]
-    labels = torch.cat([y for share in batches for _, y in share.epoch(0)])
-    assert sorted(labels.tolist()) == sorted(data.labels.tolist())
+    batches = [Batches(data, size, Augmentation(0, False), 0, rank=rank, processes=3) for rank in range(3)]
+    labels = torch.cat([joined(share.epoch(0))[1] for share in batches])
+    assert sorted(labels.tolist()) == sorted(data.targets.numbers.tolist())
     assert len(batches[0]) == 2
 
 
@@ -128,21 +149,64 @@ def test_workers_make_batches_of_samples_on_the_cpu():
 
         def to(self, device):
             assert device.type == "cpu"
-            return ImageSet(self.images, self.labels, self.classes, self.mean, self.std)
+            return ImageSet(self.images, self.targets, self.mean, self.std)
 
     data = pictures()
-    away = Elsewhere(data.images, data.labels, data.classes, data.mean, data.std)
-    for made, wanted in (
-        (Batches(away, 5, Augmentation(), 0, workers=1).epoch(0), Batches(data, 5, Augmentation(), 0).epoch(0)),
-        (in_order(away, 5, workers=1), in_order(data, 5)),
-    ):
-        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(made, wanted, strict=True))
+    away = Elsewhere(data.images, data.targets, data.mean, data.std)
+    assert same(Batches(away, 5, Augmentation(), 0, workers=1).epoch(0), Batches(data, 5, Augmentation(), 0).epoch(0))
+    assert same(in_order(away, 5, workers=1), in_order(data, 5))
+
+
+class Numbered:
+    """Targets of two tensors, as boxes and masks would be."""
+
+    def __init__(self, rows):
+        self.numbers = rows
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def rows(self, index):
+        return Numbered(self.numbers[index])
+
+    def to(self, device):
+        return Numbered(self.numbers.to(device))
+
+    def batch(self, index):
+        return self.numbers[index], -self.numbers[index].float()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_targets_may_be_several_tensors(workers):
+    data = pictures().with_targets(Numbered(torch.arange(20)))
+    batches = [*in_order(data.rows(slice(4, None)), 7, workers), *Batches(data, 6, Augmentation(), 0).epoch(0)]
+    first, second = (torch.cat(parts) for parts in zip(*(batch.targets for batch in batches), strict=True))
+    assert first[:16].tolist() == list(range(4, 20))
+    assert sorted(first[16:].tolist()) == list(range(20))
+    assert torch.equal(second, -first.float())
+
+
+def test_samples_need_a_row_of_targets_each():
+    with pytest.raises(DataError, match="20 samples, but targets of 3"):
+        pictures().with_targets(Labels(torch.arange(3), tuple("abc")))
+    with pytest.raises(DataError, match=r"images must be uint8 \[M, C, H, W\]; given torch.float32 \(2, 3, 8, 8\)"):
+        ImageSet(torch.zeros(2, 3, 8, 8), Labels(torch.arange(2), tuple("ab")), (0.5,) * 3, (0.5,) * 3)
 
 
 def test_what_a_worker_hands_over_is_small():
     data, index = pictures(), torch.arange(4)
-    for parts in (data.read(index), data.read_changed(index, index, Augmentation(cutout=2), generator_for(0))):
-        assert (parts[0].dtype, parts[0].shape) == (torch.uint8, (4, 3, 8, 8))
+    for raw in (data.read(index), data.read_changed(index, index, Augmentation(cutout=2), generator_for(0))):
+        assert (raw.parts[0].dtype, raw.parts[0].shape) == (torch.uint8, (4, 3, 8, 8))
+        assert raw.targets.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_change_that_is_not_known_is_refused_in_our_words_also_from_a_worker(workers):
+    batches = Batches(pictures(), 5, Augmentation(roll=3), 0, workers=workers)
+    with pytest.raises(InvalidArgument, match=r"^augmentation.roll has no effect on pictures in memory.*roll 0$"):
+        next(batches.epoch(0))
 
 
 def test_workers_find_torchvision_imported():
@@ -150,6 +214,7 @@ def test_workers_find_torchvision_imported():
     code = """
 import sys, torch
 from spikedistill.data import Augmentation, Batches, ImageSet
+from spikedistill.tasks import Labels
 
 class Watched(ImageSet):
     def read_changed(self, *args):
@@ -159,16 +224,19 @@ class Watched(ImageSet):
     def to(self, device):
         return self
 
-data = Watched(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), ("a",), (0.5,) * 3, (0.5,) * 3)
+assert not {"torchvision", "PIL", "pyarrow", "matplotlib"} & set(sys.modules)  # imported where they are used
+labels = Labels(torch.zeros(4).long(), ("a",))
+data = Watched(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), labels, (0.5,) * 3, (0.5,) * 3)
 assert len(list(Batches(data, 2, Augmentation(autoaugment=True), 0, workers=1).epoch(0))) == 2
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_in_order():
-    assert torch.equal(torch.cat([labels for _, labels in in_order(pictures(), 7)]), pictures().labels)
-    shares = [labels for rank in range(3) for _, labels in in_order(pictures(), 7, rank=rank, processes=3)]
-    assert torch.equal(torch.cat(shares), pictures().labels)
+    everything = pictures().targets.numbers
+    assert torch.equal(joined(in_order(pictures(), 7))[1], everything)
+    shares = [batch for rank in range(3) for batch in in_order(pictures(), 7, rank=rank, processes=3)]
+    assert torch.equal(joined(shares)[1], everything)
 
 
 # ---------------------------------------------------------------- files
@@ -201,22 +269,21 @@ def cifar10_folder(tmp_path):
 def test_parquet(cifar10_folder):
     splits = load(DataSettings("cifar10", root=str(cifar10_folder)))
     assert np.array_equal(splits.train.images.permute(0, 2, 3, 1).numpy(), np.load(cifar10_folder / "train.npy"))
-    assert splits.train.labels.tolist() == [k % 10 for k in range(12)]
+    assert splits.train.targets.numbers.tolist() == [k % 10 for k in range(12)]
     first = load(DataSettings("cifar10", root=str(cifar10_folder), train_rows=5, test_rows=2))
     assert (len(first.train), len(first.test)) == (5, 2)
+    assert len(load_split(DataSettings("cifar10", root=str(cifar10_folder), test_rows=3), train=False)) == 3
 
 
 @pytest.mark.parametrize("below", ["data", "plain_text", "cifar10", "cifar10/plain_text", "."])
 def test_class_names_come_from_the_metadata_of_a_hub_snapshot(tmp_path, below):
     names = [f"thing {k}" for k in range(10)]
-    import json
-
     metadata = json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
     pixels = np.zeros((32, 32, 3), np.uint8)
     (tmp_path / below).mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         write_parquet(tmp_path / below / f"{split}-00000-of-00001.parquet", [png(pixels)], [3], metadata=metadata)
-    assert load(DataSettings("cifar10", root=str(tmp_path))).test.classes == tuple(names)
+    assert load(DataSettings("cifar10", root=str(tmp_path))).test.targets.names == tuple(names)
 
 
 def test_the_hub_through_the_datasets_library(cifar10_folder, monkeypatch):
@@ -229,7 +296,7 @@ def test_the_hub_through_the_datasets_library(cifar10_folder, monkeypatch):
         (cifar10_folder / f"cifar10-{split}.parquet").rename(local / f"{split}-00000.parquet")
     splits = load(DataSettings("cifar10", root=f"hub:{local}", train_rows=11))
     assert np.array_equal(splits.train.images.permute(0, 2, 3, 1).numpy(), np.load(cifar10_folder / "train.npy")[:11])
-    assert splits.test.labels.tolist() == [0, 1, 2, 3]
+    assert splits.test.targets.numbers.tolist() == [0, 1, 2, 3]
     with pytest.raises(DataError, match="hub:nobody/nothing cannot be loaded"):
         load(DataSettings("cifar10", root="hub:nobody/nothing"))
     with pytest.raises(DataError, match="imagenet is read from a folder, not from hub:x"):
@@ -256,7 +323,7 @@ def test_torchvisions_files(tmp_path):
         assert [part.counts["c"] for part in check(tmp_path)] == [5, 1]
     assert splits.train.images.shape == (15, 3, 32, 32)
     assert np.array_equal(splits.test.images.numpy().reshape(3, 3072), pixels)
-    assert splits.test.classes == tuple("abcdefghij")
+    assert splits.test.targets.names == tuple("abcdefghij")
 
 
 def test_the_folders_of_torchvisions_files():
@@ -303,7 +370,12 @@ def test_a_download_is_tried_when_asked_for(tmp_path, monkeypatch):
         ({"root": "/tmp"}, "data.root has no effect"),
         ({"train_rows": 7000}, "only 6000 rows"),
         ({"train_rows": 0}, "train_rows is 0"),
+        ({"train_rows": 7, "test_rows": 1001}, "data.test_rows=1001, but there are only 1000 rows"),
         ({"validation_rows": 6000}, "leaves nothing"),
+        ({"validation_rows": -1}, "validation_rows is -1; expected at least 0$"),
+        ({"name": "cifar10", "size": 64}, r"data.size has no effect on 'cifar10' .*it is for imagenet, picture-folder"),
+        ({"name": "picture-folder", "size": 0}, "data.size is 0; expected at least 1, or null"),
+        ({"name": "picture-folder", "download": True}, "data.download has no effect on 'picture-folder'"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -321,8 +393,8 @@ def test_an_empty_folder_is_refused(tmp_path):
     ("damage", "message"),
     [
         (lambda file, good: file.write_bytes(file.read_bytes()[:100]), "is not a readable parquet file"),
-        (lambda file, good: write_parquet(file, [good, good[:30]], [0, 1]), "row 1: the picture cannot be decoded"),
-        (lambda file, good: write_parquet(file, [b"text", good], [0, 1]), "row 0: the picture cannot be decoded"),
+        (lambda file, good: write_parquet(file, [good, good[:30]], [0, 1]), "row 1 is not a readable picture"),
+        (lambda file, good: write_parquet(file, [b"text", good], [0, 1]), "row 0 is not a readable picture"),
         (
             lambda file, good: write_parquet(file, [png(np.zeros((8, 9, 3), np.uint8))], [0]),
             "row 0: the picture is 9×8, expected 32×32",
@@ -348,5 +420,94 @@ def test_check_counts_the_rows_of_parquet_and_names_bad_ones(cifar10_folder):
     write_parquet(file, [cell["bytes"] for cell in cells], labels)
     test, train = check(cifar10_folder)
     assert "row 0: the label is None" in train.bad[0]
-    assert "row 1: not a readable picture" in train.bad[1]
+    assert "row 1 is not a readable picture" in train.bad[1]
     assert (test.bad, sum(train.counts.values())) == ([], len(cells) - 1)
+    file.write_bytes(file.read_bytes()[:100])
+    (_, train) = check(cifar10_folder)
+    assert "cifar10-train.parquet is not a readable parquet file" in train.bad[0]
+
+
+# ---------------------------------------------------------------- the table of data sets, and its targets
+
+
+def test_another_data_set_is_a_row_of_the_table(monkeypatch):
+    def read(dataset: DataSet, request: Request) -> ImageSet:
+        images = torch.full((6 if request.train else 3, 1, dataset.size, dataset.size), 9, dtype=torch.uint8)
+        return ImageSet(images, Labels(torch.arange(len(images)) % 2, ("on", "off")), dataset.mean, dataset.std)
+
+    row = DataSet("mine", read, kind="memory", settings=("size",), channels=1, size=4, mean=(0.5,), std=(0.25,))
+    monkeypatch.setitem(DATASETS, "mine", row)
+    splits = load(DataSettings("mine", size=4, test_rows=2))
+    assert (len(splits.train), len(splits.test), splits.division) == (6, 2, "")
+    with pytest.raises(InvalidArgument, match="data.root has no effect on 'mine'"):
+        DataSettings("mine", root="folder")
+
+
+def test_test_samples_are_numbered_as_the_training_samples(monkeypatch):
+    names = {True: ("ant", "bee", "wasp"), False: ("bee", "ant")}
+
+    def read(dataset, request):
+        found = names[request.train]
+        images = torch.zeros(len(found), 1, 4, 4, dtype=torch.uint8)
+        return ImageSet(images, Labels(torch.arange(len(found)), found), (0.5,), (0.25,))
+
+    row = DataSet("mine", read, kind="memory", settings=(), channels=1, size=4)
+    monkeypatch.setitem(DATASETS, "mine", row)
+    test = load(DataSettings("mine")).test
+    assert (test.targets.names, test.targets.numbers.tolist()) == (("ant", "bee", "wasp"), [1, 0])
+    names[False] = ("bee", "hornet")
+    with pytest.raises(DataError, match="classes that the network does not know: hornet"):
+        load(DataSettings("mine"))
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def test_grey_pictures_of_16_bits_are_scaled(tmp_path):
+    """Pillow's own conversion makes everything above 255 white."""
+    values = np.array([[0, 128, 129, 257], [25700, 32768, 65406, 65535]], np.uint16)
+    expected = [[0, 0, 1, 1], [100, 128, 254, 255]]
+    for suffix in ("png", "tiff", "pgm"):
+        Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+        assert decode(tmp_path / f"deep.{suffix}", 1)[0].tolist() == expected
+        assert decode(tmp_path / f"deep.{suffix}", 3).tolist() == [expected] * 3
+    bright = 257 * np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) // 4
+    for split in ("train", "test"):
+        Image.fromarray(bright).save(tmp_path / "bright.png")
+        write_parquet(tmp_path / f"cifar10-{split}.parquet", [(tmp_path / "bright.png").read_bytes()], [0])
+    images = load(DataSettings("cifar10", root=str(tmp_path))).train.images
+    assert (images[0].int() - torch.from_numpy(bright // 257).int()).abs().max() <= 1
+
+
+def test_grey_and_colour_are_converted_and_what_cannot_be_read_is_named(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert decode(png(grey)).tolist() == [grey.tolist()] * 3
+    colour = np.stack([grey, grey * 2, grey * 3], -1)
+    assert np.array_equal(decode(png(colour)).permute(1, 2, 0).numpy(), colour)
+    assert np.array_equal(decode(png(colour), 1)[0].numpy(), np.array(Image.fromarray(colour).convert("L")))
+    Image.fromarray(np.array([[0.5, 1.5]], np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match=r"float.tiff is not a readable picture \(its pixels are numbers of 32 bits"):
+        decode(tmp_path / "float.tiff")
+    Image.fromarray(np.array([[0, 200]], np.int32)).save(tmp_path / "wide.tiff")
+    with pytest.raises(DataError, match="wide.tiff is not .*pixels are numbers of 32 bits"):
+        decode(tmp_path / "wide.tiff")
+    with pytest.raises(DataError, match="nowhere.png is not a readable picture"):
+        decode(tmp_path / "nowhere.png")
+
+
+def test_a_picture_file_is_prepared_as_in_evaluation(tmp_path):
+    for data in (pictures(), pictures(channels=1)):
+        pixels = data.images[3].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels if len(data.mean) == 3 else pixels[:, :, 0]).save(tmp_path / "a.png")
+        found = prepared_picture(tmp_path / "a.png", data.description())
+        assert torch.equal(found, data.batch(torch.tensor([3])).inputs)
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 255  # of another size: the middle, with the aspect kept
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    found = prepared_picture(tmp_path / "wide.png", pictures().description())
+    assert torch.equal(found, torch.full((1, 3, 8, 8), 2.0))
+    wide = np.repeat(np.repeat(wide, 4, 0), 4, 1)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert prepared_picture(tmp_path / "wide.png", pictures().description()).shape == (1, 3, 8, 8)
+    with pytest.raises(DataError, match="none.png is not a readable picture"):
+        prepared_picture(tmp_path / "none.png", pictures().description())

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_events import aedat4, recording
 
-from spikedistill.data import Splits
-from spikedistill.data.augmentation import Augmentation
+from spikedistill.data import Augmentation, Splits
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events import (
     Events,
@@ -26,10 +25,13 @@ from spikedistill.data.events import (
     write_aedat2,
 )
 from spikedistill.data.events.aedat import HEADER
-from spikedistill.data.events.frameset import Changes, change, frames_of
+from spikedistill.data.events.changes import Changes, change
+from spikedistill.data.events.frames import LARGEST
+from spikedistill.data.events.frameset import frames_of
 from spikedistill.data.events.recordings import CIFAR10_CLASSES
 from spikedistill.data.events.simulate import Camera, path, simulate
 from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.report.grid import grid
 from spikedistill.training.recipe_files import load_recipe
 from spikedistill.training.run import train
 
@@ -154,6 +156,106 @@ def test_npz_of_events_and_frames(tmp_path):
         read_frames_npz(tmp_path / "h.npz", 4)
 
 
+# ---------------------------------------------------------------- numbers that cannot be
+
+
+def fields(**changed):
+    """A recording of four events as a mapping, with other values in some fields."""
+    return {"x": [1, 2, 3, 4], "y": [5, 6, 7, 8], "p": [0, 1, 1, 0], "t": [0, 10, 20, 30]} | changed
+
+
+def arrays(**changed):
+    return {name: np.array(values) for name, values in fields(**changed).items()}
+
+
+BAD_FIELDS = [
+    (
+        {"x": [1, 2, 3.7, 4]},
+        "x is 3.7 at event 2, and no whole number of 64 bits at 1 of 4 events; columns are counted",
+    ),
+    ({"y": [5, np.nan, 7, np.nan]}, "y is nan at event 1, and no whole number of 64 bits at 2 of 4 events"),
+    ({"t": [0, 0.5, 1, 1.5]}, "t is 0.5 at event 1, and no whole number .* 2 of 4 events; times are in whole µs"),
+    ({"t": [0, np.inf, 1, 2]}, "t is inf at event 1"),
+    ({"t": np.array([0, 1, 2, 2**63], np.uint64)}, "t is 9223372036854775808 at event 3"),
+    ({"p": [0, 1, 2, 1]}, "a polarity is 0 or 1 .or -1 and 1.; found 0, 1, 2. Map yours"),
+    ({"p": [0, 1, -1, 1]}, "found -1, 0, 1"),
+    ({"p": [0, 1, 0.5, 1]}, "p is 0.5 at event 2"),
+    ({"x": [1, 2, 128, 4]}, "x runs from 1 to 128, but the sensor has 128 pixels a side"),
+    ({"y": [-1, 2, 3, 4]}, "y runs from -1 to 4"),
+    ({"x": [1, 2, 2**16 + 5, 4]}, "x runs from 1 to 65541"),  # 5, if it were cut to 16 bits
+    ({"t": [0, 20, 10, 30]}, "time runs backwards 1 times, first at event 2"),
+    ({"x": ["1", "2", "3", "4"]}, "x is <U1 .4.; expected one whole number for each event"),
+    ({"x": [[1, 2, 3, 4]]}, r"x is int64 \[1, 4\]; expected one whole number"),
+    ({"x": [1, 2]}, "must have one length; given x 2, y 4, p 4, t 4"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), BAD_FIELDS)
+def test_events_that_cannot_be_are_refused_by_name(tmp_path, changed, message):
+    np.savez(tmp_path / "bad.npz", **arrays(**changed))
+    with pytest.raises(DataError, match=message) as refused:
+        read_events_npz(tmp_path / "bad.npz")
+    assert "bad.npz" in str(refused.value) or "one length" in message
+    with pytest.raises(DataError, match=message) as refused:
+        frames_of([(recording(), 0), (arrays(**changed), 0)], ["a"], Framing(2, "number", 16))
+    assert "item 1" in str(refused.value) or "one length" in message
+    assert "--data" not in str(refused.value)  # there is no recipe to say it in
+
+
+def test_repair_of_events_outside_the_sensor(tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays(x=[1, 2**16 + 5, -3, 4], t=[30, 20, 10, 0]))
+    events = read_events_npz(tmp_path / "a.npz", repair=True)
+    assert (events.x.tolist(), events.t.tolist()) == ([4, 1], [0, 30])
+    assert events.x.dtype == np.int16
+    np.savez(tmp_path / "b.npz", **arrays(x=[1, 2, 3.7, 4]))
+    with pytest.raises(DataError, match="x is 3.7"):
+        read_events_npz(tmp_path / "b.npz", repair=True)
+
+
+def test_numbers_that_say_the_same_are_converted(tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays())
+    expected = read_events_npz(tmp_path / "a.npz")
+    same_events = [{"p": [-1, 1, 1, -1]}, {"p": [False, True, True, False]}, {"p": [-1.0, 1.0, 1.0, -1.0]},
+                   {"x": [1.0, 2.0, 3.0, 4.0], "t": [0.0, 10.0, 20.0, 30.0]}]  # fmt: skip
+    for changed in same_events:
+        np.savez(tmp_path / "b.npz", **arrays(**changed))
+        found = read_events_npz(tmp_path / "b.npz")
+        assert same(found, expected)
+        assert [getattr(found, name).dtype for name in "xypt"] == [np.int16, np.int16, np.int8, np.int64]
+    np.savez(tmp_path / "c.npz", **arrays(p=[-1, -1, -1, -1]))
+    assert read_events_npz(tmp_path / "c.npz").p.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "frames hold 1 numbers that are NaN or infinite; expected counts of events from 0 to 65504"),
+        (np.inf, "frames hold 1 numbers that are NaN or infinite"),
+        (-1.0, "frames run from -1 to 0"),
+        (70_000.0, "frames run from 0 to 70000"),  # infinite as float16
+    ],
+)
+def test_frames_that_cannot_be_are_refused_by_name(tmp_path, value, message):
+    frames = np.zeros((4, 2, 128, 128))
+    frames[2, 1, 5, 7] = value
+    np.savez(tmp_path / "bad.npz", frames=frames)
+    with pytest.raises(DataError, match=rf"bad.npz: {message}"):
+        read_frames_npz(tmp_path / "bad.npz", 4)
+    with pytest.raises(DataError, match=rf"item 1: {message}"):
+        frames_of([(np.zeros((4, 2, 16, 16)), 0), (frames, 0)], ["a"], Framing(4, "number", 16))
+
+
+def test_frames_of_no_numbers_and_the_largest_count():
+    framing = Framing(4, "number", 16)
+    with pytest.raises(DataError, match="item 0: frames are <U1; expected counts of events"):
+        frames_of([(np.full((4, 2, 16, 16), "a"), 0)], ["a"], framing)
+    largest = frames_of([(np.full((4, 2, 16, 16), float(LARGEST)), 0)], ["a"], framing)
+    assert largest.batch(torch.tensor([0])).inputs.max() == LARGEST
+    one_pixel = {"x": np.full(70_000, 3), "y": np.full(70_000, 4), "p": np.ones(70_000), "t": np.arange(70_000)}
+    with pytest.raises(DataError, match="item 0: frames run from 0 to 70000"):
+        frames_of([(one_pixel, 0)], ["a"], Framing(1, "number", 128))
+
+
 # ---------------------------------------------------------------- frames
 
 
@@ -184,6 +286,8 @@ def test_an_empty_bin_is_an_empty_frame():
     assert frames.sum((1, 2, 3)).tolist() == [1, 0, 0, 0, 1]
     with pytest.raises(DataError, match="no events"):
         to_frames(Events(*(np.array([], int) for _ in range(4))), 5)
+    with pytest.raises(DataError, match="y runs from 3 to 128, but the sensor has 128 pixels a side"):
+        to_frames(Events(np.array([1, 2]), np.array([3, 128]), np.array([0, 1]), np.array([0, 1000])), 5)
     with pytest.raises(InvalidArgument, match="cut by number or time; given 'hand'"):
         to_frames(events, 5, "hand")
 
@@ -199,6 +303,22 @@ def test_flip_and_roll_are_those_of_torch():
         expected = frames[:, k].roll(tuple(draw.roll[k].tolist()), (-2, -1))
         assert torch.equal(out[:, k], expected.flip(-1) if draw.flip[k] else expected)
     assert 0 < draw.flip.sum() < 5
+
+
+def test_the_grid_of_recordings_says_which_and_when(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("spikedistill.report.grid.save_figure", lambda figure, path, dpi: drawn.append(figure))
+    grid(torch.rand(10, 3, 2, 8, 8), ["cat", "dog", "ship"], tmp_path / "grid.png")
+    axes = np.array(drawn[0].axes).reshape(3, 5)
+    assert [axis.get_title() for axis in axes[0]] == ["t = 1", "t = 3", "t = 5", "t = 7", "t = 10"]
+    assert [row[0].get_ylabel() for row in axes] == ["cat", "dog", "ship"]
+    assert all(axis.get_title() == "" for axis in axes[1:].flat)
+    grid(torch.rand(11, 3, 8, 8), [f"picture {k}" for k in range(11)], tmp_path / "grid.png")
+    assert [axis.get_title() for axis in drawn[1].axes] == [f"picture {k}" for k in range(11)] + [""] * 5
+    monkeypatch.undo()
+    for frames in (torch.rand(1, 1, 2, 8, 8), torch.zeros(3, 20, 2, 8, 8), torch.rand(3, 1, 8, 8)):
+        grid(frames, ["a"] * 20, tmp_path / "grid.png")
+        assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
 def test_the_neuromorphic_change_is_one_for_the_whole_sequence():
@@ -217,12 +337,15 @@ def test_any_dataset_of_events_or_frames():
     framing = Framing(4, "number", 16)
     forms = [(events, 0), (fields, 1), ({name: getattr(events, name) for name in "xypt"}, 1), (to_frames(events, 4), 0)]
     samples = frames_of(forms, ["a", "b"], framing)
-    assert samples.labels.tolist() == [0, 1, 1, 0]
+    assert samples.targets.numbers.tolist() == [0, 1, 1, 0]
+    assert samples.targets.names == ("a", "b")
     assert all(np.array_equal(samples.frames[0], samples.frames[k]) for k in range(4))
     with pytest.raises(DataError, match=r"item 0 is ndarray \[3, 2, 8, 8\]; expected frames .* T = 4"):
         frames_of([(np.zeros((3, 2, 8, 8)), 0)], ["a"], framing)
     with pytest.raises(DataError, match="item 0 has label 3, but there are 1 classes"):
         frames_of([(events, 3)], ["a"], framing)
+    with pytest.raises(DataError, match="item 1 has label 0.5; expected a class index"):
+        frames_of([(events, np.int64(0)), (events, 0.5)], ["a"], framing)
 
 
 def test_spikingjellys_dataset_and_training_on_it(tmp_path, capsys):

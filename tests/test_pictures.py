@@ -12,11 +12,14 @@ from torchvision.transforms import v2
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, in_order, load
-from spikedistill.data.augmentation import Draw
-from spikedistill.data.pictures.autoaugment import OPERATIONS, SUB_POLICIES, Policies
 from spikedistill.data.batches import generator_for
-from spikedistill.data.pictures.folder import random_part
+from spikedistill.data.pictures import prepared_picture
+from spikedistill.data.pictures.autoaugment import OPERATIONS, SUB_POLICIES, Policies
+from spikedistill.data.pictures.changes import Draw, cut_out
+from spikedistill.data.pictures.folderset import NUMBERS, random_part
+from spikedistill.data.pictures.prepare import normalised
 from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.tasks import Labels
 
 
 @pytest.fixture
@@ -36,46 +39,112 @@ def pictures(tmp_path):
 
 
 def settings(root, **more):
-    how = Augmentation(crop=0, flip=True, resized_crop=True)
-    return DataSettings("picture-folder", str(root), augmentation=how, **more)
+    augmentation = Augmentation(crop=0, flip=True, resized_crop=True)
+    return DataSettings("picture-folder", str(root), augmentation=augmentation, **more)
+
+
+def joined(batches):
+    """Inputs and targets of batches, each as one tensor."""
+    inputs, targets = zip(*((batch.inputs, batch.targets) for batch in batches), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def evaluated(path, size, enlarged):
+    """A picture as torchvision prepares it for evaluation."""
+    normalise = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    transform = v2.Compose([v2.ToImage(), v2.Resize(enlarged), v2.CenterCrop(size),
+                            v2.ToDtype(torch.float32, scale=True), normalise])  # fmt: skip
+    with Image.open(path) as picture:
+        return transform(picture)
 
 
 def test_a_folder_of_pictures(pictures):
     splits = load(settings(pictures))
-    assert (len(splits.train), len(splits.test), splits.train.classes) == (12, 4, ("ant", "bee"))
-    images, labels = zip(*in_order(splits.test, 3), strict=True)
-    images, labels = torch.cat(images), torch.cat(labels)
+    assert (len(splits.train), len(splits.test), splits.train.targets.names) == (12, 4, ("ant", "bee"))
+    images, labels = joined(in_order(splits.test, 3))
     assert images.shape == (4, 3, 224, 224)
     assert labels.tolist() == [0, 0, 1, 1]
-    with Image.open(pictures / "val" / "bee" / "1.jpg") as picture:
-        transform = v2.Compose([v2.ToImage(), v2.Resize(256), v2.CenterCrop(224), v2.ToDtype(torch.float32, scale=True),
-                                v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])  # fmt: skip
-        assert (images[3] - transform(picture)).abs().max() < 1e-5
+    assert (images[3] - evaluated(pictures / "val" / "bee" / "1.jpg", 224, 256)).abs().max() < 1e-5
+
+
+def test_the_size_of_what_a_network_sees(pictures):
+    test = load(settings(pictures, size=32)).test
+    images, _ = joined(in_order(test, 3))
+    assert images.shape == (4, 3, 32, 32)
+    path = pictures / "val" / "bee" / "1.jpg"
+    assert (images[3] - evaluated(path, 32, 37)).abs().max() < 1e-5  # 37 = 32 · 256 / 224
+    assert torch.equal(prepared_picture(path, test.description())[0], images[3])
+    description = json.loads(json.dumps(test.description()))  # as config.json keeps it
+    assert torch.equal(prepared_picture(path, description)[0], images[3])
+
+
+def test_grey_pictures_have_three_equal_channels(pictures):
+    Image.fromarray(torch.arange(200 * 150).remainder(251).to(torch.uint8).view(200, 150).numpy()).save(
+        pictures / "val" / "ant" / "0.png"
+    )
+    test = load(settings(pictures, size=32)).test
+    assert test.path(1).name == "0.png"
+    pixels = test.read(torch.tensor([1])).parts[0][0]
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[0], pixels[2])
+    assert pixels.float().std() > 1
+
+
+def test_the_changes_of_small_pictures_work_on_folders(pictures):
+    """Crop, AutoAugment and Cutout of the whole batch are those of pictures in memory."""
+    train = load(settings(pictures, size=32)).train
+    index, share = torch.arange(12), torch.arange(3, 9)
+    augmentation = Augmentation(crop=4, flip=True, autoaugment=True, cutout=16)
+    made = train.finish(train.read_changed(index, share, augmentation, generator_for(5)))
+
+    generator = generator_for(5)
+    flips = torch.rand(12, NUMBERS, generator=generator)[:, -1] < 0.5
+    draw = Draw.make(12, 32, 32, augmentation, generator)
+    images = train.read(index).parts[0]
+    images = torch.stack([image.flip(-1) if flip else image for image, flip in zip(images, flips, strict=True)])
+    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
+    offsets = draw.offset.tolist()
+    cropped = torch.stack([padded[k, :, y : y + 32, x : x + 32] for k, (y, x) in enumerate(offsets)])
+    expected = normalised(draw.policy.apply(cropped), train.mean, train.std)
+    assert torch.equal(made.inputs, cut_out(expected, 16, draw.centre)[share])
+    assert made.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert 0 < flips.sum() < 12
+    assert draw.offset.unique().numel() > 3
+
+
+def test_batches_lie_on_the_device_of_the_samples(pictures):
+    """The device "meta" has shapes only: a machine without a GPU can still tell where a batch was sent."""
+    train = load(settings(pictures, size=32)).train.to(torch.device("meta"))
+    for batch in (next(in_order(train, 5)), next(Batches(train, 5, Augmentation(), 0).epoch(0))):
+        assert (batch.inputs.device.type, batch.inputs.shape) == ("meta", (5, 3, 32, 32))
+        assert (batch.targets.device.type, batch.targets.shape) == ("meta", (5,))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # said on a machine with one core
-def test_workers_and_processes_make_the_same_batches(pictures):
-    train, how = load(settings(pictures)).train, settings(pictures).augmentation
-    alone = list(Batches(train, 5, how, 1).epoch(3))
-    for other in (Batches(train, 5, how, 1, workers=2), Batches(train, 5, how, 1, workers=1)):
-        for (a, la), (b, lb) in zip(alone, other.epoch(3), strict=True):
-            assert torch.equal(a, b)
-            assert torch.equal(la, lb)
-    shares = [list(Batches(train, 5, how, 1, rank=rank, processes=2).epoch(3)) for rank in (0, 1)]
-    for (a, la), (b, lb), (c, lc) in zip(alone, *shares, strict=True):
-        assert torch.equal(a, torch.cat([b, c]))
-        assert torch.equal(la, torch.cat([lb, lc]))
-    seen = torch.cat([labels for _, labels in alone])
-    assert seen.bincount().tolist() == [6, 6]
+@pytest.mark.parametrize("augmentation", [settings("").augmentation, Augmentation(autoaugment=True, cutout=8)])
+def test_workers_and_processes_make_the_same_batches(pictures, augmentation):
+    train = load(settings(pictures, size=48)).train
+    alone = list(Batches(train, 5, augmentation, 1).epoch(3))
+    inputs, targets = joined(alone)
+    for workers in (1, 2):
+        other = joined(Batches(train, 5, augmentation, 1, workers=workers).epoch(3))
+        assert torch.equal(inputs, other[0])
+        assert torch.equal(targets, other[1])
+    shares = [list(Batches(train, 5, augmentation, 1, rank=rank, processes=2).epoch(3)) for rank in (0, 1)]
+    for batch, *parts in zip(alone, *shares, strict=True):
+        inputs, targets = joined(parts)
+        assert torch.equal(batch.inputs, inputs)
+        assert torch.equal(batch.targets, targets)
+    assert joined(alone)[1].bincount().tolist() == [6, 6]
 
 
 def test_a_corrupt_picture_stops_the_run_by_name_also_from_a_worker(pictures):
     bad = pictures / "train" / "ant" / "3.jpg"
     bad.write_bytes(b"\xff\xd8 nothing")
-    train, how = load(settings(pictures)).train, settings(pictures).augmentation
+    train, augmentation = load(settings(pictures)).train, settings(pictures).augmentation
     for workers in (0, 1):
         with pytest.raises(DataError, match=r"ant/3.jpg is not a readable picture"):
-            list(Batches(train, 5, how, 1, workers=workers).epoch(0))
+            list(Batches(train, 5, augmentation, 1, workers=workers).epoch(0))
     assert main(["data", "check", str(pictures)]) == 1
 
 
@@ -89,7 +158,7 @@ def test_pictures_in_folders_below_and_files_that_are_none(pictures, capsys):
     assert len(train) == 12
     assert train.path(5) == ant / "images" / "deeper é.JPEG"
     assert train.rows(torch.tensor([7, 5])).path(1) == train.path(5)
-    assert torch.equal(train.batch(torch.tensor([5])), train.rows(slice(5, 6)).batch(torch.tensor([0])))
+    assert torch.equal(train.batch(torch.tensor([5])).inputs, train.rows(slice(5, 6)).batch(torch.tensor([0])).inputs)
     assert main(["data", "check", str(pictures)]) == 0
     assert "1 other files, which are not read: ant/notes.txt\n" in capsys.readouterr().out
 
@@ -118,11 +187,11 @@ def test_folders_that_cannot_be_used(pictures, tmp_path):
     with pytest.raises(DataError, match=r"holds 2 classes, imagenet has 1000.*picture-folder"):
         load(DataSettings("imagenet", str(pictures)))
     (pictures / "val" / "bee").rename(pictures / "val" / "bees")
-    with pytest.raises(DataError, match="of the same classes; only one has bee, bees"):
+    with pytest.raises(DataError, match="classes that the network does not know: bees; it knows ant, bee"):
         load(settings(pictures))
     (pictures / "val" / "bees").rename(pictures / "val" / "bee")
-    with pytest.raises(InvalidArgument, match=r"augmentation.crop has no effect on picture folders.*crop 0"):
-        next(Batches(load(settings(pictures)).train, 2, Augmentation(), 0).epoch(0))
+    with pytest.raises(InvalidArgument, match=r"augmentation.roll has no effect on picture folders.*roll 0"):
+        next(Batches(load(settings(pictures)).train, 2, Augmentation(roll=2), 0).epoch(0))
 
 
 def train_preact34(pictures, out, *more):
@@ -138,7 +207,20 @@ def test_a_network_of_a_folder_trains_and_predicts(pictures, tmp_path, capsys):
     assert main(["predict", str(tmp_path / "run"), str(picture)]) == 0
     assert f"{picture}: " in capsys.readouterr().out
     prepared = sd.Trained.load(tmp_path / "run").prepared(picture)
-    assert torch.equal(prepared[0], next(in_order(load(settings(pictures)).test, 4))[0][3])
+    assert torch.equal(prepared[0], next(in_order(load(settings(pictures)).test, 4)).inputs[3])
+
+
+def test_the_recipe_of_cifar10_trains_on_a_folder(pictures, tmp_path, capsys):
+    words = ["cifar10-resnet18", "--data.name", "picture-folder", "--data.root", str(pictures), "--data.size", "32",
+             "--model.width", "2", "--timesteps", "2", "--optimizer.epochs", "1", "--optimizer.batch_size", "4",
+             "--out", str(tmp_path / "run")]  # fmt: skip
+    assert main(["train", *words]) == 0
+    assert "test accuracy on 4 samples" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["input"]["shape"], config["input"]["enlarged"]) == ([3, 32, 32], 37)
+    assert main(["predict", str(tmp_path / "run"), str(pictures / "val" / "bee" / "1.jpg")]) == 0
+    assert main(["train", "cifar10-resnet18", "--data.size", "64"]) == 1
+    assert "data.size has no effect on 'cifar10'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -161,16 +243,20 @@ def test_cifar_as_a_folder_of_pictures(tmp_path):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "0.png")
     splits = load(DataSettings("cifar10", str(tmp_path)))
     assert torch.equal(splits.train.images, images[:10])
-    assert torch.equal(splits.test.labels, torch.arange(10))
+    assert torch.equal(splits.test.targets.numbers, torch.arange(10))
 
 
-def test_random_part_is_a_part(pictures):
+def test_random_part_is_a_part():
     picture = torch.arange(40 * 60).remainder(251).to(torch.uint8).view(1, 40, 60).repeat(3, 1, 1)
     for k in range(20):
-        assert random_part(picture, 16, torch.rand(24, generator=generator_for(k))).shape == (3, 16, 16)
+        assert random_part(picture, 16, torch.rand(NUMBERS, generator=generator_for(k))).shape == (3, 16, 16)
+    half = (0.5 - 0.08) / 0.92  # half of the area, square: 35 × 35 of 40 × 60
+    numbers = torch.cat([torch.tensor([half, 0.5]).repeat(10), torch.tensor([0.99, 0.0, 0.0, 0.0])])
+    part = v2.functional.resize(picture[:, 5:40, 0:35], [16, 16], antialias=True)  # 0.99: the lowest it can lie
+    assert torch.equal(random_part(picture, 16, numbers), part)
     whole = torch.cat([torch.tensor([1.0, 0.5]).repeat(10), torch.zeros(4)])  # all of it, square: does not fit 40 × 60
-    centre = v2.functional.resize(picture[:, :, 3:56], [16, 16], antialias=True)
-    assert (random_part(picture, 16, whole).float() - centre.float()).abs().mean() < 60
+    centre = v2.functional.resize(picture[:, :, 4:57], [16, 16], antialias=True)  # 4/3 of the height in the middle
+    assert torch.equal(random_part(picture, 16, whole), centre)
 
 
 # ---------------------------------------------------------------- AutoAugment
@@ -216,17 +302,16 @@ def test_each_picture_gets_its_own_policy():
 
 def test_autoaugment_comes_after_crop_and_flip_and_before_cutout():
     images = torch.randint(0, 256, (30, 3, 16, 16), dtype=torch.uint8, generator=generator_for(0))
-    data = ImageSet(images, torch.zeros(30).long(), ("a",), (0.5,) * 3, (0.25,) * 3)
+    data = ImageSet(images, Labels(torch.zeros(30).long(), ("a",)), (0.5,) * 3, (0.25,) * 3)
     index = torch.arange(30)
-    how = Augmentation(crop=2, autoaugment=True, cutout=4)
-    out = data.finish(*data.read_changed(index, index, how, generator_for(3)))
-    draw = Draw.make(30, 16, 16, how, generator_for(3))
-    uncut = ImageSet(images, data.labels, ("a",), (0.5,) * 3, (0.25,) * 3)
-    cropped = uncut.finish(*uncut.read_changed(index, index, Augmentation(crop=2), generator_for(3)))
-    pixels = (cropped * 0.25 + 0.5).mul(255).round().to(torch.uint8)
-    expected = data.finish(draw.policy.apply(pixels))
+    augmentation = Augmentation(crop=2, autoaugment=True, cutout=4)
+    out = data.finish(data.read_changed(index, index, augmentation, generator_for(3))).inputs
+    draw = Draw.make(30, 16, 16, augmentation, generator_for(3))
+    cropped = data.read_changed(index, index, Augmentation(crop=2), generator_for(3)).parts[0]
+    expected = normalised(draw.policy.apply(cropped), data.mean, data.std)
     kept = out != 0
     assert torch.equal(out[kept], expected[kept])
+    assert torch.equal(out, cut_out(expected, 4, draw.centre))
 
 
 def test_bench_data(capsys, monkeypatch):

@@ -16,23 +16,17 @@ import torch
 from made_events import aedat4, recording
 
 from spikedistill.cli import main
-from spikedistill.data import DataSettings, load
-from spikedistill.data.augmentation import Augmentation
-from spikedistill.data.batches import Batches
-from spikedistill.data.events import (
-    Framing,
-    make,
-    read_aedat2,
-    to_frames,
-    write_aedat2,
-)
+from spikedistill.data import Augmentation, Batches, DataSettings, Framing, ImageSet, load
+from spikedistill.data.check import check
+from spikedistill.data.events import frames_of_file, make, read_aedat2, to_frames, write_aedat2
 from spikedistill.data.events.aedat import HEADER
 from spikedistill.data.events.cache import prepared
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, find_recordings
+from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.simulate import Camera
 from spikedistill.data.events.splits import SPLITS, split
-from spikedistill.data.specs import EventSettings
 from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.tasks import Labels
 
 # ---------------------------------------------------------------- folders, splits, cache
 
@@ -69,11 +63,18 @@ def test_recordings_are_found_in_every_form(root, tmp_path):
         assert np.array_equal(find_recordings(tmp_path / "4").frames(0, framing), upright)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "extract").symlink_to(root)
-    places = {tmp_path / "x": "aedat2", tmp_path / "e": "events_np", tmp_path / "f": "frames", events: "events_np"}
-    for folder, form in (places | {frames: "frames"}).items():
+    forms = {tmp_path / "x": "aedat2", tmp_path / "e": "events_np", tmp_path / "f": "frames", events: "events_np"}
+    for folder, form in (forms | {frames: "frames"}).items():
         other = find_recordings(folder, framing, CIFAR10_CLASSES)
         assert (other.form, other.labels) == (form, found.labels)
         assert np.array_equal(other.frames(0, framing), upright)
+        assert np.array_equal(frames_of_file(other.paths[0], framing), upright)
+    with pytest.raises(
+        DataError, match=r"expected .* frames_number_4_split_by_time/CLASS.*it holds frames_number_4_split"
+    ):
+        find_recordings(tmp_path / "f", Framing(4, "time", 16))  # cut in another way
+    with pytest.raises(DataError, match=r"frames are \[4, 2, 128, 128\], expected .*\[5, 2, 128, 128\]"):
+        find_recordings(tmp_path / "f", Framing(5, "number", 16)).frames(0, Framing(5, "number", 16))
 
 
 def test_missing_and_empty_folders(root, tmp_path):
@@ -176,24 +177,119 @@ def test_two_processes_and_one_that_was_killed(root, tmp_path):
     assert np.array_equal(frames[29], found.frames(29, Framing(4, "number", 16)))
 
 
+def write_frames(folder, damage=lambda frames: frames):
+    """Ready-made frames, two of each class; the second of class "dog" is damaged."""
+    frames = folder / "frames_number_4_split_by_number"
+    for label, name in enumerate(CIFAR10_CLASSES):
+        (frames / name).mkdir(parents=True)
+        for k in range(2):
+            counts = to_frames(recording(60, 2 * label + k), 4).astype(np.float64)
+            np.savez(frames / name / f"{k}.npz", frames=damage(counts) if (name, k) == ("dog", 1) else counts)
+    return folder
+
+
+def set_one(value):
+    def damage(frames):
+        frames[3, 1, 100, 100] = value
+        return frames
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (set_one(np.nan), "frames hold 1 numbers that are NaN or infinite"),
+        (set_one(-2), "frames run from -2 to"),
+        (lambda frames: frames[:3], r"frames are \[3, 2, 128, 128\], (expected|those of most files)"),
+    ],
+)
+def test_frames_that_cannot_be_are_named_before_a_cache_is_made(tmp_path, damage, message):
+    root = write_frames(tmp_path / "frames", damage)
+    found, framing = find_recordings(root), Framing(4, "number", 16)
+    with pytest.raises(DataError, match=rf"1 of 20 recordings cannot be used:\n.*dog/1.npz: {message}"):
+        prepared(found, framing, tmp_path / "c")
+    assert list((tmp_path / "c").glob("[!.]*")) == []
+    (part,) = check(root)
+    assert len(part.bad) == 1
+    assert "dog/1.npz: frames" in part.bad[0]
+
+
+def test_check_of_a_folder_whose_first_file_is_damaged(tmp_path):
+    root = write_frames(tmp_path / "frames") / "frames_number_4_split_by_number"
+    first = root / CIFAR10_CLASSES[0] / "0.npz"
+    first.write_bytes(b"PK nothing")
+    (part,) = check(root)
+    assert (part.form, sum(part.counts.values())) == ("recordings (frames)", 20)
+    assert part.bad == [part.bad[0]]
+    assert part.bad[0].startswith(f"{first} is not a readable npz file")
+
+
 def test_event_samples_of_a_data_set(root, tmp_path):
     events = EventSettings(size=16, split="first-90", cache=str(tmp_path / "c"))
-    how = DataSettings("cifar10-dvs", str(root), augmentation=Augmentation(0, True, roll=2), events=events)
-    splits = load(how, 4)
-    assert (len(splits.train), len(splits.test), splits.train.classes) == (20, 10, CIFAR10_CLASSES)
-    assert splits.test.labels.tolist() == list(range(10))
+    augmentation = Augmentation(0, True, roll=2)
+    settings = DataSettings("cifar10-dvs", str(root), augmentation=augmentation, events=events)
+    splits = load(settings, 4)
+    assert (len(splits.train), len(splits.test), splits.train.targets.names) == (20, 10, CIFAR10_CLASSES)
+    assert splits.test.targets.numbers.tolist() == list(range(10))
     assert splits.division == "split first-90: the first 90 % of each class, by name, train; the rest test"
     found = find_recordings(root)
     third = torch.from_numpy(found.frames(5, Framing(4, "number", 16))).float()
-    assert torch.equal(splits.test.batch(torch.tensor([1]))[:, 0], third)
-    inputs, labels = next(iter(Batches(splits.train, 6, how.augmentation, 0).epoch(0)))
-    assert (inputs.shape, labels.shape) == ((4, 6, 2, 16, 16), (6,))
-    with_workers = next(iter(Batches(splits.train, 6, how.augmentation, 0, workers=1).epoch(0)))
-    assert torch.equal(with_workers[0], inputs)
+    assert torch.equal(splits.test.batch(torch.tensor([1])).inputs[:, 0], third)
+    batch = next(Batches(splits.train, 6, augmentation, 0).epoch(0))
+    assert (batch.inputs.shape, batch.targets.shape, len(batch)) == ((4, 6, 2, 16, 16), (6,), 6)
+    with_workers = next(Batches(splits.train, 6, augmentation, 0, workers=1).epoch(0))
+    assert torch.equal(with_workers.inputs, batch.inputs)
+    assert torch.equal(with_workers.targets, batch.targets)
     with pytest.raises(InvalidArgument, match="the ANN twin has none"):
-        load(how, None)
+        load(settings, None)
     with pytest.raises(InvalidArgument, match=r"augmentation.crop has no effect on event frames.*crop 0"):
-        next(iter(Batches(splits.train, 6, Augmentation(), 0).epoch(0)))
+        next(Batches(splits.train, 6, Augmentation(), 0).epoch(0))
+    with pytest.raises(InvalidArgument, match=r"data.events has no effect on 'cifar10' .*it is for cifar10-dvs"):
+        DataSettings("cifar10", events=events)
+
+
+# ---------------------------------------------------------------- simulated recordings
+
+
+def part_of(labels):
+    images = torch.randint(0, 256, (len(labels), 1, 28, 28), dtype=torch.uint8)
+    return ImageSet(images, Labels(torch.tensor(labels), ("ant", "bee", "wasp")), (0.5,), (0.5,))
+
+
+def test_simulating_needs_a_picture_of_every_class(tmp_path, monkeypatch):
+    def simulate(*args):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(make, "simulate", simulate)
+    parts = {"train": part_of([0, 1, 2]), "test": part_of([1, 1])}
+    message = (
+        r"the first 2 test pictures of insects are not of every class: ant, wasp are missing\. Take more of them: "
+        "--test-rows N"
+    )
+    with pytest.raises(DataError, match=message):
+        make.make_recordings(parts, tmp_path / "out", "insects", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_simulated_is_read_again(tmp_path):
+    parts = {"train": part_of([0, 1, 2, 0]), "test": part_of([2, 1, 0])}
+    events = make.make_recordings(parts, tmp_path / "out", "insects", 0, Camera(loops=1, steps=8))
+    names = [str(p.relative_to(tmp_path / "out")) for p in sorted((tmp_path / "out").glob("*/*/*"))]
+    assert names[:3] == [
+        "test/ant/insects_ant_0.aedat",
+        "test/bee/insects_bee_0.aedat",
+        "test/wasp/insects_wasp_0.aedat",
+    ]
+    assert names[3:5] == ["train/ant/insects_ant_0.aedat", "train/ant/insects_ant_1.aedat"]
+    settings = DataSettings(
+        "cifar10-dvs", str(tmp_path / "out"), events=EventSettings(split="folders", size=128, cache=str(tmp_path / "c"))
+    )
+    splits = load(settings, 4)
+    assert (len(splits.train), len(splits.test)) == (4, 3)
+    assert splits.test.targets.captions(torch.arange(3)) == ["ant", "bee", "wasp"]
+    counted = sum(part.batch(torch.arange(len(part))).inputs.sum() for part in (splits.train, splits.test))
+    assert counted == events
 
 
 # ---------------------------------------------------------------- commands
@@ -211,6 +307,10 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     assert "train: recordings (aedat2), 40 in 10 classes" in capsys.readouterr().out
     assert main(["data", "simulate-dvs", "--source", "fashion-small", "--out", str(out)]) == 1
     assert "is not overwritten" in capsys.readouterr().err
+    few = ["--out", str(tmp_path / "few"), "--train-rows", "40", "--test-rows", "3"]
+    assert main(["data", "simulate-dvs", "--source", "fashion-small", *few]) == 1
+    assert "the first 3 test pictures of fashion-small are not of every class" in capsys.readouterr().err
+    assert not (tmp_path / "few").exists()
     words = ["dvs-simulated", "--data.root", str(out), "--data.events.cache", str(tmp_path / "c"),
              "--data.events.size", "16"]  # fmt: skip
     assert main(["data", "show", *words, "--out", str(tmp_path / "grid.png")]) == 0

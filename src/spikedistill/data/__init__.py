@@ -1,9 +1,27 @@
 """Data sets by name: what they are is a table, how they lie on disk is found out by looking."""
 
 from spikedistill.data.augmentation import Augmentation
-from spikedistill.data.batches import Batches, Samples, in_order
+from spikedistill.data.batches import Batches, in_order
+from spikedistill.data.datasets import DATASETS
+from spikedistill.data.events import Framing, frames_of
+from spikedistill.data.load import Splits, division, load, load_split
 from spikedistill.data.pictures.memory import ImageSet
-from spikedistill.data.load import Splits, load
-from spikedistill.data.specs import DATASETS, DataSettings
+from spikedistill.data.samples import Raw, Samples
+from spikedistill.data.settings import DataSettings
 
-__all__ = ["DATASETS", "Augmentation", "Batches", "DataSettings", "ImageSet", "Samples", "Splits", "in_order", "load"]
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Batches",
+    "DataSettings",
+    "Framing",
+    "ImageSet",
+    "Raw",
+    "Samples",
+    "Splits",
+    "division",
+    "frames_of",
+    "in_order",
+    "load",
+    "load_split",
+]

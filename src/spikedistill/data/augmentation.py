@@ -1,13 +1,9 @@
-"""Random changes of training samples: what can be asked for, and the numbers drawn for a batch."""
+"""Random changes of training samples: what a recipe can ask for. Each kind of data draws and makes its own."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import torch
-from torch import Tensor
-
-from spikedistill.data.pictures.autoaugment import Policies
 from spikedistill.errors import InvalidArgument
 
 
@@ -35,44 +31,26 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("crop", "cutout", "roll"):
+            # A negative padding would crop, and a negative side would cut nothing out: neither is what was meant.
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"augmentation.{name} is in pixels, at least 0; given {getattr(self, name)}")
 
     def only(self, known: tuple[str, ...], what: str) -> None:
         """Refuse changes that would have no effect.
 
+        Args:
+            known: the fields that this kind of data knows.
+            what: the kind of data, in words.
+
         Raises:
             InvalidArgument: names the change, and how to switch it off.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value and field.name not in known:
+            if value and field.name not in known:  # false and 0 switch a change off
+                # The defaults are for small pictures, so people meet this with other data: say how to switch it off.
                 off = "false" if isinstance(value, bool) else "0"
                 raise InvalidArgument(
                     f"augmentation.{field.name} has no effect on {what}, which know {', '.join(known)}; "
                     f"switch it off: --data.augmentation.{field.name} {off}"
                 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """The random numbers of one batch of pictures: crop offsets, flips, cutout centres, policies; each [N, ...]."""
-
-    offset: Tensor
-    flip: Tensor
-    centre: Tensor
-    policy: Policies
-
-    @classmethod
-    def make(cls, count: int, height: int, width: int, how: Augmentation, generator: torch.Generator) -> Draw:
-        offset = torch.randint(0, 2 * how.crop + 1, (count, 2), generator=generator)
-        flip = torch.rand(count, generator=generator) < 0.5
-        centre = torch.rand(count, 2, generator=generator) * torch.tensor([height, width])
-        policy = Policies.draw(count, generator)
-        return cls(offset, flip if how.flip else torch.zeros_like(flip), centre.long(), policy)
-
-    def rows(self, index: Tensor) -> Draw:
-        return Draw(self.offset[index], self.flip[index], self.centre[index], self.policy.rows(index))
-
-    def to(self, device: torch.device) -> Draw:
-        return Draw(self.offset.to(device), self.flip.to(device), self.centre.to(device), self.policy)

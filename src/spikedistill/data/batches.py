@@ -7,62 +7,27 @@ worker, and the processes of a distributed run draw the same numbers and each ta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Protocol, Self
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
+from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
-from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.data.pictures.prepare import torchvision_functional
+from spikedistill.data.samples import Raw, Samples
+from spikedistill.errors import InvalidArgument, SpikedistillError
 
-
-class Samples(Protocol):
-    """Labelled samples, in memory or not."""
-
-    @property
-    def labels(self) -> Tensor: ...  # int64 [M]
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...  # names, by label
-
-    @property
-    def device(self) -> torch.device: ...  # where batches are made
-
-    def __len__(self) -> int: ...
-
-    def rows(self, index: Tensor | slice) -> Self: ...
-
-    def to(self, device: torch.device) -> Self: ...
-
-    def read(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Samples as they are, in the form that takes least memory: a worker process hands it over."""
-        ...
-
-    def read_changed(
-        self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """Randomly changed samples: of the batch `index` those numbered `share`; numbers are drawn for all."""
-        ...
-
-    def finish(self, *parts: Tensor) -> Tensor:
-        """What was read, made ready for the network where it lies: [N, C, H, W] or [T, N, C, H, W]."""
-        ...
-
-    def batch(self, index: Tensor) -> Tensor:
-        """Samples as they are, ready for the network."""
-        ...
-
-    def description(self) -> dict[str, Any]:
-        """What a network that was trained on these samples expects (`config.json`)."""
-        ...
+CPU = torch.device("cpu")
 
 
 def generator_for(*numbers: int) -> torch.Generator:
     """A random generator for this seed, epoch, batch ..."""
     seed = 0
     for number in numbers:
+        # A large prime keeps (1, 2) and (2, 1) apart, and + 1 keeps a leading 0 apart from nothing.
         seed = (seed * 1_000_003 + number + 1) % (2**63 - 1)
     return torch.Generator().manual_seed(seed)
 
@@ -72,10 +37,16 @@ class Batches:
     """The training batches of every epoch.
 
     Args:
+        data: the training samples.
         batch_size: of all processes together.
+        augmentation: random changes of the samples.
+        seed: of the order and of every random change.
         drop_last: leave out the last batch of an epoch if it is smaller.
         rank, processes: the share of each batch that this process gets.
         workers: processes that make batches ahead (0: made when asked for).
+
+    Raises:
+        InvalidArgument: batches that are smaller than the number of processes, or larger than the data.
     """
 
     data: Samples
@@ -97,82 +68,109 @@ class Batches:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.data), self.batch_size)
+        # A rest that cannot give each process a sample is no batch of its own: it joins the one before, see `span`.
         return whole + (rest >= self.processes and not self.drop_last)
 
-    def place(self, k: int) -> slice:
-        """Where in an epoch's order batch k lies; the last takes what is too little to share, so none is left out."""
+    def span(self, k: int) -> slice:
+        """The part of an epoch's order that batch k is; the last takes what is too little to share, so none is lost."""
         last = k == len(self) - 1 and not self.drop_last
         return slice(k * self.batch_size, None if last else (k + 1) * self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (inputs [N, C, H, W] or [T, N, C, H, W], labels [N]) of one epoch, from batch `start` on."""
-        order = torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
-        how = dataclasses.replace(self, data=_at_home(self.data, self.workers))
-        return _made(_TrainingBatches(how, order, epoch), range(start, len(self)), self.workers, self.data)
+    def order(self, epoch: int) -> Tensor:
+        """The samples of one epoch in the order in which they come: int64 [M]; `span` says which are of a batch."""
+        return torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `start` on.
+
+        Raises:
+            DataError: a sample that cannot be read, by name.
+            InvalidArgument: a random change that the data does not know.
+        """
+        # Workers get a copy on the CPU, while `self.data` says to which device their batches go.
+        readable = dataclasses.replace(self, data=_readable(self.data, self.workers))
+        made = _TrainingBatches(readable, self.order(epoch), epoch)
+        return _finished(made, range(start, len(self)), self.workers, self.data)
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainingBatches(Dataset[Any]):
+class _TrainingBatches(Dataset[Raw | SpikedistillError]):
     """Batch k of an epoch, for a loader."""
 
     batches: Batches
     order: Tensor
     epoch: int
 
-    def __getitem__(self, k: int) -> tuple[tuple[Tensor, ...], Tensor] | DataError:
-        how = self.batches
-        index = self.order[how.place(k)]
-        share = torch.arange(len(index)).tensor_split(how.processes)[how.rank]
-        generator = generator_for(how.seed, self.epoch, k, 1)
+    def __getitem__(self, k: int) -> Raw | SpikedistillError:
+        batches = self.batches
+        index = self.order[batches.span(k)]
+        # Numbers are drawn for the whole batch in every process, and each keeps those of its share.
+        share = torch.arange(len(index)).tensor_split(batches.processes)[batches.rank]
+        # The 1 keeps these numbers apart from those of the order, which come from (seed, epoch).
+        generator = generator_for(batches.seed, self.epoch, k, 1)
         try:
-            parts = how.data.read_changed(index, share, how.augmentation, generator)
-        except DataError as error:  # a loader would bury it in a traceback
+            return batches.data.read_changed(index, share, batches.augmentation, generator)
+        except SpikedistillError as error:  # a loader would bury it in a traceback
             return error
-        return parts, how.data.labels[index[share].to(how.data.labels.device)]
 
 
 @dataclasses.dataclass(frozen=True)
-class _InOrder(Dataset[Any]):
+class _InOrder(Dataset[Raw | SpikedistillError]):
     """Batch k of the samples in order, for a loader."""
 
     data: Samples
     batch_size: int
     share: Tensor
 
-    def __getitem__(self, k: int) -> tuple[tuple[Tensor, ...], Tensor] | DataError:
-        index = self.share[k * self.batch_size : (k + 1) * self.batch_size]
+    def __getitem__(self, k: int) -> Raw | SpikedistillError:
         try:
-            return self.data.read(index), self.data.labels[index.to(self.data.labels.device)]
-        except DataError as error:
+            return self.data.read(self.share[k * self.batch_size : (k + 1) * self.batch_size])
+        except SpikedistillError as error:
             return error
 
 
-def in_order(
-    data: Samples, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every sample once, for evaluation; of several processes each gets its own share."""
+def in_order(data: Samples, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+    """Every sample once, for evaluation; of several processes each gets its own share.
+
+    Raises:
+        DataError: a sample that cannot be read, by name.
+    """
     share = torch.arange(len(data)).tensor_split(processes)[rank]
+    # Rounded up: the last batch is smaller rather than left out, as every sample counts once.
     count = -(-len(share) // batch_size)
-    return _made(_InOrder(_at_home(data, workers), batch_size, share), range(count), workers, data)
+    return _finished(_InOrder(_readable(data, workers), batch_size, share), range(count), workers, data)
 
 
-def _at_home(data: Samples, workers: int) -> Samples:
-    """Samples whose batches worker processes can make: in a forked process there is no GPU."""
-    return data.to(torch.device("cpu")) if workers else data
+def _readable(data: Samples, workers: int) -> Samples:
+    """Samples that the processes which read them can use: in a forked worker there is no GPU."""
+    return data.to(CPU) if workers else data
 
 
-def _made(dataset: Any, numbers: range, workers: int, data: Samples) -> Iterator[tuple[Tensor, Tensor]]:
-    device = data.device
-    if workers == 0:
-        loader = map(dataset.__getitem__, numbers)
-    else:
-        import torchvision.transforms.v2.functional  # noqa: F401  (once here, not by every worker of every epoch)
+def _finished(
+    dataset: Dataset[Raw | SpikedistillError], numbers: range, workers: int, data: Samples
+) -> Iterator[Batch]:
+    """The batches `numbers` of `dataset`, moved to the device of `data` and made ready there.
 
-        pin = device.type == "cuda"
-        loader = DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin)  # type: ignore[arg-type]
-    for made in loader:
-        if isinstance(made, DataError):
+    Workers hand over small types (uint8 images), which are a quarter of the bytes to copy, pin and send.
+    """
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(data.device, non_blocking=True)
+
+    for made in _loader(dataset, numbers, workers, pin_memory=data.device.type == "cuda"):
+        # What a worker could not read is raised here, in the words in which it was found.
+        if isinstance(made, SpikedistillError):
             raise made
-        parts, labels = made
-        inputs = data.finish(*(part.to(device, non_blocking=True) for part in parts))
-        yield inputs, labels.to(device, non_blocking=True)
+        # Targets may be a tensor or a tuple of them, so the whole of it is moved leaf by leaf.
+        yield data.finish(tree_map(moved, made))
+
+
+def _loader(
+    dataset: Dataset[Raw | SpikedistillError], numbers: range, workers: int, pin_memory: bool
+) -> Iterable[Raw | SpikedistillError]:
+    if workers == 0:
+        # One after the other in this process, when asked for: the same samples as with workers.
+        return map(dataset.__getitem__, numbers)
+    torchvision_functional()  # imported here once; each worker would import it anew in every epoch
+    # The data set hands over whole batches, so the loader must not put its own around them (batch_size=None).
+    return DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin_memory)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from spikedistill.data.events.frames import read_npz
+from spikedistill.data.dataset import Request
+from spikedistill.data.datasets import DATASETS
+from spikedistill.data.events.frames import checked_frames, read_npz
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
-from spikedistill.data.pictures.folder import SPLIT_NAMES, Found, find_pictures, read_picture
-from spikedistill.data.pictures.memory import ImageSet
+from spikedistill.data.pictures.decode import decode
+from spikedistill.data.pictures.folder import SPLIT_NAMES, content, find_pictures, split_folder
 from spikedistill.data.pictures.tables import bad_rows, parquet_table
-from spikedistill.data.load import torchvision_set
-from spikedistill.data.specs import DATASETS, DataSettings
+from spikedistill.data.pictures.torchvision_files import read_torchvision
 from spikedistill.errors import DataError
+
+CLASSES_SHOWN = 12
+OTHERS_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +42,17 @@ class Part:
     others: list[str] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
-        total = sum(self.counts.values())
-        shown = ", ".join(f"{name} {count}" for name, count in list(self.counts.items())[:12])
-        more = f", and {len(self.counts) - 12} classes more" if len(self.counts) > 12 else ""
-        lines = [f"{self.name}: {self.form}, {total} in {len(self.counts)} classes ({shown}{more})"]
-        if len(set(self.counts.values())) > 1:
-            low, high = min(self.counts.values()), max(self.counts.values())
-            lines.append(f"  classes are not equally large: {low} to {high}")
+        """This part in words."""
+        counts = self.counts
+        shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:CLASSES_SHOWN])
+        more = f", and {len(counts) - CLASSES_SHOWN} classes more" if len(counts) > CLASSES_SHOWN else ""
+        lines = [f"{self.name}: {self.form}, {sum(counts.values())} in {len(counts)} classes ({shown}{more})"]
+        if len(set(counts.values())) > 1:
+            # Often the first sign of a copy or download that did not finish.
+            lines.append(f"  classes are not equally large: {min(counts.values())} to {max(counts.values())}")
         if self.others:
-            more = ", ..." if len(self.others) > 5 else ""
-            lines.append(f"  {len(self.others)} other files, which are not read: {', '.join(self.others[:5])}{more}")
+            names = ", ".join(self.others[:OTHERS_SHOWN]) + (", ..." if len(self.others) > OTHERS_SHOWN else "")
+            lines.append(f"  {len(self.others)} other files, which are not read: {names}")
         lines.append(f"  {len(self.bad)} cannot be used" + (":" if self.bad else ""))
         return lines + [f"    {problem}" for problem in self.bad]
 
@@ -60,24 +66,19 @@ def check(root: str | Path) -> list[Part]:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
-    parts = [_parquet(file) for pattern in ("*.parquet", "*/*.parquet") for file in sorted(root.glob(pattern))]
-    unpacked = [k for k, spec in DATASETS.items() if spec.torchvision and (root / spec.torchvision[1]).is_dir()]
-    parts += [_torchvision(name, root, train) for name in unpacked for train in (True, False)]
-    for folder in (root, *(root / name for names in SPLIT_NAMES.values() for name in names)):
-        if folder.is_dir():
-            parts += _recordings(folder)
-    if not any(part.form.startswith("recordings") for part in parts):
-        parts += [_pictures(root, train) for train in (True, False) if _has_split(root, train)]
+    recordings = _all_recordings(root)
+    parts = _tables(root) + _all_torchvision(root) + recordings
+    if not recordings:  # classes lie in train/ and test/ in both forms; recordings are no pictures by their names
+        parts += _all_pictures(root)
     if not parts:
-        there = sorted(p.name for p in root.iterdir())[:10]
         raise DataError(
             f"{root} holds nothing that is known (CLASS/*.aedat, events_np/, frames_number_T_split_by_number/, "
-            f"train/CLASS/*.jpg, *.parquet, torchvision's files); it holds {', '.join(there) or 'nothing'}"
+            f"train/CLASS/*.jpg, *.parquet, torchvision's files); it holds {content(root)}"
         )
     return parts
 
 
-def _all(read: Callable[[Path], object], paths: Iterable[Path]) -> list[str]:
+def _problems(read: Callable[[Path], object], paths: Iterable[Path]) -> list[str]:
     """What is wrong with the files that cannot be read."""
 
     def one(path: Path) -> str | None:
@@ -87,8 +88,18 @@ def _all(read: Callable[[Path], object], paths: Iterable[Path]) -> list[str]:
             return str(error)
         return None
 
+    # Threads do: decoding and decompressing release the interpreter's lock. The order of files is kept.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [problem for problem in pool.map(one, paths) if problem]
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def _all_recordings(root: Path) -> list[Part]:
+    # Recordings may lie in the root, or divided into folders for training and test.
+    below = [root / name for names in SPLIT_NAMES.values() for name in names]
+    return [part for folder in (root, *below) if folder.is_dir() for part in _recordings(folder)]
 
 
 def _recordings(folder: Path) -> list[Part]:
@@ -96,7 +107,11 @@ def _recordings(folder: Path) -> list[Part]:
         found = find_recordings(folder)
     except DataError:
         return []
-    bad = _all(_reader(found), found.paths)
+    if found.form == "frames":
+        bad = _frame_problems(found)
+    else:
+        bad = _problems(lambda path: READERS[found.form](path, False), found.paths)
+    # Some classes of CIFAR10-DVS are there: then all should be. Other recordings may have classes of their own.
     missing = [name for name in CIFAR10_CLASSES if name not in found.classes]
     if missing and len(missing) < len(CIFAR10_CLASSES):
         bad.append(f"classes of CIFAR10-DVS that are missing: {', '.join(missing)}")
@@ -106,43 +121,62 @@ def _recordings(folder: Path) -> list[Part]:
     return [Part(str(found.root), f"recordings ({found.form})", found.counts(), bad, others)]
 
 
-def _reader(found: Recordings) -> Callable[[Path], object]:
-    if found.form != "frames":
-        return lambda path: READERS[found.form](path, False)
-    shape = read_npz(found.paths[0], ("frames",))["frames"].shape
+def _frame_problems(found: Recordings) -> list[str]:
+    """Ready-made frames: what is wrong with those that cannot be read or are of another shape than most."""
+    shapes: dict[Path, tuple[int, ...]] = {}
 
     def read(path: Path) -> None:
-        frames = read_npz(path, ("frames",))["frames"]
-        if frames.shape != shape:
-            raise DataError(f"{path}: frames are {list(frames.shape)}, those of {found.paths[0].name} {list(shape)}")
+        shapes[path] = checked_frames(read_npz(path, ("frames",))["frames"], path).shape
 
-    return read
+    bad = _problems(read, found.paths)
+    readable = [path for path in found.paths if path in shapes]
+    # Which T is wanted is not known here, so the shape of most files is taken to be the right one.
+    usual = Counter(shapes[path] for path in readable).most_common(1)
+    for path in readable:
+        if shapes[path] != usual[0][0]:
+            bad.append(f"{path}: frames are {list(shapes[path])}, those of most files {list(usual[0][0])}")
+    return bad
 
 
-def _has_split(root: Path, train: bool) -> bool:
-    return any((root / name).is_dir() for name in SPLIT_NAMES[train])
+# ---------------------------------------------------------------- pictures
+
+
+def _all_pictures(root: Path) -> list[Part]:
+    return [_pictures(root, train) for train in (True, False) if split_folder(root, train)]
 
 
 def _pictures(root: Path, train: bool) -> Part:
     found = find_pictures(root, train)
-    paths = [found.folder / os.fsdecode(name) for name in found.names]
-    return Part(str(found.folder), "pictures", _counts(found), _all(read_picture, paths), found.others)
+    paths = [found.path(k) for k in range(len(found.names))]
+    return Part(str(found.folder), "pictures", found.labels.counts(), _problems(decode, paths), found.others)
+
+
+def _tables(root: Path) -> list[Part]:
+    files = [file for pattern in ("*.parquet", "*/*.parquet") for file in sorted(root.glob(pattern))]
+    return [_table(file) for file in files]
+
+
+def _table(file: Path) -> Part:
+    try:
+        counts, bad = bad_rows(parquet_table(file))
+    except DataError as error:
+        return Part(str(file), "parquet", {}, [str(error)])
+    return Part(str(file), "parquet", counts, bad)
+
+
+def _all_torchvision(root: Path) -> list[Part]:
+    """Of every data set whose unpacked files lie there: what torchvision reads."""
+    parts = []
+    for name, dataset in DATASETS.items():
+        if dataset.torchvision and (root / dataset.torchvision[1]).is_dir():
+            parts += [_torchvision(name, root, train) for train in (True, False)]
+    return parts
 
 
 def _torchvision(name: str, root: Path, train: bool) -> Part:
-    part = f"{root}, {name}, {'training' if train else 'test'} rows"
+    title = f"{root}, {name}, {'training' if train else 'test'} rows"
     try:
-        data = torchvision_set(DATASETS[name], DataSettings(name, str(root)), root, train)
+        _, labels = read_torchvision(DATASETS[name], Request(name, train, str(root)))
     except DataError as error:
-        return Part(part, "torchvision's files", {}, [str(error)])
-    return Part(part, "torchvision's files", _counts(data), [])
-
-
-def _counts(data: Found | ImageSet) -> dict[str, int]:
-    """Samples by class."""
-    return dict(zip(data.classes, data.labels.bincount(minlength=len(data.classes)).tolist(), strict=True))
-
-
-def _parquet(file: Path) -> Part:
-    counts, bad = bad_rows(parquet_table(file))
-    return Part(str(file), "parquet", counts, bad)
+        return Part(title, "torchvision's files", {}, [str(error)])
+    return Part(title, "torchvision's files", labels.counts(), [])

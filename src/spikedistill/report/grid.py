@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from spikedistill.report.figure import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 FRAMES_SHOWN = 5
+RECORDINGS_SHOWN = 8
+COLUMNS = 8
+CELL = 1.5
+"""Inches."""
 
 
-def grid(inputs: Tensor, names: list[str], path: Path) -> None:
-    """Draw a batch: pictures [N, C, H, W] in rows of eight, or event frames [T, N, 2, H, W], one recording a row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def grid(inputs: Tensor, captions: list[str], path: Path) -> None:
+    """Draw a batch, in the format that the name of `path` ends with.
 
+    Args:
+        inputs: pictures [N, C, H, W], eight in a row with a caption over each; or event frames [T, N, 2, H, W], a row
+            for each of the first eight recordings with its caption at the left, and up to five time steps.
+        captions: N of them.
+    """
     if inputs.dim() == 5:
-        steps = torch.linspace(0, len(inputs) - 1, min(FRAMES_SHOWN, len(inputs))).long()
-        cells = [[event_picture(inputs[t, k]) for t in steps.tolist()] for k in range(min(8, inputs.shape[1]))]
-        titles = [[names[k], *[f"t = {t + 1}" for t in steps.tolist()[1:]]] for k in range(len(cells))]
+        _event_grid(inputs, captions, path)
     else:
-        pictures = [shown(picture) for picture in inputs]
-        cells = [pictures[k : k + 8] for k in range(0, len(pictures), 8)]
-        titles = [names[k : k + 8] for k in range(0, len(pictures), 8)]
-    width = max(map(len, cells))
-    figure = Figure(figsize=(1.5 * width, 1.7 * len(cells)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(cells), width, squeeze=False)
-    for row, pictures in enumerate(cells):
-        for column in range(width):
-            axis = axes[row][column]
-            axis.axis("off")
-            if column < len(pictures):
-                axis.imshow(pictures[column].numpy(), cmap="gray", vmin=0, vmax=1)
-                axis.set_title(titles[row][column], fontsize=8)
-    figure.savefig(path, dpi=100)
+        _picture_grid(inputs, captions, path)
+
+
+def _picture_grid(images: Tensor, captions: list[str], path: Path) -> None:
+    rows = -(-len(images) // COLUMNS)
+    width = min(len(images), COLUMNS)
+    figure = new_figure(CELL * width, (CELL + 0.2) * rows)
+    # Always a grid, also for one row or one picture.
+    axes = figure.subplots(rows, width, squeeze=False).flatten()
+    for axis in axes[len(images) :]:  # of the last row
+        axis.axis("off")
+    for axis, image, caption in zip(axes, images, captions, strict=False):
+        _show(axis, shown(image))
+        axis.set_title(caption, fontsize=8)
+    save_figure(figure, path, dpi=100)
+
+
+def _event_grid(frames: Tensor, captions: list[str], path: Path) -> None:
+    # Spread over the recording, from its first step to its last.
+    steps = torch.linspace(0, len(frames) - 1, min(FRAMES_SHOWN, len(frames))).long().tolist()
+    rows = min(RECORDINGS_SHOWN, frames.shape[1])
+    figure = new_figure(CELL * len(steps) + 0.5, CELL * rows + 0.2)
+    axes = figure.subplots(rows, len(steps), squeeze=False)
+    for row in range(rows):
+        axes[row][0].set_ylabel(captions[row], fontsize=8)
+        for column, step in enumerate(steps):
+            _show(axes[row][column], event_picture(frames[step, row]))
+            if row == 0:
+                axes[row][column].set_title(f"t = {step + 1}", fontsize=8)
+    save_figure(figure, path, dpi=100)
+
+
+def _show(axis: Axes, picture: Tensor) -> None:
+    """Without ticks and frame; `axis.axis("off")` would take the label of the row away with them."""
+    # Fixed limits: a picture that is all of one grey should look so.
+    axis.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
 
 
 def shown(picture: Tensor) -> Tensor:
     """A normalised picture [C, H, W] stretched to 0..1: [H, W] or [H, W, 3]."""
+    # Means and deviations differ between data sets; stretching shows all of them without knowing either.
     low, high = picture.min(), picture.max()
     picture = ((picture - low) / (high - low).clamp(min=1e-6)).cpu()
     return picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
@@ -46,5 +83,5 @@ def shown(picture: Tensor) -> Tensor:
 
 def event_picture(frame: Tensor) -> Tensor:
     """A frame [2, H, W] as [H, W, 3]: white where nothing happened, blue brighter, red darker."""
-    off, on = (frame.cpu() / frame.max().clamp(min=1)).sqrt()
+    off, on = (frame.cpu() / frame.max().clamp(min=1)).sqrt()  # the root makes single events visible beside busy pixels
     return torch.stack([1 - on, 1 - torch.maximum(on, off), 1 - off], -1)

@@ -4,7 +4,7 @@ from spikedistill.data.events.aedat import read_aedat2, read_aedat4, write_aedat
 from spikedistill.data.events.event import SENSOR, Events
 from spikedistill.data.events.frames import Framing, read_frames_npz, to_frames
 from spikedistill.data.events.frameset import FrameSet, frames_of
-from spikedistill.data.events.recordings import read_events_npz
+from spikedistill.data.events.recordings import frames_of_file, read_events_npz
 
 __all__ = [
     "SENSOR",
@@ -12,6 +12,7 @@ __all__ = [
     "FrameSet",
     "Framing",
     "frames_of",
+    "frames_of_file",
     "read_aedat2",
     "read_aedat4",
     "read_events_npz",

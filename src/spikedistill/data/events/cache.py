@@ -22,10 +22,11 @@ import numpy as np
 
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import Recordings
-from spikedistill.machine.progress import show_progress
 from spikedistill.errors import DataError
+from spikedistill.machine.progress import show_progress
 
-FORMAT = 1
+FORMAT = 2
+"""Changed whenever the same files would give other frames, or are refused: older caches are then not found."""
 
 
 def default_folder() -> Path:
@@ -35,7 +36,12 @@ def default_folder() -> Path:
 
 def key(recordings: Recordings, framing: Framing, repair: bool) -> str:
     """The name of the cache of these files in this form."""
-    stats = [(str(p.relative_to(recordings.root)), (s := p.stat()).st_size, s.st_mtime_ns) for p in recordings.paths]
+    stats = []
+    for path in recordings.paths:
+        # Reading the files to see whether they changed would take as long as preparing them.
+        stat = path.stat()
+        stats.append((str(path.relative_to(recordings.root)), stat.st_size, stat.st_mtime_ns))
+    # The time of change is enough to notice a file that was replaced by one of the same size.
     what = [FORMAT, recordings.form, stats, recordings.labels, dataclasses.asdict(framing), repair]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
 
@@ -47,21 +53,21 @@ def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None
         DataError: unusable recordings, all of them by name; or a cache folder that cannot be written.
     """
     folder = default_folder() if folder is None else Path(folder).expanduser()
-    place = folder / key(recordings, framing, repair)
-    if not place.is_dir():
+    target = folder / key(recordings, framing, repair)
+    if not target.is_dir():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _lock(folder / f".{place.name}.lock"):
-                if not place.is_dir():  # another process may have made it meanwhile
-                    _prepare(recordings, framing, place, repair)
+            # A name with a dot is never taken for a cache, nor for one that is being made.
+            with _lock(folder / f".{target.name}.lock"):
+                if not target.is_dir():  # another process may have made it meanwhile
+                    _prepare(recordings, framing, target, repair)
         except OSError as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(
                 f"the frames cannot be kept in {folder}: {error}. Give a folder with room for "
                 f"{_bytes(recordings, framing) / 1e6:.0f} MB: --data.events.cache FOLDER"
             ) from error
-    return np.load(place / "frames.npy", mmap_mode="r", allow_pickle=False)
+    # Read-only, and shared by the processes of a run: the system keeps one copy in memory.
+    return np.load(target / "frames.npy", mmap_mode="r", allow_pickle=False)
 
 
 def _bytes(recordings: Recordings, framing: Framing) -> int:
@@ -71,20 +77,22 @@ def _bytes(recordings: Recordings, framing: Framing) -> int:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """One process at a time; the lock of a process that was killed is free."""
-    import fcntl
+    import fcntl  # not on Windows, where recordings cannot be prepared
 
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _prepare(recordings: Recordings, framing: Framing, place: Path, repair: bool) -> None:
-    temporary = place.with_name(f".{place.name}.making")
+def _prepare(recordings: Recordings, framing: Framing, target: Path, repair: bool) -> None:
+    temporary = target.with_name(f".{target.name}.making")
     shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was killed: we hold the lock
     temporary.mkdir()
     try:
+        # Written through the memory map, in place: the frames may be larger than the memory.
         shape = (len(recordings), framing.timesteps, 2, framing.size, framing.size)
         out = np.lib.format.open_memmap(temporary / "frames.npy", "w+", np.float16, shape)
+        # All files are tried before any is complained about: people mend a folder once, not file by file.
         bad = list(_fill(out, recordings, framing, repair))
         if bad:
             shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
@@ -92,7 +100,8 @@ def _prepare(recordings: Recordings, framing: Framing, place: Path, repair: bool
         out.flush()
         about: dict[str, Any] = {"form": recordings.form, "root": str(recordings.root), "recordings": len(recordings)}
         (temporary / "about.json").write_text(json.dumps(about | dataclasses.asdict(framing), indent=1))
-        temporary.rename(place)
+        # Renaming is all or nothing: whoever sees this folder sees it whole.
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -107,6 +116,7 @@ def _fill(out: np.ndarray, recordings: Recordings, framing: Framing, repair: boo
             return str(error)
         return None
 
+    # numpy and torch release the interpreter's lock, and every thread writes rows of its own.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, problem in enumerate(pool.map(one, range(len(recordings))), 1):
             if problem is not None:

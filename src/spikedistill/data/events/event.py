@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from spikedistill.errors import DataError
 
 SENSOR = 128
 """Rows and columns of the DVS128, the sensor of CIFAR10-DVS."""
+
+REPAIR = "is the file damaged? To leave such events out and sort by time: --data.events.repair true"
+
+HINTS = {
+    "x": "columns are counted from 0, in pixels",
+    "y": "rows are counted from 0, in pixels",
+    "p": "a polarity is 0 for darker or 1 for brighter",
+    "t": "times are in whole µs",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,9 +28,12 @@ class Events:
     """A recording of n events, in the order of time.
 
     Attributes:
-        x, y: column and row, int16 [n].
+        x, y: column and row, int16 [n]; wider where the numbers of a damaged file do not fit.
         p: polarity 0 or 1, int8 [n].
         t: timestamps in µs, int64 [n].
+
+    Raises:
+        DataError: fields of different lengths.
     """
 
     x: np.ndarray
@@ -33,9 +47,17 @@ class Events:
             raise DataError(f"the fields of events must have one length; given {lengths}")
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray, p: np.ndarray, t: np.ndarray) -> Events:
-        """Events of arrays of any number type."""
-        return cls(x.astype(np.int16), y.astype(np.int16), p.astype(np.int8), t.astype(np.int64))
+    def of(cls, x: npt.ArrayLike, y: npt.ArrayLike, p: npt.ArrayLike, t: npt.ArrayLike, source: object) -> Events:
+        """Events of arrays of any number type; a polarity of −1 and 1 becomes 0 and 1.
+
+        Args:
+            source: what to call them in an error.
+
+        Raises:
+            DataError: numbers that are not whole (3.7, NaN), or another polarity.
+        """
+        column, row = (_narrowed(_whole(values, name, source)) for name, values in (("x", x), ("y", y)))
+        return cls(column, row, _polarity(_whole(p, "p", source), source), _whole(t, "t", source).astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.t)
@@ -47,35 +69,89 @@ class Events:
         """
         return Events(SENSOR - 1 - self.y, SENSOR - 1 - self.x, 1 - self.p, self.t)
 
-    def checked(self, source: object, sensor: int = SENSOR) -> Events:
+    def checked(self, source: object, sensor: int = SENSOR, remedy: str = REPAIR) -> Self:
         """Itself, if it is a recording that can be used.
+
+        Args:
+            source: what to call it in an error.
+            remedy: what the error says that one can do.
 
         Raises:
             DataError: no events, a pixel that the sensor does not have, or time running backwards, with the numbers.
         """
         if len(self) == 0:
             raise DataError(f"{source} holds no events; record it again, or move it out of the folder")
-        for name in "xy":
+        # Each of these would be an index into the frames: a wrong one would be counted at another pixel.
+        for name, limit in (("x", sensor), ("y", sensor), ("p", 2)):
             values = getattr(self, name)
             low, high = int(values.min()), int(values.max())
-            if low < 0 or high >= sensor:
-                raise DataError(
-                    f"{source}: {name} runs from {low} to {high}, but the sensor has {sensor} pixels a side; {REPAIR}"
-                )
-        back = int((self.t[1:] < self.t[:-1]).sum())
-        if back:
-            first = int(np.argmax(self.t[1:] < self.t[:-1])) + 1
+            if low < 0 or high >= limit:
+                expected = f"the sensor has {sensor} pixels a side" if name != "p" else "a polarity is 0 or 1"
+                raise DataError(f"{source}: {name} runs from {low} to {high}, but {expected}; {remedy}")
+        # Bins of equal number take events in the order of the file, so the order must be that of time.
+        backwards = self.t[1:] < self.t[:-1]
+        if backwards.any():
+            first = int(np.argmax(backwards)) + 1
             raise DataError(
-                f"{source}: time runs backwards {back} times, first at event {first} ({int(self.t[first - 1])} to "
-                f"{int(self.t[first])} µs); {REPAIR}"
+                f"{source}: time runs backwards {int(backwards.sum())} times, first at event {first} "
+                f"({int(self.t[first - 1])} to {int(self.t[first])} µs); {remedy}"
             )
         return self
 
     def repaired(self, sensor: int = SENSOR) -> Events:
         """Without the events outside the sensor, in the order of time (of equal times the order is kept)."""
         inside = (self.x >= 0) & (self.x < sensor) & (self.y >= 0) & (self.y < sensor)
+        # Rows of the whole recording: first those inside the sensor, then these by time.
         order = np.flatnonzero(inside)[np.argsort(self.t[inside], kind="stable")]
-        return Events(self.x[order], self.y[order], self.p[order], self.t[order])
+        return Events(_narrowed(self.x[order]), _narrowed(self.y[order]), self.p[order], self.t[order])
 
 
-REPAIR = "is the file damaged? To leave such events out and sort by time: --data.events.repair true"
+def _whole(values: npt.ArrayLike, name: str, source: object) -> np.ndarray:
+    """Whole numbers [n], of an integer type or bool."""
+    # Torch tensors, lists and fields of structured arrays all come out as arrays here.
+    values = np.asarray(values)
+    if values.ndim != 1 or values.dtype.kind not in "buif":
+        raise DataError(
+            f"{source}: {name} is {values.dtype} {list(values.shape)}; expected one whole number for each event"
+        )
+    # Real numbers are taken if all of them are whole: many libraries keep every field of an event as float.
+    if values.dtype.kind == "f":
+        wrong = ~(np.abs(values) < 2.0**63) | (values != np.floor(values))  # NaN is neither less nor equal
+    # The only integers that do not fit into int64.
+    elif values.dtype == np.uint64:
+        wrong = values >= 2**63
+    else:
+        return values
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise DataError(
+            f"{source}: {name} is {values[first]} at event {first}, and no whole number of 64 bits at "
+            f"{int(wrong.sum())} of {len(values)} events; {HINTS[name]}"
+        )
+    return values.astype(np.int64)
+
+
+def _narrowed(values: np.ndarray) -> np.ndarray:
+    """As int16 where the numbers fit; others stay as they are, so that a check can name them."""
+    # A cast would wrap 65541 around to 5, which is a pixel of the sensor.
+    limits = np.iinfo(np.int16)
+    fits = np.can_cast(values.dtype, np.int16) or not len(values)
+    if fits or (values.min() >= limits.min and values.max() <= limits.max):
+        return values.astype(np.int16)
+    return values.astype(np.int64)
+
+
+def _polarity(values: np.ndarray, source: object) -> np.ndarray:
+    """Polarities 0 and 1, int8 [n]."""
+    # Bool is how AEDAT 4 and tonic have it.
+    if values.dtype.kind == "b" or not len(values):
+        return values.astype(np.int8)
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high <= 1:
+        return values.astype(np.int8)
+    if low == -1 and high <= 1 and not (values == 0).any():  # the other usual way to say it
+        return (values > 0).astype(np.int8)
+    found = ", ".join(str(value) for value in np.unique(values)[:5])
+    raise DataError(
+        f"{source}: a polarity is 0 or 1 (or -1 and 1); found {found}. Map yours to 0 for darker and 1 for brighter"
+    )

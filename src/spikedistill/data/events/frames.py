@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import zipfile
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +16,9 @@ from torch import Tensor
 
 from spikedistill.data.events.event import SENSOR, Events
 from spikedistill.errors import DataError, InvalidArgument
+
+LARGEST = 65504
+"""The largest float16, in which frames are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,13 @@ class Framing:
         timesteps: T, the number of bins.
         by: bins of equal "number" of events, or of equal "time".
         size: rows and columns that the frames are resized to (128: left as they are).
+
+    Raises:
+        InvalidArgument: less than one bin or pixel, or an unknown way to cut.
     """
 
     timesteps: int = 10
-    by: Literal["number", "time"] = "number"
+    by: str = "number"
     size: int = 48
 
     def __post_init__(self) -> None:
@@ -44,12 +49,14 @@ class Framing:
 
 def _bins_by_number(t: np.ndarray, timesteps: int) -> np.ndarray:
     """Bin of each event: ⌊n/T⌋ events each, and the last takes what remains."""
+    # With fewer events than bins each bin has one event, and the last bins have none.
     return np.minimum(np.arange(len(t)) // max(len(t) // timesteps, 1), timesteps - 1)
 
 
 def _bins_by_time(t: np.ndarray, timesteps: int) -> np.ndarray:
     """Bin of each event: T parts of the time from the first event to the last."""
     span = max(int(t[-1] - t[0]), 1)
+    # The last event would fall into a bin of its own: it belongs to the last one.
     return np.minimum((t - t[0]) * timesteps // span, timesteps - 1)
 
 
@@ -60,12 +67,12 @@ def to_frames(events: Events, timesteps: int, by: str = "number", sensor: int = 
     """Count events: int64 [T, 2, sensor, sensor]. A bin without events is an empty frame.
 
     Raises:
-        DataError: no events.
+        DataError: no events, events outside the sensor, or time running backwards.
         InvalidArgument: T below 1 or an unknown way to cut.
     """
-    Framing(timesteps, by)  # type: ignore[arg-type]
-    if len(events) == 0:
-        raise DataError("there are no events to make frames of")
+    Framing(timesteps, by)
+    events.checked("a recording to make frames of", sensor, "leave such events out, or sort them by time")
+    # One number for each pixel, polarity and bin: counting these is counting events.
     cell = (BINNINGS[by](events.t, timesteps) * 2 + events.p) * sensor + events.y
     counts = np.bincount(cell * sensor + events.x, minlength=timesteps * 2 * sensor * sensor)
     return counts.reshape(timesteps, 2, sensor, sensor)
@@ -74,16 +81,52 @@ def to_frames(events: Events, timesteps: int, by: str = "number", sensor: int = 
 def resized(frames: np.ndarray | Tensor, size: int) -> Tensor:
     """Frames [T, 2, size, size], float32: bilinear with antialiasing, as torchvision's Resize."""
     frames = torch.as_tensor(frames).float()
+    # Resizing to the same size would leave the values, but not for free.
     if frames.shape[-2:] == (size, size):
         return frames
     return F.interpolate(frames, (size, size), mode="bilinear", antialias=True)
+
+
+def checked_frames(frames: np.ndarray, source: object) -> np.ndarray:
+    """The same frames, if every number in them is a count that a network can be fed.
+
+    One NaN would reach all weights in a step of training, without a word.
+
+    Raises:
+        DataError: no numbers, or numbers that are NaN, infinite, negative or too large for float16.
+    """
+    # Text, complex numbers and objects are no counts; some of them would survive the conversion to float.
+    if frames.dtype.kind not in "buif":
+        raise DataError(f"{source}: frames are {frames.dtype}; expected counts of events, whole or real numbers")
+    if frames.size == 0:
+        raise DataError(f"{source}: frames are empty ({list(frames.shape)})")
+    # Two passes over the frames; a mask of finite numbers is made only to describe what was found.
+    low, high = float(frames.min()), float(frames.max())  # NaN if any of them is
+    if not (low >= 0 and high <= LARGEST):
+        problem = f"run from {low:g} to {high:g}"
+        if not np.isfinite(frames).all():
+            problem = f"hold {int((~np.isfinite(frames)).sum())} numbers that are NaN or infinite"
+        raise DataError(
+            f"{source}: frames {problem}; expected counts of events from 0 to {LARGEST}. Make these frames again, or "
+            "leave the recording out"
+        )
+    return frames
+
+
+def finished_frames(frames: np.ndarray, size: int, source: object) -> np.ndarray:
+    """Frames [T, 2, H, W] as they are kept: checked, resized, float16 [T, 2, size, size].
+
+    Raises:
+        DataError: as `checked_frames`.
+    """
+    return resized(checked_frames(frames, source), size).half().numpy()
 
 
 def read_frames_npz(path: str | Path, timesteps: int, sensor: int = SENSOR) -> np.ndarray:
     """Ready-made frames in SpikingJelly's layout: the key `frames`, [T, 2, H, W].
 
     Raises:
-        DataError: damaged, or of another T or shape.
+        DataError: damaged, of another T or shape, or with numbers that are no counts.
     """
     frames = read_npz(Path(path), ("frames",))["frames"]
     if frames.shape != (timesteps, 2, sensor, sensor):
@@ -91,7 +134,7 @@ def read_frames_npz(path: str | Path, timesteps: int, sensor: int = SENSOR) -> n
             f"{path}: frames are {list(frames.shape)}, expected [T, 2, H, W] = {[timesteps, 2, sensor, sensor]}; use "
             "the folder that was made for this T, or set --timesteps to it"
         )
-    return frames
+    return checked_frames(frames, path)
 
 
 def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -105,6 +148,7 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
             missing = [key for key in keys if key not in arrays]
             if missing:
                 raise DataError(f"{path} has no array {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
+            # Arrays of an npz file are read only when they are taken out, so damage shows here.
             return {key: arrays[key] for key in keys}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):

@@ -1,182 +1,161 @@
-"""Sequences of event frames as samples, and their random changes on whole sequences."""
+"""Frames of recordings as samples, and samples made of anybody's dataset of events or frames."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
-from typing import Any
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
+from spikedistill.data.events.changes import Changes, change
 from spikedistill.data.events.event import Events
-from spikedistill.data.events.frames import Framing, resized, to_frames
+from spikedistill.data.events.frames import Framing, finished_frames, to_frames
+from spikedistill.data.samples import Raw, check_rows
 from spikedistill.errors import DataError
+from spikedistill.tasks.classification import Labels
+from spikedistill.tasks.task import Targets
 
 FRAME_CHANGES = ("flip", "roll", "nda")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameSet:
-    """Event frames and labels.
+    """Event frames and targets.
 
     Attributes:
         frames: array [M, T, 2, H, W], in memory or memory-mapped.
         index: the rows of `frames` that are samples, int64 [n].
-        labels: int64 [n].
-        classes: names, by label.
+        targets: n rows; they must hold for frames that are shifted or mirrored.
         framing: how the frames were made.
+        device: where finished batches lie.
+
+    Raises:
+        DataError: not one row of targets for each sample.
     """
 
     frames: np.ndarray
     index: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
+    targets: Targets
     framing: Framing
     device: torch.device = torch.device("cpu")
 
+    def __post_init__(self) -> None:
+        check_rows(self.targets, len(self.index))
+
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.index)
 
     def rows(self, index: Tensor | slice) -> FrameSet:
-        return dataclasses.replace(self, index=self.index[index], labels=self.labels[index])
+        return dataclasses.replace(self, index=self.index[index], targets=self.targets.rows(index))
 
     def to(self, device: torch.device) -> FrameSet:
-        return dataclasses.replace(self, device=device)
+        # The frames stay where they are: they may be more than fits on a device.
+        return dataclasses.replace(self, targets=self.targets.to(device), device=device)
+
+    def with_targets(self, targets: Targets) -> FrameSet:
+        return dataclasses.replace(self, targets=targets)
 
     def description(self) -> dict[str, Any]:
+        """What a network that learned these frames is fed."""
         size = self.framing.size
         return {"kind": "events", "shape": [2, size, size], "framing": dataclasses.asdict(self.framing)}
 
-    def read(self, index: Tensor) -> tuple[Tensor, ...]:
+    def read(self, index: Tensor) -> Raw:
         """Frames [T, N, 2, H, W] in the type in which they are kept."""
-        chosen = torch.from_numpy(np.ascontiguousarray(self.frames[self.index[index].numpy()]))
-        return (chosen.to(self.device).transpose(0, 1),)
+        return Raw((self._frames(index),), self.targets.batch(index))
 
-    def read_changed(
-        self, index: Tensor, share: Tensor, how: Augmentation, generator: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """Frames [T, N, 2, H, W] in the type in which they are kept."""
-        how.only(FRAME_CHANGES, "event frames")
-        changes = Changes.draw(len(index), how, generator).rows(share)
-        return (change(self.read(index[share])[0], changes),)
+    def read_changed(self, index: Tensor, share: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Raw:
+        """Changed frames [T, N, 2, H, W] in the type in which they are kept."""
+        augmentation.only(FRAME_CHANGES, "event frames")
+        changes = Changes.draw(len(index), augmentation, generator).rows(share)
+        return Raw((change(self._frames(index[share]), changes),), self.targets.batch(index[share]))
 
-    def finish(self, *parts: Tensor) -> Tensor:
-        return parts[0].float().contiguous()
-
-    def batch(self, index: Tensor) -> Tensor:
+    def finish(self, raw: Raw) -> Batch:
         """Frames [T, N, 2, H, W], float32, as counted."""
-        return self.finish(*self.read(index))
+        return Batch(raw.parts[0].float().contiguous(), raw.targets)
+
+    def batch(self, index: Tensor) -> Batch:
+        """Frames as they are: [T, N, 2, H, W], float32, as counted."""
+        return self.finish(self.read(index))
+
+    def _frames(self, index: Tensor) -> Tensor:
+        # The rows of a batch are scattered over the file; they are copied together once.
+        chosen = np.ascontiguousarray(self.frames[self.index[index].numpy()])  # a memory-mapped file is read here
+        return torch.from_numpy(chosen).to(self.device).transpose(0, 1)
 
 
-def frames_of(dataset: Any, classes: Sequence[str], framing: Framing) -> FrameSet:
+class Dataset(Protocol):
+    """A map-style dataset, such as tonic's and SpikingJelly's: item k is a recording and its class index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, k: int, /) -> tuple[Any, Any]: ...
+
+
+def frames_of(dataset: Dataset, classes: Iterable[str], framing: Framing) -> FrameSet:
     """Samples from any map-style dataset that yields (events or frames, label): tonic's, SpikingJelly's, your own.
 
     Args:
-        dataset: `len` and `[k]` → (recording, label). A recording is frames [T, 2, H, W], or events: structured array,
-            a mapping or an `Events` with x, y, p and t.
+        dataset: `len` and `[k]` → (recording, label). A recording is frames [T, 2, H, W], or events: a structured
+            array, a mapping or an `Events` with x, y, p and t.
+        classes: names, by label.
 
     Raises:
-        DataError: an item of another form, by number.
+        DataError: an item of another form, or with numbers that cannot be; says which.
     """
+    names = tuple(classes)
     arrays, labels = [], []
     for k in range(len(dataset)):
         recording, label = dataset[k]
-        arrays.append(_as_frames(recording, framing, k))
-        labels.append(int(label))
-        if not 0 <= labels[-1] < len(classes):
-            raise DataError(f"item {k} has label {label}, but there are {len(classes)} classes")
+        arrays.append(_as_frames(recording, framing, f"item {k}"))
+        labels.append(_as_label(label, names, f"item {k}"))
+    # np.stack would say the same in words about arrays.
     if not arrays:
         raise DataError("the dataset is empty")
-    return FrameSet(np.stack(arrays), torch.arange(len(labels)), torch.tensor(labels), tuple(classes), framing)
+    return FrameSet(np.stack(arrays), torch.arange(len(labels)), Labels(torch.tensor(labels), names), framing)
 
 
-def _as_frames(recording: Any, framing: Framing, k: int) -> np.ndarray:
-    if isinstance(recording, Events) or _has_fields(recording):
-        fields = recording if not isinstance(recording, Events) else vars(recording)
-        integers = (np.asarray(fields[name]).astype(np.int64) for name in "xypt")
-        events = Events(*integers).checked(f"item {k}")
-        return resized(to_frames(events, framing.timesteps, framing.by), framing.size).half().numpy()
-    frames = np.asarray(recording)
+def _as_label(label: Any, names: tuple[str, ...], source: str) -> int:
+    try:
+        # Takes integers of Python, numpy and torch, and no 0.5, which int() would cut to 0.
+        number = operator.index(label)
+    except TypeError as error:
+        raise DataError(f"{source} has label {label!r}; expected a class index, a whole number") from error
+    if not 0 <= number < len(names):
+        raise DataError(f"{source} has label {number}, but there are {len(names)} classes")
+    return number
+
+
+def _as_frames(recording: Any, framing: Framing, source: str) -> np.ndarray:
+    """Frames float16 [T, 2, size, size] of events or frames."""
+    fields = _fields(recording)
+    if fields is not None:
+        events = Events.of(fields["x"], fields["y"], fields["p"], fields["t"], source)
+        events.checked(source, remedy="leave such events out, or sort them by time, before they come here")
+        frames = to_frames(events, framing.timesteps, framing.by)
+    else:
+        # Frames that were made elsewhere: what they count and how they were cut is up to their maker.
+        frames = np.asarray(recording)
     if frames.ndim != 4 or frames.shape[:2] != (framing.timesteps, 2):
         raise DataError(
-            f"item {k} is {type(recording).__name__} {list(frames.shape)}; expected frames [T, 2, H, W] with "
+            f"{source} is {type(recording).__name__} {list(frames.shape)}; expected frames [T, 2, H, W] with "
             f"T = {framing.timesteps}, or events with x, y, p and t"
         )
-    return resized(frames, framing.size).half().numpy()
+    return finished_frames(frames, framing.size, source)
 
 
-def _has_fields(recording: Any) -> bool:
-    names = getattr(getattr(recording, "dtype", None), "names", None) or (
-        recording.keys() if isinstance(recording, dict) else ()
-    )
-    return set("xypt") <= set(names)
-
-
-# ---------------------------------------------------------------- random changes
-
-
-@dataclasses.dataclass(frozen=True)
-class Changes:
-    """What was drawn for each sequence: flip [N], roll in pixels [N, 2], and one affine map [N, 2, 3] with a cutout."""
-
-    flip: Tensor
-    roll: Tensor
-    affine: Tensor | None
-    hole: Tensor | None  # centre (y, x) and side, in shares of the frame [N, 3]; side 0: none
-
-    @classmethod
-    def draw(cls, count: int, how: Augmentation, generator: torch.Generator) -> Changes:
-        flip = torch.rand(count, generator=generator) < (0.5 if how.flip else 0.0)
-        roll = torch.randint(-how.roll, how.roll + 1, (count, 2), generator=generator)
-        if not how.nda:
-            return cls(flip, roll, None, None)
-        return cls(flip, roll, *_neuromorphic(count, generator))
-
-    def rows(self, index: Tensor) -> Changes:
-        return Changes(*(None if f is None else f[index] for f in (self.flip, self.roll, self.affine, self.hole)))  # type: ignore[arg-type]
-
-
-def _neuromorphic(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One of: shift by up to a tenth, rotate by up to 15°, shear by up to 15°, cut a hole, nothing (after NDA)."""
-    which = torch.randint(5, (count,), generator=generator)
-    amount = torch.rand(count, 2, generator=generator) * 2 - 1
-    angle = amount[:, 0] * math.radians(15)
-    affine = torch.eye(2, 3).repeat(count, 1, 1)
-    affine[:, :, 2] = torch.where((which == 0)[:, None], amount * 0.2, 0.0)  # of the half frame
-    cos, sin = torch.where(which == 1, angle.cos(), 1.0), torch.where(which == 1, angle.sin(), 0.0)
-    affine[:, 0, 0], affine[:, 1, 1], affine[:, 1, 0] = cos, cos, sin
-    affine[:, 0, 1] = torch.where(which == 2, angle.tan(), -sin)
-    hole = torch.cat([(amount + 1) / 2, torch.where(which == 3, 0.25, 0.0)[:, None]], 1)
-    return affine, hole
-
-
-def change(frames: Tensor, changes: Changes) -> Tensor:
-    """Change sequences [T, N, 2, H, W], each the same at all its steps."""
-    timesteps, count, _, height, width = frames.shape
-    row = (torch.arange(height) - changes.roll[:, :1]) % height
-    column = (torch.arange(width) - changes.roll[:, 1:]) % width
-    column = torch.where(changes.flip[:, None], column.flip(1), column)
-    sample = torch.arange(count)
-    by_sample = frames.permute(1, 3, 4, 0, 2)  # [N, H, W, T, 2]
-    where = (t.to(frames.device) for t in (sample[:, None, None], row[:, :, None], column[:, None, :]))
-    moved = by_sample[tuple(where)]
-    if changes.affine is None or changes.hole is None:
-        return moved.permute(3, 0, 4, 1, 2).contiguous()
-    flat = moved.flatten(3).permute(0, 3, 1, 2)
-    grid = F.affine_grid(changes.affine.to(frames.device), [count, 1, height, width], align_corners=False)
-    flat = F.grid_sample(flat.float(), grid, mode="nearest", align_corners=False).to(frames.dtype)  # moves values only
-    flat = flat.masked_fill(_holes(changes.hole.to(frames.device), height, width)[:, None], 0.0)
-    return flat.unflatten(1, (timesteps, 2)).transpose(0, 1).contiguous()
-
-
-def _holes(hole: Tensor, height: int, width: int) -> Tensor:
-    """Bool [N, H, W]: the pixels within each square."""
-    y = (torch.arange(height, device=hole.device) + 0.5) / height
-    x = (torch.arange(width, device=hole.device) + 0.5) / width
-    in_rows = (y - hole[:, :1]).abs() < hole[:, 2:] / 2
-    return in_rows[:, :, None] & ((x - hole[:, 1:2]).abs() < hole[:, 2:] / 2)[:, None, :]
+def _fields(recording: Any) -> Mapping[str, Any] | np.ndarray | None:
+    """What x, y, p and t can be taken from by name; None if it has no such fields."""
+    # An `Events` may have been made by hand, so it is checked like any other.
+    if isinstance(recording, Events):
+        return vars(recording)
+    names = recording.dtype.names or () if isinstance(recording, np.ndarray) else ()
+    if isinstance(recording, Mapping):
+        names = recording.keys()
+    return recording if set("xypt") <= set(names) else None

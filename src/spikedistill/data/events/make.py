@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events.aedat import write_aedat2
 from spikedistill.data.events.simulate import Camera, simulate
 from spikedistill.data.pictures.memory import ImageSet
-from spikedistill.machine.progress import show_progress
 from spikedistill.errors import DataError, WriteError
+from spikedistill.machine.progress import show_progress
 
 TOGETHER = 32
 """Pictures simulated at a time."""
@@ -20,7 +23,9 @@ Layout and format are those of CIFAR10-DVS. Numbers measured on them are not com
 """
 
 
-def make_recordings(parts: dict[str, ImageSet], out: Path, source: str, seed: int, camera: Camera | None = None) -> int:
+def make_recordings(
+    parts: Mapping[str, ImageSet], out: Path, source: str, seed: int, camera: Camera | None = None
+) -> int:
     """Simulate a recording of every picture; returns the number of events written.
 
     Args:
@@ -28,11 +33,15 @@ def make_recordings(parts: dict[str, ImageSet], out: Path, source: str, seed: in
         source: name of the pictures' data set, with which file names begin.
 
     Raises:
-        DataError: `out` holds something already.
+        DataError: `out` holds something already, or a part has no picture of some class: a folder of recordings
+            without a class could not be read again.
         WriteError: a file could not be written; `out` is then not there.
     """
+    # Both checks come before any work, and leave nothing behind.
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already and is not overwritten; choose another --out")
+    _check_classes(parts, source)
+    # Beside the target and not in a temporary folder of the system: a move across file systems is a copy.
     unfinished = out.with_name(f".{out.name}.making")
     shutil.rmtree(unfinished, ignore_errors=True)
     camera, events = camera or Camera(), 0
@@ -40,6 +49,7 @@ def make_recordings(parts: dict[str, ImageSet], out: Path, source: str, seed: in
         for number, (part, data) in enumerate(parts.items()):
             events += _part(data, unfinished / part, source, camera, (seed, number))
         (unfinished / "README.txt").write_text(f"{NOTE}source {source}, seed {seed}, {camera}\n")
+        # An empty folder is in the way of the move.
         if out.is_dir():
             out.rmdir()
         unfinished.rename(out)
@@ -52,18 +62,37 @@ def make_recordings(parts: dict[str, ImageSet], out: Path, source: str, seed: in
     return events
 
 
+def _check_classes(parts: Mapping[str, ImageSet], source: str) -> None:
+    for part, data in parts.items():
+        # The first few rows of a data set are often short of a class.
+        found = set(_classes_of(data))
+        missing = [name for name in data.targets.description()["classes"] if name not in found]
+        if missing:
+            raise DataError(
+                f"the first {len(data)} {part} pictures of {source} are not of every class: {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Take more of them: --{part}-rows N, or leave it out "
+                "for all"
+            )
+
+
+def _classes_of(data: ImageSet) -> list[str]:
+    """The name of the class of each picture."""
+    return data.targets.captions(torch.arange(len(data)))
+
+
 def _part(data: ImageSet, folder: Path, source: str, camera: Camera, seeds: tuple[int, int]) -> int:
-    names = [name.replace("/", "-").replace(" ", "_") for name in data.classes]
-    for name in names:
+    # Class names become folders: T-shirt/top is not two of them.
+    names = [name.replace("/", "-").replace(" ", "_") for name in _classes_of(data)]
+    for name in set(names):
         (folder / name).mkdir(parents=True, exist_ok=True)
     written, events = dict.fromkeys(names, 0), 0
     for start in range(0, len(data), TOGETHER):
-        rows = data.rows(slice(start, start + TOGETHER))
-        generator = generator_for(*seeds, start)
-        for recording, label in zip(simulate(rows.images, camera, generator), rows.labels.tolist(), strict=True):
-            name = names[label]
+        images = data.images[start : start + TOGETHER]
+        # Each group has random numbers of its own, so that a recording does not depend on how many follow it.
+        recordings = simulate(images, camera, generator_for(*seeds, start))
+        for recording, name in zip(recordings, names[start : start + TOGETHER], strict=True):
             write_aedat2(folder / name / f"{source}_{name}_{written[name]}.aedat", recording.turned())
             written[name] += 1
             events += len(recording)
-        show_progress(f"simulating {folder.name}", start + len(rows), start, len(data))
+        show_progress(f"simulating {folder.name}", start + len(images), start, len(data))
     return events

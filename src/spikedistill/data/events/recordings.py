@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from spikedistill.data.events.aedat import VERSION_4, read_aedat2, read_aedat4
 from spikedistill.data.events.event import Events
-from spikedistill.data.events.frames import Framing, read_frames_npz, read_npz, resized, to_frames
+from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, read_npz, to_frames
 from spikedistill.errors import DataError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -25,7 +25,7 @@ def read_events_npz(path: str | Path, repair: bool = False) -> Events:
         DataError: damaged, or not a usable recording.
     """
     arrays = read_npz(Path(path), ("t", "x", "y", "p"))
-    events = Events.of(*(arrays[name] for name in "xypt"))
+    events = Events.of(arrays["x"], arrays["y"], arrays["p"], arrays["t"], path)
     return (events.repaired() if repair else events).checked(path)
 
 
@@ -62,6 +62,7 @@ class Recordings:
 
     def number(self, k: int) -> int:
         """The number at the end of a file's name: 17 of cifar10_cat_17.aedat."""
+        # CIFAR10-DVS is numbered within each class, and some published splits go by that number.
         found = re.search(r"(\d+)$", self.paths[k].stem)
         if found is None:
             raise DataError(f"{self.paths[k]} has no number at its end, by which this split divides; use another split")
@@ -77,11 +78,12 @@ class Recordings:
         Raises:
             DataError: the file cannot be used; says why.
         """
+        # Ready-made frames are upright and have no events left that could be repaired.
         if self.form == "frames":
             counts = read_frames_npz(self.paths[k], framing.timesteps)
         else:
             counts = to_frames(READERS[self.form](self.paths[k], repair), framing.timesteps, framing.by)
-        return resized(counts, framing.size).half().numpy()
+        return finished_frames(counts, framing.size, self.paths[k])
 
 
 def frames_of_file(path: str | Path, framing: Framing, repair: bool = False) -> np.ndarray:
@@ -92,7 +94,8 @@ def frames_of_file(path: str | Path, framing: Framing, repair: bool = False) -> 
     """
     path = Path(path)
     try:
-        form = _form("npz" if path.suffix == ".npz" else "aedat", path)
+        # A single file, given to `predict`: its suffix and first bytes must do.
+        form = _form("npz" if path.suffix == ".npz" else "aedat", (path,))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     return Recordings(form, path.parent, (path,), (0,), ("",)).frames(0, framing, repair)
@@ -105,20 +108,20 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix in suffixes and not p.name.startswith("."))
 
 
-def _places(root: Path, framing: Framing | None) -> list[tuple[str, Path, tuple[str, ...]]]:
+def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tuple[str, ...]]]:
     """(form, folder of classes, suffixes) in the order of preference."""
-    frames = sorted(p for p in root.glob("frames_number_*_split_by_*") if p.is_dir())
-    if framing is not None:
-        name = f"frames_number_{framing.timesteps}_split_by_{framing.by}"
-        frames = [p for p in frames if p.name == name] or frames
-    places = [("aedat", folder, (".aedat", ".aedat4")) for folder in (root, root / "extract")]
-    places += [("events_np", folder, (".npz",)) for folder in (root / "events_np",)]
-    places += [("frames", folder, (".npz",)) for folder in frames]
-    return [*places, ("npz", root, (".npz",))]
+    cut = framing.by if framing else "*"
+    # Frames that were cut in another way are another data set: they are not taken in place of what was asked for.
+    frames = sorted(p for p in root.glob(f"frames_number_*_split_by_{cut}") if p.is_dir())
+    if framing is not None:  # frames of another T are tried too: their reader says what is wrong with them
+        frames.sort(key=lambda folder: folder.name != f"frames_number_{framing.timesteps}_split_by_{framing.by}")
+    aedat = [("aedat", folder, (".aedat", ".aedat4")) for folder in (root, root / "extract")]
+    ready = [("frames", folder, (".npz",)) for folder in frames]
+    return [*aedat, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
 
 
 def find_recordings(
@@ -129,7 +132,7 @@ def find_recordings(
     CLASS/*.aedat (2.0 or 4), events_np/CLASS/*.npz, or frames_number_T_split_by_number/CLASS/*.npz.
 
     Args:
-        framing: what the frames shall be; ready-made ones of that T are preferred.
+        framing: what the frames shall be; ready-made ones must have been cut so, and those of that T are preferred.
         classes: the folders that must be there, if any of them is (None: those that are).
 
     Raises:
@@ -138,45 +141,50 @@ def find_recordings(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give the folder that holds one folder of recordings for each class")
-    for kind, folder, suffixes in _places(root, framing):
+    for kind, folder, suffixes in _candidates(root, framing):
         if folder.is_dir() and any(_files(c, suffixes) for c in _class_folders(folder)):
             return _collect(kind, folder, suffixes, classes)
-    there = sorted(p.name for p in root.iterdir())[:10]
+    there = ", ".join(sorted(p.name for p in root.iterdir())[:10])
+    cut = f"frames_number_{framing.timesteps}_split_by_{framing.by}" if framing else "frames_number_T_split_by_number"
     raise DataError(
-        f"{root} holds no recordings: expected CLASS/*.aedat, events_np/CLASS/*.npz or frames_number_T_split_by_number/"
-        f"CLASS/*.npz; it holds {', '.join(there) or 'nothing'}"
+        f"{root} holds no recordings: expected CLASS/*.aedat, events_np/CLASS/*.npz or {cut}/CLASS/*.npz; it holds "
+        f"{there or 'nothing'}"
     )
 
 
-def _collect(kind: str, folder: Path, suffixes: Sequence[str], classes: tuple[str, ...] | None) -> Recordings:
+def _collect(kind: str, folder: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Recordings:
     found = {c.name: _files(c, suffixes) for c in _class_folders(folder)}
     found = {name: files for name, files in found.items() if files}
+    # Folders that share no name with the expected classes are another data set, in the same layout.
     names = classes if classes and set(found) & set(classes) else tuple(found)
-    missing = [name for name in names if name not in found]
-    extra = [name for name in found if name not in names]
-    if missing or extra:
+    odd = {
+        "missing or empty": [name for name in names if name not in found],
+        "unknown": [name for name in found if name not in names],
+    }
+    problems = [f"{what}: {', '.join(which)}" for what, which in odd.items() if which]
+    if problems:
         raise DataError(
-            f"{folder} should hold the classes {', '.join(names)}; "
-            + "; ".join(
-                [f"missing or empty: {', '.join(missing)}"] * bool(missing)
-                + [f"unknown: {', '.join(extra)}"] * bool(extra)
-            )
-            + ". Copy what is missing, or move away what does not belong"
+            f"{folder} should hold the classes {', '.join(names)}; {'; '.join(problems)}. Copy what is missing, or "
+            "move away what does not belong"
         )
     paths = tuple(path for name in names for path in found[name])
     labels = tuple(label for label, name in enumerate(names) for _ in found[name])
-    return Recordings(_form(kind, paths[0]), folder, paths, labels, names)
+    return Recordings(_form(kind, paths), folder, paths, labels, names)
 
 
-def _form(kind: str, first: Path) -> str:
-    """The form of a folder's files, from the first of them."""
+def _form(kind: str, files: tuple[Path, ...]) -> str:
+    """The form of a folder's files, from the first of them that can be opened."""
+    # Versions 2 and 4 share the suffix .aedat; the first bytes tell them apart.
     if kind == "aedat":
-        with first.open("rb") as file:
+        with files[0].open("rb") as file:
             return "aedat4" if file.read(len(VERSION_4)) == VERSION_4 else "aedat2"
-    if kind == "npz":
+    if kind != "npz":
+        return kind
+    problems = []
+    for path in files:
         try:
-            with first.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return "frames" if "frames" in arrays else "events_np"
-        except Exception as error:
-            raise DataError(f"{first} is not a readable npz file: {error}") from error
-    return kind
+        except Exception as error:  # numpy meets damage in many ways
+            problems.append(f"{path} is not a readable npz file: {error}")
+    raise DataError(problems[0])

@@ -64,6 +64,7 @@ class Camera:
 
 def path(camera: Camera) -> Tensor:
     """Offsets (x, y) of the picture [loops·steps + 1, 2]: a diamond whose corners are `amplitude` from the middle."""
+    # Counted in sides of the diamond, four to a loop; its whole part is the side, the rest how far along it.
     turn = torch.arange(camera.loops * camera.steps + 1) / camera.steps * 4
     corners = torch.tensor([[0.0, -1.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     side = (turn % 4).floor().long()
@@ -73,12 +74,33 @@ def path(camera: Camera) -> Tensor:
 
 def seen(pictures: Tensor, offset: Tensor, camera: Camera) -> Tensor:
     """Log intensity [N, SENSOR, SENSOR] of grey pictures [N, H, W] (0..1), shifted by `offset` (x, y); grey around."""
+    # affine_grid maps from the sensor to the picture in coordinates −1..1, so the scale is the inverse of the size.
     scale = SENSOR / camera.side
     shift = -offset * 2 / camera.side
     theta = torch.tensor([[scale, 0.0, float(shift[0])], [0.0, scale, float(shift[1])]]).repeat(len(pictures), 1, 1)
     grid = F.affine_grid(theta, [len(pictures), 1, SENSOR, SENSOR], align_corners=False)
+    # Shifted by a half, so that the zeros around the picture are middle grey.
     shown = F.grid_sample(pictures[:, None] - 0.5, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return (shown[:, 0] + 0.5 + camera.dark).log()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The sensor's pixels, one for each of N pictures, flat [N · SENSOR²]; the first two are changed in place.
+
+    Attributes:
+        reference: log intensity of the last report.
+        blind_until: µs before which nothing is reported.
+        threshold: change of log intensity that is reported.
+    """
+
+    reference: Tensor
+    blind_until: Tensor
+    threshold: Tensor
+
+
+Found = list[tuple[Tensor, Tensor, Tensor]]
+"""Events in pieces: flat pixel, polarity, time in µs."""
 
 
 def simulate(pictures: Tensor, camera: Camera, generator: torch.Generator) -> list[Events]:
@@ -87,64 +109,67 @@ def simulate(pictures: Tensor, camera: Camera, generator: torch.Generator) -> li
     Args:
         pictures: uint8 [N, C, H, W], grey or colour.
     """
-    grey = pictures.float() / 255
-    if grey.shape[1] == 3:
-        grey = (grey * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    grey, count = grey[:, 0], len(pictures)
+    grey, count = _grey(pictures), len(pictures)
     threshold = camera.threshold * (1 + camera.mismatch * torch.randn(count, SENSOR, SENSOR, generator=generator))
-    threshold = threshold.clamp(min=camera.threshold / 4)
+    threshold = threshold.clamp(min=camera.threshold / 4)  # one near 0 would report without end
     offsets, step_time = path(camera), camera.loop_time / camera.steps
     before = seen(grey, offsets[0], camera)
-    reference, blind_until = before.clone(), torch.full_like(before, -math.inf)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []  # flat pixel, polarity, time
+    blind_until = torch.full_like(before, -math.inf)
+    pixels = Pixels(before.flatten().clone(), blind_until.flatten(), threshold.flatten())
+    found: Found = []
     for k, offset in enumerate(offsets[1:]):
         now = seen(grey, offset, camera)
-        _crossings(before, now, reference, threshold, blind_until, k * step_time, step_time, camera, found)
+        found += _crossings(before.flatten(), now.flatten(), pixels, (k * step_time, step_time), camera.refractory)
         before = now
-    _noise(count, camera, generator, found)
+    found.append(_noise(count, camera, generator))
     return _recordings(count, found)
 
 
-def _crossings(
-    before: Tensor,
-    now: Tensor,
-    reference: Tensor,
-    threshold: Tensor,
-    blind_until: Tensor,
-    start: float,
-    span: float,
-    camera: Camera,
-    found: list[tuple[Tensor, Tensor, Tensor]],
-) -> None:
-    """Events of one step; `reference` and `blind_until` are moved on in place."""
-    flat = [t.view(-1) for t in (before, now, reference, threshold, blind_until)]
-    pixels = ((flat[1] - flat[2]).abs() >= flat[3]).nonzero()[:, 0]
-    while len(pixels):
-        old, new, ref, limit, blind = (t[pixels] for t in flat)
-        up = new > ref
-        level = torch.where(up, ref + limit, ref - limit)
-        flat[2][pixels] = level
-        time = start + span * ((level - old) / (new - old)).clamp(0, 1)
+def _grey(pictures: Tensor) -> Tensor:
+    """Intensity 0..1 [N, H, W] of uint8 pictures [N, C, H, W]."""
+    grey = pictures.float() / 255
+    if grey.shape[1] == 3:
+        grey = (grey * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return grey[:, 0]
+
+
+def _crossings(before: Tensor, now: Tensor, pixels: Pixels, span: tuple[float, float], refractory: int) -> Found:
+    """Events of one step, in which log intensity goes from `before` to `now`; `span` is its start and length in µs."""
+    found: Found = []
+    start, length = span
+    chosen = ((now - pixels.reference).abs() >= pixels.threshold).nonzero()[:, 0]
+    while len(chosen):  # a pixel may cross several thresholds in a step, one in each round
+        old, new, reference = before[chosen], now[chosen], pixels.reference[chosen]
+        limit, blind = pixels.threshold[chosen], pixels.blind_until[chosen]
+        up = new > reference
+        # The level of this crossing: also the reference for the next one, whether it is reported or not.
+        level = torch.where(up, reference + limit, reference - limit)
+        pixels.reference[chosen] = level
+        time = start + length * ((level - old) / (new - old)).clamp(0, 1)
         reported = time >= blind
-        flat[4][pixels[reported]] = time[reported] + camera.refractory
-        found.append((pixels[reported], up[reported], time[reported]))
-        pixels = pixels[(new - level).abs() >= limit]
+        pixels.blind_until[chosen[reported]] = time[reported] + refractory
+        found.append((chosen[reported], up[reported], time[reported]))
+        chosen = chosen[(new - level).abs() >= limit]
+    return found
 
 
-def _noise(count: int, camera: Camera, generator: torch.Generator, found: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+def _noise(count: int, camera: Camera, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     length = camera.loops * camera.loop_time
+    # Poisson noise is the same for all pixels and times, so it is drawn at once for all recordings.
     mean = torch.tensor(camera.noise * length * 1e-6 * count * SENSOR**2)
     events = int(torch.poisson(mean, generator=generator))
     pixels = torch.randint(count * SENSOR**2, (events,), generator=generator)
     polarity = torch.rand(events, generator=generator) < 0.5
-    found.append((pixels, polarity, torch.rand(events, generator=generator) * length))
+    return pixels, polarity, torch.rand(events, generator=generator) * length
 
 
-def _recordings(count: int, found: list[tuple[Tensor, Tensor, Tensor]]) -> list[Events]:
+def _recordings(count: int, found: Found) -> list[Events]:
     """Events of each picture, sorted by time."""
-    flat, polarity, time = (np.concatenate([t[k].numpy() for t in found]) for k in range(3))
+    flat, polarity, time = (np.concatenate([piece[k].numpy() for piece in found]) for k in range(3))
+    # A flat number says which picture and which pixel of its sensor.
     which, pixel = np.divmod(flat, SENSOR**2)
     time = time.astype(np.int64)
+    # By recording, and by time within each; the last key counts most.
     order = np.lexsort((time, which))
     ends = np.searchsorted(which[order], np.arange(count + 1))
     out = []

@@ -19,6 +19,7 @@ def _by_class(recordings: Recordings) -> list[list[int]]:
 def _stratified(recordings: Recordings, seed: int) -> list[int]:
     test: list[int] = []
     for c, rows in enumerate(_by_class(recordings)):
+        # Each class has random numbers of its own, so that a class more or less leaves the others as they are.
         order = torch.randperm(len(rows), generator=generator_for(seed, c)).tolist()
         test += [rows[k] for k in order[: round(len(rows) / 10)]]
     return test
@@ -29,10 +30,12 @@ def _first_90(recordings: Recordings, seed: int) -> list[int]:
 
 
 def _last_900(recordings: Recordings, seed: int) -> list[int]:
+    # By the number in the name, not by position: file 100 sorts before file 11.
     return [k for k in range(len(recordings)) if recordings.number(k) < 100]
 
 
 def _authors(recordings: Recordings, seed: int) -> list[int]:
+    # A permutation of the whole list, so that classes are not equally large in either part.
     count = len(recordings)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()
     return order[count - count // 10 :]
@@ -44,8 +47,10 @@ SPLITS: dict[str, tuple[str, Callable[[Recordings, int], list[int]]]] = {
     "last-900": ("files 0 to 99 of each class test; the rest train", _last_900),
     "authors": ("a permutation of the class-ordered list with torch seed 42: 90 % train, 10 % test", _authors),
 }
-"""What each split is, in words, and the function that gives its test rows. (A fifth, "folders", needs no function: the
-recordings lie in train/ and test/.)"""
+"""What each split is, in words, and the function that gives its test rows."""
+
+FOLDERS = "folders"
+"""A fifth, that needs no function: the recordings lie in train/ and test/."""
 
 
 def split(recordings: Recordings, name: str, seed: int) -> tuple[Tensor, Tensor]:
@@ -55,6 +60,7 @@ def split(recordings: Recordings, name: str, seed: int) -> tuple[Tensor, Tensor]
         DataError: one of the two would be empty.
     """
     test = torch.tensor(sorted(SPLITS[name][1](recordings, seed)), dtype=torch.long)
+    # Whatever is not a test row trains, so no recording can be in both or in neither.
     is_test = torch.zeros(len(recordings), dtype=torch.bool)
     is_test[test] = True
     train = torch.arange(len(recordings))[~is_test]

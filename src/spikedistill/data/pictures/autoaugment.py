@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spikedistill.data.pictures.prepare import torchvision_functional
+
 SUB_POLICIES = (
     (("invert", 0.1, None), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
@@ -45,41 +47,41 @@ SUB_POLICIES = (
 
 def _affine(images: Tensor, shift: tuple[int, int] = (0, 0), shear: float = 0.0) -> Tensor:
     """Shifted, or sheared along y about the corner."""
-    from torchvision.transforms.v2 import functional as V
-
     degrees = [0.0, math.degrees(math.atan(shear))]
-    return V.affine(images, 0.0, list(shift), 1.0, degrees, center=[0.0, 0.0] if shear else None)
+    return torchvision_functional().affine(images, 0.0, list(shift), 1.0, degrees, center=[0.0, 0.0] if shear else None)
 
 
 def _rotate(images: Tensor, angle: float) -> Tensor:
-    from torchvision.transforms.v2 import functional as V
-
-    return V.rotate(images, angle)
+    return torchvision_functional().rotate(images, angle)
 
 
 def _blend(name: str) -> Callable[[Tensor, float], Tensor]:
-    def change(images: Tensor, strength: float) -> Tensor:
-        from torchvision.transforms.v2 import functional as V
+    """An operation of torchvision that takes a factor, 1 for no change."""
 
-        return getattr(V, name)(images, 1.0 + strength)
+    def change(images: Tensor, strength: float) -> Tensor:
+        return getattr(torchvision_functional(), name)(images, 1.0 + strength)
 
     return change
 
 
 def _whole(name: str) -> Callable[[Tensor, float], Tensor]:
-    def change(images: Tensor, strength: float) -> Tensor:
-        from torchvision.transforms.v2 import functional as V
+    """An operation of torchvision that has no strength."""
 
-        return getattr(V, name)(images)
+    def change(images: Tensor, strength: float) -> Tensor:
+        return getattr(torchvision_functional(), name)(images)
 
     return change
 
 
 def _posterize(images: Tensor, bits: float) -> Tensor:
+    """Keep the highest bits of every pixel."""
+    # The mask of the highest bits: 3 bits keep 0b11100000.
     return images & (256 - (1 << (8 - int(bits))))
 
 
 def _solarize(images: Tensor, threshold: float) -> Tensor:
+    """Invert the pixels from a threshold on."""
+    # The threshold need not be whole, so the comparison is with a real number.
     return torch.where(images >= threshold, 255 - images, images)
 
 
@@ -88,11 +90,13 @@ class Operation:
     """An operation on uint8 pictures [N, C, H, W], its strength by level and width, and whether it has a sign."""
 
     apply: Callable[[Tensor, float], Tensor]
+    # From a level 0..9 and the width of the pictures, because shifts are shares of the width.
     strength: Callable[[int, int], float] = lambda level, side: 0.0
     signed: bool = False
 
 
 OPERATIONS = {
+    # A shift of 150 pixels was the largest on pictures of 331, and angles are in degrees.
     "shear_y": Operation(lambda x, s: _affine(x, shear=s), lambda level, side: 0.3 * level / 9, True),
     "translate_x": Operation(
         lambda x, s: _affine(x, shift=(int(s), 0)), lambda level, side: 150 / 331 * side * level / 9, True
@@ -134,17 +138,23 @@ class Policies:
         """Change uint8 pictures [N, C, H, W] by what was drawn, in a copy."""
         images = images.clone(memory_format=torch.contiguous_format)
         numbers, chances, signs = self.number.tolist(), self.chance.tolist(), self.sign.tolist()
-        for place in (0, 1):
+        for step in (0, 1):  # the second operation of a sub-policy sees what the first has made
+            # Pictures with the same change are changed together: one call for a group and not for each picture.
             groups: dict[tuple[str, float], list[int]] = {}
             for k, number in enumerate(numbers):
-                name, probability, level = SUB_POLICIES[number][place]
-                if chances[k][place] < probability:
-                    operation = OPERATIONS[name]
-                    strength = operation.strength(level or 0, images.shape[-1])
-                    if operation.signed and signs[k][place]:
-                        strength = -strength
+                name, probability, level = SUB_POLICIES[number][step]
+                if chances[k][step] < probability:
+                    strength = signed_strength(name, level or 0, images.shape[-1], signs[k][step])
                     groups.setdefault((name, strength), []).append(k)
             for (name, strength), rows in groups.items():
+                # torchvision's operations take batches, and treat each picture of one as if it were alone.
                 chosen = torch.tensor(rows, device=images.device)
                 images[chosen] = OPERATIONS[name].apply(images[chosen], strength)
         return images
+
+
+def signed_strength(name: str, level: int, side: int, negative: bool) -> float:
+    """How strong an operation is at a level 0..9, on pictures of `side` columns."""
+    operation = OPERATIONS[name]
+    strength = operation.strength(level, side)
+    return -strength if operation.signed and negative else strength

@@ -6,7 +6,6 @@ The tables are parquet files, or a data set of the hub through the `datasets` li
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
 from collections import Counter
@@ -17,14 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikedistill.data.dataset import HUB
+from spikedistill.data.pictures.decode import decode
 from spikedistill.errors import DataError
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("fine_label", "label")
-HUB = "hub:"
 TEST_SPLITS = ("test", "validation", "valid")
+SNAPSHOT_FOLDERS = ("", "data", "plain_text")
+"""Where a snapshot of the hub keeps its tables."""
 PIECE = 1024
 """Rows read at a time."""
+
+Pair = tuple[Any, Any]
+"""A cell of a picture, {"bytes": ...}, and its label: as the file has them, so perhaps of another type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +37,45 @@ class Table:
     """One table of pictures.
 
     Attributes:
-        place: what to call it in an error.
+        name: what to call it in an error.
         rows: how many there are.
-        names: class names by label; empty if the table has none.
+        classes: class names by label; empty if the table has none.
         pairs: its (cell, label), row by row.
     """
 
-    place: str
+    name: str
     rows: int
-    names: tuple[str, ...]
-    pairs: Callable[[], Iterator[tuple[Any, int]]]
+    classes: tuple[str, ...]
+    pairs: Callable[[], Iterator[Pair]]
 
+    def picture(self, row: int, cell: Any, channels: int) -> Tensor:
+        """uint8 [C, H, W].
 
-SNAPSHOT_FOLDERS = ("", "data", "plain_text")
-"""Where a snapshot of the hub keeps its tables."""
+        Raises:
+            DataError: not a readable picture, with the number of the row.
+        """
+        name = f"{self.name}, row {row}"
+        content = cell.get("bytes") if isinstance(cell, dict) else None
+        # Missing pictures are null in a table, and some tables hold paths instead of bytes.
+        if not isinstance(content, bytes):
+            raise DataError(f"{name} has no picture: expected a struct with bytes, found {type(cell).__name__}")
+        return decode(content, channels, name)
+
+    def label(self, row: int, label: Any) -> int:
+        """A class index.
+
+        Raises:
+            DataError: not a whole number, with the number of the row.
+        """
+        # A missing label is None; as a number it would have to be some class.
+        if not isinstance(label, int):
+            raise DataError(f"{self.name}, row {row}: the label is {label!r}, expected a whole number")
+        return label
 
 
 def find_parquet(root: Path, name: str, split: str) -> list[Path]:
     """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root or NAME/ (or below)."""
+    # The first is how people name a file of their own; the others are how a snapshot of the hub lies on disk.
     exact = root / f"{name}-{split}.parquet"
     if exact.is_file():
         return [exact]
@@ -72,22 +98,24 @@ def parquet_table(file: Path) -> Table:
     except ImportError as error:
         raise DataError(f"reading {file} needs pyarrow: pip install 'spikedistill[parquet]'") from error
     try:
+        # Only the end of the file is read here: names of columns and the number of rows.
         opened = pq.ParquetFile(file)
     except Exception as error:
         raise DataError(f"{file} is not a readable parquet file: {error}") from error
     image, label = _columns(str(file), opened.schema_arrow.names)
 
-    def pairs() -> Iterator[tuple[Any, int]]:
+    def pairs() -> Iterator[Pair]:
         try:
             for piece in opened.iter_batches(PIECE, columns=[image, label]):
                 yield from _pairs(piece, image, label)
         except OSError as error:  # pyarrow's errors of damaged pages
             raise DataError(f"{file} is not a readable parquet file: {error}") from error
 
+    # Class names are in JSON that Hugging Face keeps in the file's metadata, and nowhere else.
     metadata = (opened.schema_arrow.metadata or {}).get(b"huggingface")
     features = json.loads(metadata)["info"]["features"] if metadata else {}
-    names = tuple(features.get(label, {}).get("names", ()))
-    return Table(str(file), opened.metadata.num_rows, names, pairs)
+    classes = tuple(features.get(label, {}).get("names", ()))
+    return Table(str(file), opened.metadata.num_rows, classes, pairs)
 
 
 def hub_table(name: str, train: bool) -> Table:
@@ -103,30 +131,28 @@ def hub_table(name: str, train: bool) -> Table:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(f"{HUB}{name} needs the datasets library: pip install 'spikedistill[hub]'") from error
-    place = f"{HUB}{name}"
+    # Not every data set calls its test rows so; some have a validation split only.
     wanted = ("train",) if train else TEST_SPLITS
     try:
         splits = datasets.get_dataset_split_names(name)
         split = next((s for s in wanted if s in splits), None)
         data = datasets.load_dataset(name, split=split) if split else None
     except Exception as error:
-        raise DataError(f"{place} cannot be loaded: {error}") from error
+        raise DataError(f"{HUB}{name} cannot be loaded: {error}") from error
     if data is None:
-        raise DataError(f"{place} has no split {' or '.join(wanted)}; it has {', '.join(splits)}")
-    image, label = _columns(place, data.column_names)
-    raw: Any = data.select_columns([image, label]).with_format("arrow")
+        raise DataError(f"{HUB}{name} has no split {' or '.join(wanted)}; it has {', '.join(splits)}")
+    image, label = _columns(f"{HUB}{name}", data.column_names)
+    cells = data.select_columns([image, label]).with_format("arrow")  # encoded; the library would decode them itself
 
-    def pairs() -> Iterator[tuple[Any, int]]:
-        for piece in raw.iter(PIECE):
+    def pairs() -> Iterator[Pair]:
+        for piece in cells.iter(PIECE):
             yield from _pairs(piece, image, label)
 
-    return Table(f"{place}, {split}", len(data), tuple(getattr(data.features[label], "names", ())), pairs)
+    return Table(f"{HUB}{name}, {split}", len(data), tuple(getattr(data.features[label], "names", ())), pairs)
 
 
-def read_tables(
-    tables: list[Table], channels: int, size: int, rows: int | None = None
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Decode rows: images uint8 [M, C, H, W], labels [M], class names (empty if the tables have none).
+def read_tables(tables: list[Table], channels: int, size: int, rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Decode rows: images uint8 [M, C, H, W] and class indices int64 [M].
 
     Args:
         rows: read no more than the first so many.
@@ -137,57 +163,48 @@ def read_tables(
     there = sum(table.rows for table in tables)
     count = there if rows is None else min(rows, there)
     images, labels = torch.empty(count, channels, size, size, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
+    # Lazily: rows beyond `count` are not even read from disk.
     numbered = ((table, row, *pair) for table in tables for row, pair in enumerate(table.pairs()))
     for k, (table, row, cell, label) in enumerate(itertools.islice(numbered, count)):
-        if not isinstance(label, int):
-            raise DataError(f"{table.place}, row {row}: the label is {label!r}, expected a whole number")
-        images[k] = _decode(cell, table.place, row, channels, size)
-        labels[k] = label
-    return images, labels, tables[-1].names
+        labels[k] = table.label(row, label)
+        picture = table.picture(row, cell, channels)
+        if picture.shape[1:] != (size, size):
+            found = f"{picture.shape[2]}×{picture.shape[1]}"
+            raise DataError(f"{table.name}, row {row}: the picture is {found}, expected {size}×{size}")
+        images[k] = picture
+    return images, labels
 
 
 def bad_rows(table: Table) -> tuple[dict[str, int], list[str]]:
-    """Samples by class, and what is wrong with the rows whose picture cannot be read."""
-    import numpy as np
-    from PIL import Image
-
-    labels, bad = Counter[int](), []
+    """Samples by class, and what is wrong with the rows whose label or picture cannot be read."""
+    counts: Counter[int] = Counter()
+    bad: list[str] = []
     for row, (cell, label) in enumerate(table.pairs()):
-        if isinstance(label, int):
-            labels[label] += 1
-        else:
-            bad.append(f"{table.place}, row {row}: the label is {label!r}, expected a whole number")
         try:
-            np.asarray(Image.open(io.BytesIO(cell["bytes"])))
-        except Exception as error:
-            bad.append(f"{table.place}, row {row}: not a readable picture ({error})")
-    return {table.names[k] if k < len(table.names) else str(k): labels[k] for k in sorted(labels)}, bad
+            counts[table.label(row, label)] += 1
+        except DataError as error:
+            bad.append(str(error))
+        try:
+            table.picture(row, cell, 3)
+        except DataError as error:
+            bad.append(str(error))
+    # A label without a name is shown as its number; whether it is out of range depends on the data set.
+    names = {k: table.classes[k] if 0 <= k < len(table.classes) else str(k) for k in sorted(counts)}
+    return {name: counts[k] for k, name in names.items()}, bad
 
 
-def _columns(place: str, there: list[str]) -> tuple[str, str]:
+def _columns(name: str, there: list[str]) -> tuple[str, str]:
     """The columns of pictures and labels."""
-    found = [next((name for name in names if name in there), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)]
-    for name, names in zip(found, (IMAGE_COLUMNS, LABEL_COLUMNS), strict=True):
-        if name is None:
-            raise DataError(f"{place} has no column {' or '.join(names)}; it has {', '.join(there)}")
-    return found[0], found[1]  # type: ignore[return-value]
+    return _first_of(IMAGE_COLUMNS, name, there), _first_of(LABEL_COLUMNS, name, there)
 
 
-def _pairs(piece: Any, image: str, label: str) -> Iterator[tuple[Any, int]]:
+def _first_of(columns: tuple[str, ...], name: str, there: list[str]) -> str:
+    found = next((column for column in columns if column in there), None)
+    if found is None:
+        raise DataError(f"{name} has no column {' or '.join(columns)}; it has {', '.join(there)}")
+    return found
+
+
+def _pairs(piece: Any, image: str, label: str) -> Iterator[Pair]:
+    """Rows of a table or batch of pyarrow, which have no common class."""
     return zip(piece.column(image).to_pylist(), piece.column(label).to_pylist(), strict=True)
-
-
-def _decode(cell: Any, place: str, row: int, channels: int, size: int) -> Tensor:
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(cell["bytes"])) as picture:
-            pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
-    except Exception as error:
-        raise DataError(f"{place}, row {row}: the picture cannot be decoded ({error})") from error
-    if pixels.shape[:2] != (size, size):
-        found = f"{pixels.shape[1]}×{pixels.shape[0]}"
-        raise DataError(f"{place}, row {row}: the picture is {found}, expected {size}×{size}")
-    tensor = torch.from_numpy(pixels)
-    return tensor.unsqueeze(0) if tensor.dim() == 2 else tensor.permute(2, 0, 1)

@@ -1,0 +1,97 @@
+"""The data sets, as a table. Another is one more row, and a file with its reader if none of these can read it."""
+
+from __future__ import annotations
+
+from spikedistill.data.dataset import DataSet
+from spikedistill.data.events.read import read_events
+from spikedistill.data.pictures.folderset import read_folder
+from spikedistill.data.pictures.small import read_embedded, read_small
+
+# Mean and standard deviation of the training pictures, as they are commonly used for each of these data sets.
+FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+DATASETS: dict[str, DataSet] = {
+    "fashion-small": DataSet(
+        "6,000 + 1,000 pictures of Fashion-MNIST, shipped with the package",
+        read_embedded,
+        kind="memory",
+        settings=(),
+        channels=1,
+        size=28,
+        classes=10,
+        mean=FASHION_MEAN,
+        std=FASHION_STD,
+    ),
+    "fashion-mnist": DataSet(
+        "Fashion-MNIST, 60,000 + 10,000",
+        read_small,
+        kind="memory",
+        settings=("root", "download"),
+        channels=1,
+        size=28,
+        classes=10,
+        mean=FASHION_MEAN,
+        std=FASHION_STD,
+        torchvision=("FashionMNIST", "FashionMNIST"),
+        parquet="fashion_mnist",
+    ),
+    "cifar10": DataSet(
+        "CIFAR-10, 50,000 + 10,000",
+        read_small,
+        kind="memory",
+        settings=("root", "download"),
+        channels=3,
+        size=32,
+        classes=10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        torchvision=("CIFAR10", "cifar-10-batches-py"),
+        parquet="cifar10",
+    ),
+    "cifar100": DataSet(
+        "CIFAR-100, 50,000 + 10,000",
+        read_small,
+        kind="memory",
+        settings=("root", "download"),
+        channels=3,
+        size=32,
+        classes=100,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        torchvision=("CIFAR100", "cifar-100-python"),
+        parquet="cifar100",
+    ),
+    "imagenet": DataSet(
+        "ImageNet, train/CLASS/*.jpg and val/CLASS/*.jpg",
+        read_folder,
+        kind="folder",
+        settings=("root", "size"),
+        channels=3,
+        size=224,
+        classes=1000,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    # The constants of ImageNet for any other pictures: networks that were trained on ImageNet expect them.
+    "picture-folder": DataSet(
+        "any train/CLASS/*.jpg and val/CLASS/*.jpg",
+        read_folder,
+        kind="folder",
+        settings=("root", "size"),
+        channels=3,
+        size=224,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    # Two channels: darker and brighter. The size is that of the frames, which `data.events.size` changes.
+    "cifar10-dvs": DataSet(
+        "CIFAR10-DVS, 10,000 recordings: AEDAT 2 or 4, or SpikingJelly's events and frames",
+        read_events,
+        kind="events",
+        settings=("root", "events"),
+        channels=2,
+        size=48,
+        classes=10,
+    ),
+}

@@ -1,0 +1,66 @@
+"""The one decoder of picture files: JPEG, PNG and what else Pillow reads become uint8 [C, H, W]."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikedistill.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CHANNELS = {1: "L", 3: "RGB"}
+"""Pillow's name for pictures of so many channels."""
+
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of grey pictures of 16 bits; "I" is also that of a TIFF of 32 bits."""
+
+
+def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> Tensor:
+    """A picture as uint8 [channels, H, W]: grey and colour are converted to what is wanted.
+
+    Grey pictures of 16 bits are scaled to 8; Pillow's own conversion would cut everything above 255 to white.
+
+    Args:
+        source: a file, or the bytes of one.
+        channels: 1 for grey, 3 for red, green and blue.
+        name: what to call the picture in an error; the file where there is one.
+
+    Raises:
+        DataError: not a readable picture.
+    """
+    from PIL import Image
+
+    try:
+        # Opening reads the header only. Damage further on is met in `_pixels`, so that belongs inside the try.
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            pixels = _pixels(picture, CHANNELS[channels])
+    except Exception as error:  # each format meets damage in its own way
+        name = name or str(source if isinstance(source, Path) else "a picture")
+        raise DataError(f"{name} is not a readable picture ({error}); replace or remove it") from error
+    # Pillow gives rows, columns, channels, and leaves out the one channel of a grey picture.
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1)
+
+
+def _pixels(picture: Image, mode: str) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3]."""
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        raise ValueError("its pixels are numbers of 32 bits without a known range; save it with 8 or 16 bits")
+    # Palettes, transparency, CMYK and black-and-white are left to Pillow's conversion.
+    if picture.mode in DEEP_MODES:
+        picture = _shallow(picture)
+    return np.array(picture.convert(mode))
+
+
+def _shallow(picture: Image) -> Image:
+    """A grey picture of 16 bits with 8."""
+    from PIL import Image
+
+    values = np.asarray(picture).astype(np.int64)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 257 = 65535 / 255; to the nearest

@@ -1,0 +1,63 @@
+"""From a decoded picture to what a network is fed: resized, cut from the middle, normalised."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikedistill.data.pictures.decode import decode
+
+
+@functools.cache
+def torchvision_functional() -> ModuleType:
+    """torchvision's operations. Importing them takes two seconds, so it is done where a picture first needs one."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
+def resize(picture: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [C, height, width], bilinear with antialiasing."""
+    return torchvision_functional().resize(picture, [height, width], antialias=True)
+
+
+def centre(picture: Tensor, enlarged: int, size: int) -> Tensor:
+    """uint8 [C, size, size]: the shorter side of a picture [C, H, W] becomes `enlarged`, and the middle is cut out."""
+    height, width = picture.shape[1:]
+    # Both sides by one factor: the aspect is kept, and what is too long is cut off at both ends.
+    scale = enlarged / min(height, width)
+    picture = resize(picture, round(height * scale), round(width * scale))
+    top, left = (round((side - size) / 2) for side in picture.shape[1:])
+    return picture[:, top : top + size, left : left + size]
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 [N, C, H, W] → float32, less the mean and by the deviation of each channel (of 0..1), channels_last."""
+    middle = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
+    spread = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
+    # In place from here on: a batch is a large tensor, and no one else has seen this copy of it.
+    images = images.to(torch.float32, memory_format=torch.channels_last)
+    return images.div_(255).sub_(middle).div_(spread)
+
+
+def prepared_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor:
+    """A picture file as a network sees it in evaluation: float32 [1, C, H, W].
+
+    A picture of another size is resized by its shorter side and cut from the middle; one of the right size is kept.
+
+    Args:
+        description: of the samples that the network learned, `Samples.description()`.
+
+    Raises:
+        DataError: not a readable picture.
+    """
+    # Small pictures (CIFAR-10) are shown whole, without a margin: nothing is enlarged beyond what the network sees.
+    channels, size, _ = description["shape"]
+    picture = centre(decode(Path(path), channels), description.get("enlarged", size), size)
+    return normalised(picture.unsqueeze(0), tuple(description["mean"]), tuple(description["std"]))

@@ -1,0 +1,97 @@
+"""What the loop, the measurements and the pictures of samples know about data: samples hand out batches.
+
+Shapes: N samples of a batch, M samples of a data set, T time steps; images [N, C, H, W], event frames [T, N, 2, H, W].
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from spikedistill.core.output import Batch
+from spikedistill.data.augmentation import Augmentation
+from spikedistill.errors import DataError
+from spikedistill.tasks.task import Targets
+
+
+class Raw(NamedTuple):
+    """A batch in the form that takes least memory: what a worker process hands over.
+
+    Attributes:
+        parts: tensors that `Samples.finish` understands; uint8 images, say, and what is still to be done to them.
+        targets: what `Targets.batch` hands out, changed along with the samples where geometry matters.
+    """
+
+    parts: tuple[Tensor, ...]
+    targets: Any
+
+
+class Samples(Protocol):
+    """The samples of a data set with their targets, in memory or on disk."""
+
+    @property
+    def targets(self) -> Targets:
+        """The right answers, one row for each sample."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where finished batches lie."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Tensor | slice) -> Self:
+        """Those of the samples `index`."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples, whose batches lie on `device`."""
+        ...
+
+    def with_targets(self, targets: Targets) -> Self:
+        """The same samples with other targets, in the same order.
+
+        Raises:
+            DataError: not one row for each sample.
+        """
+        ...
+
+    def read(self, index: Tensor) -> Raw:
+        """The samples `index` [N] as they are."""
+        ...
+
+    def read_changed(self, index: Tensor, share: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Raw:
+        """Randomly changed samples of one process: of the batch `index` [N], those numbered `share`.
+
+        Random numbers are drawn for the whole batch, so that its samples do not depend on the number of processes.
+
+        Raises:
+            InvalidArgument: a change that this kind of data does not know.
+        """
+        ...
+
+    def finish(self, raw: Raw) -> Batch:
+        """What was read, made ready for the network where it lies."""
+        ...
+
+    def batch(self, index: Tensor) -> Batch:
+        """The samples `index` [N] as they are, ready for the network."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """Plain values of what a network that learned these samples is fed: "input" in `config.json`."""
+        ...
+
+
+def check_rows(targets: Targets, samples: int) -> None:
+    """Refuse targets that are not one row for each of `samples` samples.
+
+    Raises:
+        DataError: names both numbers.
+    """
+    # Rows of targets and samples are matched by position only; a shift of one would train on wrong answers.
+    if len(targets) != samples:
+        raise DataError(f"there are {samples} samples, but targets of {len(targets)}; each sample needs one row")
