@@ -30,7 +30,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 def backward_by_hand(loss):
-    """Walk the graph of autograd from the loss and call every node: its engine asks for a real GPU, the nodes do not."""
+    """Walk the graph of autograd and call every node: its engine would ask for a real GPU, the nodes do not."""
     waiting, order = {}, [loss.grad_fn]
     for node in order:  # how many gradients each node waits for
         for child, _ in node.next_functions:

@@ -48,3 +48,37 @@ def test_evaluation_leaves_the_mode_of_the_network_and_refuses_nothing_to_do():
         sd.evaluate(net, [], [1])
     with pytest.raises(ValueError, match="at least one number"):
         sd.evaluate(net, [], [])
+
+
+def test_a_learner_a_network_and_a_users_module_are_all_evaluated():
+    batches = [(torch.eye(3), torch.tensor([0, 1, 2]))]
+    body = Known()
+    learner = sd.SelfDistillation(body, sd.Rate(4), branches=()).train()
+    found = [sd.evaluate(each, batches, 4) for each in (learner, learner.network, body)]
+    assert found[0] == found[1]
+    assert found[2].score == found[0].score == {4: pytest.approx(1.0)}
+    assert learner.training
+    assert sd.evaluate(body, [sd.Batch(*batches[0])], None).score == {None: pytest.approx(1.0)}
+
+
+def test_labels_that_do_not_fit_are_refused():
+    """An accuracy of 8.0 was once the answer to labels [N, 1]."""
+    for labels in (torch.zeros(3, 1, dtype=torch.long), torch.zeros(2, dtype=torch.long), torch.zeros(3)):
+        with pytest.raises(ValueError, match=r"class indices \[N\]"):
+            sd.evaluate(Known(), [(torch.eye(3), labels)], 1)
+
+
+def test_what_processes_measured_apart_is_what_one_measures():
+    images, labels = torch.eye(3), torch.tensor([0, 1, 0])
+    whole = sd.evaluate(Known(), [(images, labels)], [1, 4])
+    states = []
+
+    def keep(state):
+        states.append(state)
+        return [state]
+
+    sd.evaluate(Known(), [(images[:1], labels[:1])], [1, 4], gather=keep)
+    sd.evaluate(Known(), [(images[1:], labels[1:])], [1, 4], gather=keep)
+    together = sd.evaluate(Known(), [], [1, 4], gather=lambda empty: [empty, *states])
+    assert together.score == whole.score
+    assert together.firing_rates == pytest.approx(whole.firing_rates)

@@ -179,3 +179,59 @@ def test_a_step_on_cuda_is_that_on_the_cpu():
     other.loss(other(images.cuda()), labels.cuda()).total.backward()
     for (name, a), b in zip(learner.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(b.grad.cpu(), a.grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+class Counting(sd.Kernels):
+    """Eager kernels that note every layer with weights on a spike path."""
+
+    def __init__(self):
+        self.layers = []
+
+    def weighted(self, operation, values, weight, bias, options, timesteps):
+        self.layers.append((operation.__name__, tuple(weight.shape), values.requires_grad))
+        return super().weighted(operation, values, weight, bias, options, timesteps)
+
+    def apply(self, function, args, kwargs):
+        self.layers.append((function.__name__, None, False))
+        return super().apply(function, args, kwargs)
+
+
+def test_kernels_are_a_value_that_sees_every_layer_of_the_spike_path():
+    kernels = Counting()
+    net = sd.create_model("resnet18", 10, width=4)
+    learner = sd.SelfDistillation(net, timesteps=3, kernels=kernels)
+    learner(torch.randn(2, 3, 16, 16))
+    names = [name for name, _, _ in kernels.layers]
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert names.count("conv2d") == len(convolutions) - 1  # before the first neuron there are no spikes yet
+    assert names.count("linear") == 1
+    assert "adaptive_avg_pool2d" in names
+    assert not any(requires_grad for _, _, requires_grad in kernels.layers)
+    kernels.layers.clear()
+    with torch.no_grad():  # evaluation goes through them too
+        net(torch.randn(2, 3, 16, 16), timesteps=3, kernels=kernels)
+    assert [name for name, _, _ in kernels.layers].count("conv2d") == len(convolutions) - 1
+
+
+def test_spikes_are_exact_in_8_bits():
+    """Kernels for 8-bit spikes are a few lines: products with quantised weights, everything else as it is."""
+
+    class EightBit(sd.Kernels):
+        def weighted(self, operation, values, weight, bias, options, timesteps):
+            scale = weight.abs().amax(tuple(range(1, weight.dim())), keepdim=True) / 127
+            quantised = (weight / scale).round() * scale
+            return super().weighted(operation, values, quantised, bias, options, timesteps)
+
+    torch.manual_seed(0)
+    net = sd.create_model("resnet18", 10, width=8)
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
+    losses = {}
+    for kernels in (sd.EAGER, EightBit()):
+        learner = sd.SelfDistillation(copy.deepcopy(net), timesteps=3, kernels=kernels)
+        terms = learner.loss(learner(images), labels)
+        terms.total.backward()
+        losses[kernels] = float(terms.total.detach())
+        assert all(torch.isfinite(p.grad).all() for p in learner.parameters())
+    exact, rounded = losses.values()
+    assert rounded == pytest.approx(exact, rel=0.1)
+    assert rounded != exact

@@ -189,3 +189,21 @@ def test_foreign_checkpoints_are_refused():
         authors.load_authors_checkpoint(theirs, "resnet18", 7, 4)
     with pytest.raises(ValueError, match="unknown architecture"):
         authors.load_authors_checkpoint({}, "resnet50", 10, 4)
+
+
+def test_a_network_without_stages_says_so():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    model(torch.zeros(1, 3, 8, 8))
+    with pytest.warns(UserWarning, match=r"no stages were found.*stages=\[...\]\), from 0, 1, 2, 3"):
+        net = sd.to_spiking(model)
+    assert any("no stages" in note for note in net.notes)
+    assert sd.to_spiking(model, stages=()).stages == ()  # asked for: no warning
+    assert sd.to_spiking(model, stages=["1"]).stages == ("1",)
+
+
+def test_a_trained_network_says_that_it_has_to_be_trained_again():
+    model = torchvision.models.resnet18(num_classes=5)
+    sd.to_spiking(model)  # a new one: no warning
+    model.train()(torch.randn(2, 3, 32, 32))
+    with pytest.warns(UserWarning, match="the accuracy of a trained network is gone"):
+        sd.to_spiking(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import json
 import os
@@ -10,25 +11,30 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import spikedistill as sd
 from spikedistill.cli import main
+from spikedistill.data import Framing, Splits
+from spikedistill.data.events import FrameSet
 from spikedistill.errors import CheckpointError, Interrupted, NonFiniteLoss, WriteError
-from spikedistill.machine.files import write_atomically
-from spikedistill.training.recipe_files import known_fields, load_recipe, saved_recipe
 from spikedistill.machine.compiler import missing_compiler
 from spikedistill.machine.device import find_device
-from spikedistill.training import optimizers
+from spikedistill.machine.files import write_atomically
+from spikedistill.training import loop, optimizers, precision
 from spikedistill.training.build import choose_kernels
 from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
-from spikedistill.training.run import resume, train
 from spikedistill.training.optimizers import OptimizerSettings
+from spikedistill.training.precision import choose_precision
+from spikedistill.training.recipe_files import known_fields, load_recipe, saved_recipe
+from spikedistill.training.run import resume, train
 
 TINY = [
     "--model.width=2",
@@ -117,6 +123,12 @@ def test_help_names_every_field(capsys):
     assert main([]) == 0
 
 
+def as_in(finished):
+    """The words of the finished run, with what it had chosen by itself: another start may choose otherwise."""
+    chosen = saved_recipe(finished)
+    return [*TINY, f"--precision={chosen.precision}", f"--compile={chosen.compile}"]
+
+
 def same_weights(a, b):
     return (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
 
@@ -131,7 +143,7 @@ def wait_for(condition, process, seconds=120):
 
 def test_resume_after_kill_9_ends_with_the_same_bits(finished, tmp_path):
     folder = tmp_path / "killed"
-    process = spikedistill("train", *TINY, "--out", folder)
+    process = spikedistill("train", *as_in(finished), "--out", folder)
     wait_for((folder / "checkpoint.pt").exists, process)
     process.kill()
     process.communicate()
@@ -145,7 +157,7 @@ def test_resume_after_kill_9_ends_with_the_same_bits(finished, tmp_path):
 
 def test_ctrl_c_saves_in_the_middle_of_an_epoch_and_says_how_to_go_on(finished, tmp_path):
     folder = tmp_path / "stopped"
-    process = spikedistill("train", *TINY, "--out", folder)
+    process = spikedistill("train", *as_in(finished), "--out", folder)
     wait_for((folder / "metrics.csv").exists, process)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
@@ -217,6 +229,139 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     with pytest.raises(NonFiniteLoss, match=r"not finite in epoch 3, step \d+: loss .*hard .*Usual causes"):
         train(more, tmp_path, resume=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
+
+
+class Poisoned:
+    """Frames of a recording with one NaN, slipped past the readers."""
+
+    @staticmethod
+    def splits():
+        frames = np.ones((12, 2, 2, 16, 16), np.float16)
+        frames[5, 1, 0, 3, 4] = np.nan
+        targets = sd.Labels(torch.arange(12) % 2, ("a", "b"))
+        samples = FrameSet(frames, torch.arange(12), targets, Framing(2, size=16))
+        return Splits(samples, None, samples)
+
+
+def test_one_nan_in_the_input_is_noticed_before_the_weights_are_touched(tmp_path):
+    """A NaN membrane never fires, so the loss stays finite: the gradient shows it."""
+    words = ["--timesteps=2", "--model.width=2", "--optimizer.epochs=2", "--optimizer.batch_size=4", "--precision=fp32"]
+    recipe = load_recipe("cifar10dvs-resnet18", words)
+    with pytest.raises(NonFiniteLoss, match=r"not finite in epoch 1, step \d: .*gradient norm nan.*input that is NaN"):
+        train(recipe, tmp_path / "run", splits=Poisoned.splits())
+    saved = load_checkpoint(tmp_path / "run" / "checkpoint.pt")["learner"]
+    assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_diverged_first_step_is_diagnosed(tmp_path):
+    """Nothing of the epoch is known yet: the diagnosis says so, and does not fail itself."""
+    progress = loop.Progress()
+    losses = loop._Losses(progress)
+    losses.add({"loss": torch.tensor(float("nan"))}, torch.tensor(1.0), 4)
+    with pytest.raises(
+        NonFiniteLoss, match=r"the loss is not finite in epoch 1, step 1: loss nan.*no step of it before"
+    ):
+        losses.check()
+
+
+def test_training_in_python_takes_words_and_threads_and_overwrites_nothing(tmp_path, finished):
+    recipe, found = tiny("--optimizer.epochs=1"), []
+    thread = threading.Thread(target=lambda: found.append(train(recipe, str(tmp_path / "threaded"))))
+    thread.start()
+    thread.join()
+    assert found[0].samples == 50
+    assert resume(str(tmp_path / "threaded")).score == found[0].score
+    before = (finished / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="exists already and is not overwritten"):
+        train(recipe, str(finished))
+    assert (finished / "model.safetensors").read_bytes() == before
+
+
+def test_a_failed_start_leaves_nothing_and_can_be_repeated(tmp_path, capsys):
+    out = tmp_path / "deep" / "run"
+    words = ["train", "--data.name", "cifar10", "--data.root", str(tmp_path / "nothing"), "--out", str(out)]
+    assert main(words) == 1
+    assert not (tmp_path / "deep").exists()
+    assert main(words) == 1
+    assert "is not a folder" in capsys.readouterr().err
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    assert main([*words[:-1], str(mine)]) == 1
+    assert mine.is_dir()  # a folder that was there is not taken away
+
+
+def test_precision_is_chosen_by_measuring_and_kept(finished, monkeypatch):
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
+    images = torch.randn(4, 3, 16, 16)
+    before = copy.deepcopy(learner.state_dict())
+    assert choose_precision("bf16", learner, images)[0] == "bf16"
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: False)
+    monkeypatch.delenv("SPIKEDISTILL_PRECISION", raising=False)
+    assert choose_precision("auto", learner, images) == ("fp32", "fp32: this processor has no units for bf16")
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
+    for slow, fast in (("fp32", "bf16"), ("bf16", "fp32")):
+        monkeypatch.setattr(precision, "_timed", lambda step, name, device, slow=slow: 2.0 if name == slow else 1.0)
+        chosen, reason = choose_precision("auto", learner, images)
+        assert chosen == fast
+        assert f"1.000 s against 2.000 s in {slow}" in reason
+    monkeypatch.undo()
+    assert set(precision.measured_seconds(learner, images)) == {"fp32", "bf16"}
+    for name, tensor in learner.state_dict().items():
+        assert torch.equal(tensor, before[name])  # measuring changes nothing
+    assert saved_recipe(finished).precision in ("fp32", "bf16")
+    assert saved_recipe(finished).compile in ("on", "off")
+
+
+def test_what_auto_means_can_be_said_in_the_environment(monkeypatch):
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
+    images = torch.randn(2, 3, 16, 16)
+    for wish in ("fp32", "bf16"):
+        monkeypatch.setenv("SPIKEDISTILL_PRECISION", wish)
+        assert choose_precision("auto", learner, images) == (wish, f"{wish}, as SPIKEDISTILL_PRECISION says")
+        assert choose_precision("fp32", learner, images)[0] == "fp32"  # the recipe goes before the environment
+    monkeypatch.setenv("SPIKEDISTILL_PRECISION", "fp16")
+    with pytest.raises(ValueError, match="SPIKEDISTILL_PRECISION=fp16; expected fp32 or bf16"):
+        choose_precision("auto", learner, images)
+    monkeypatch.setenv("SPIKEDISTILL_COMPILE", "off")
+    assert choose_kernels("auto", learner, images, 10**9)[1] == "eager, as SPIKEDISTILL_COMPILE says"
+
+
+def test_the_precision_of_a_number_is_said_and_can_be_chosen(finished, tmp_path, capsys):
+    for chosen in ("fp32", "bf16"):
+        assert main(["evaluate", str(finished), "--precision", chosen]) == 0
+        assert f"computed in {chosen}" in capsys.readouterr().out
+    Image.new("RGB", (28, 28), "grey").save(tmp_path / "picture.png")
+    assert main(["predict", str(finished), str(tmp_path / "picture.png"), "--precision=bf16"]) == 0
+    assert "computed in bf16" in capsys.readouterr().out
+
+
+def picture_folder(root, classes):
+    for split in ("train", "val"):
+        for k, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for n in range(4):
+                Image.new("RGB", (20, 20), (60 * k, 80 * n % 255, 90)).save(root / split / name / f"{n}.png")
+    return str(root)
+
+
+def test_evaluation_on_other_data_matches_classes_by_name(tmp_path, capsys):
+    """A network of cats and dogs, shown folders a_dogs and b_cats, would once have scored as if they were its own."""
+    run = tmp_path / "run"
+    words = ["--data.name=picture-folder", "--data.size=16", "--model.width=2", "--optimizer.epochs=1", "--timesteps=2"]
+    words += ["--optimizer.batch_size=4", "--data.validation_rows=0"]
+    own = picture_folder(tmp_path / "own", ["cat", "dog", "emu"])
+    assert main(["train", *words, "--data.root", own, "--out", str(run)]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    whole = capsys.readouterr().out
+    other = picture_folder(tmp_path / "other", ["dog", "emu"])  # dog is 0 here, and 1 to the network
+    assert main(["evaluate", str(run), "--data.root", other]) == 0
+    out = capsys.readouterr().out
+    assert "on 8 samples" in out
+    assert "on 12 samples" in whole
+    odd = picture_folder(tmp_path / "odd", ["a_dog", "cat"])
+    assert main(["evaluate", str(run), "--data.root", odd]) == 1
+    assert "classes that the network does not know: a_dog; it knows cat, dog, emu" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the parts

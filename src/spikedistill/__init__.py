@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spikedistill.core import rules
     from spikedistill.core.dual import Dual, Static, Unrolled
     from spikedistill.core.kernels import EAGER, Kernels, compiled
-    from spikedistill.core.learning import ANN, BPTT, LearningRule, Rate
+    from spikedistill.core.learning import ANN, BPTT, LEARNING_RULES, LearningRule, Rate
     from spikedistill.core.network import Network
     from spikedistill.core.neuron import LIF, Neuron, Surrogate
     from spikedistill.core.output import Batch, Output
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from spikedistill.errors import SpikedistillError
     from spikedistill.export.authors import load_authors_checkpoint
     from spikedistill.measure.evaluation import Evaluation, evaluate
-    from spikedistill.models import create_model, list_models
+    from spikedistill.data import DATASETS, Batches, ImageSet, Samples, Splits
+    from spikedistill.models import MODELS, create_model, list_models
     from spikedistill.models.conversion import to_spiking
-    from spikedistill.objectives import Distillation, Needs, Objective, SelfDistillationLoss, Terms
-    from spikedistill.tasks import Classification, Labels, Task
+    from spikedistill.objectives import OBJECTIVES, Distillation, Needs, Objective, SelfDistillationLoss, Terms
+    from spikedistill.tasks import TASKS, Classification, Labels, Task
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
     from spikedistill.training.run import train
@@ -33,7 +34,7 @@ _HOMES = {
     "core": ("rules",),
     "core.dual": ("Dual", "Static", "Unrolled"),
     "core.kernels": ("EAGER", "Kernels", "compiled"),
-    "core.learning": ("ANN", "BPTT", "LearningRule", "Rate"),
+    "core.learning": ("ANN", "BPTT", "LEARNING_RULES", "LearningRule", "Rate"),
     "core.network": ("Network",),
     "core.neuron": ("LIF", "Neuron", "Surrogate"),
     "core.output": ("Batch", "Output"),
@@ -41,10 +42,11 @@ _HOMES = {
     "errors": ("SpikedistillError",),
     "export.authors": ("load_authors_checkpoint",),
     "measure.evaluation": ("Evaluation", "evaluate"),
-    "models": ("create_model", "list_models"),
+    "data": ("DATASETS", "Batches", "ImageSet", "Samples", "Splits"),
+    "models": ("MODELS", "create_model", "list_models"),
     "models.conversion": ("to_spiking",),
-    "objectives": ("Distillation", "Needs", "Objective", "SelfDistillationLoss", "Terms"),
-    "tasks": ("Classification", "Labels", "Task"),
+    "objectives": ("OBJECTIVES", "Distillation", "Needs", "Objective", "SelfDistillationLoss", "Terms"),
+    "tasks": ("TASKS", "Classification", "Labels", "Task"),
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
     "training.run": ("train",),
@@ -56,13 +58,20 @@ __version__ = "0.1.0"
 __all__ = [
     "ANN",
     "BPTT",
+    "DATASETS",
     "EAGER",
+    "LEARNING_RULES",
     "LIF",
+    "MODELS",
+    "OBJECTIVES",
+    "TASKS",
     "Batch",
+    "Batches",
     "Classification",
     "Distillation",
     "Dual",
     "Evaluation",
+    "ImageSet",
     "Kernels",
     "Labels",
     "LearningRule",
@@ -72,9 +81,11 @@ __all__ = [
     "Objective",
     "Output",
     "Rate",
+    "Samples",
     "SelfDistillation",
     "SelfDistillationLoss",
     "SpikedistillError",
+    "Splits",
     "Static",
     "Surrogate",
     "Task",

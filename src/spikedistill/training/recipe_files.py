@@ -280,7 +280,8 @@ def values_of(recipe: Recipe) -> Values:
         value = getattr(recipe, field.name)
         if field.name in names:
             name = next(name for name, kind in names[field.name].items() if kind is type(value))
-            values[field.name] = {"name": name, **_plain(value)}
+            # a choice without anything to set need not be a dataclass
+            values[field.name] = {"name": name, **(_plain(value) if dataclasses.is_dataclass(value) else {})}
         elif isinstance(value, ModelSettings):
             values[field.name] = {"name": value.name, **_plain(value.options)}
         else:

@@ -1,0 +1,71 @@
+"""The code of the pages is run from their own text."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import spikedistill as sd
+
+ROOT = Path(__file__).parents[1]
+TABLES = (sd.OBJECTIVES, sd.TASKS, sd.LEARNING_RULES, sd.MODELS, sd.DATASETS)
+
+
+def python_of(page: str) -> str:
+    """The Python blocks of a page, one after the other, at the lines where they stand."""
+    text, lines = (ROOT / page).read_text(), []
+    inside = False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            lines.append("")
+        else:
+            lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def restored():
+    """What a page adds to the tables is taken out again."""
+    before = [dict(table) for table in TABLES]
+    yield
+    for table, rows in zip(TABLES, before, strict=True):
+        table.clear()
+        table.update(rows)
+
+
+def run_page(page: str) -> dict:
+    """Run it as a module of its own, as a reader's file would be."""
+    module = types.ModuleType("page")
+    sys.modules["page"] = module  # where dataclasses look for their annotations
+    exec(compile(python_of(page), str(ROOT / page), "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
+
+
+def test_extending(restored, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_page("docs/extending.md")
+    shown = capsys.readouterr().out
+    assert "train_within" in shown  # the columns of the page's own task
+    answer = sd.Trained.load("runs/brightness").task.answer([0.5], {"unit": "x"})
+    assert answer == "0.50, as a x"
+
+
+def test_a_page_that_does_not_work_fails(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("text\n\n```python\nassert False, 'here'\n```\n")
+    monkeypatch.setattr("test_pages.ROOT", tmp_path)
+    with pytest.raises(AssertionError, match="here"):
+        run_page("page.md")
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())]
+    local = [(page, link) for page, link in links if "://" not in link]
+    assert len(local) > 5
+    assert [link for page, link in local if not (page.parent / link).exists()] == []
