@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import spikedistill as sd
+from spikedistill.cli import COMMANDS
+from spikedistill.training.recipe_files import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 TABLES = (sd.OBJECTIVES, sd.TASKS, sd.LEARNING_RULES, sd.MODELS, sd.DATASETS)
@@ -53,6 +55,31 @@ def test_extending(restored, tmp_path, monkeypatch, capsys):
     assert "train_within" in shown  # the columns of the page's own task
     answer = sd.Trained.load("runs/brightness").task.answer([0.5], {"unit": "x"})
     assert answer == "0.50, as a x"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_readme(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run_page("README.md")
+    assert names["output"].logits.shape == (8, 10)
+    assert set(names["accuracy"]) == {1, 2, 4}
+    assert names["found"].samples == 8
+    assert Path("runs/mine/model.safetensors").is_file()
+
+
+def test_the_recipe_in_readme_is_one():
+    text = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    recipe = parse_recipe(text, [], "README.md")
+    assert (recipe.rule, recipe.model.options["width"]) == (sd.Rate(4), 32)
+
+
+def test_the_commands_in_readme_are_there(capsys):
+    text = (ROOT / "README.md").read_text()
+    lines = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("spikedistill ")]
+    assert {words[1] for words in lines} == set(COMMANDS)
+    for words in lines:
+        if words[1] == "train" and "--resume" not in words and "my_recipe.yaml" not in words:
+            load_recipe(*(words[2], words[3:]) if len(words) > 2 else ())  # known recipe, known fields
 
 
 def test_a_page_that_does_not_work_fails(tmp_path, monkeypatch):
