@@ -1,4 +1,5 @@
-# make demo: install and train on the pictures that ship with the package.  make test: install what tests need, run them.
+# make demo: install and train on the images that ship with the package.  make test: install what tests need, run them.
+# make test-otherwise: the same tests with every automatic choice turned the other way (small networks choose fp32, eager).
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,6 +8,9 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/pytest
+
+test-otherwise: .venv/installed-test
+	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on OMP_NUM_THREADS=1 $(BIN)/pytest
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -24,4 +28,4 @@ check: .venv/installed-test
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@ .venv/installed
 
-.PHONY: demo test check
+.PHONY: demo test test-otherwise check

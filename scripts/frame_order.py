@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 import spikedistill as sd
-from spikedistill.data import in_order
-from spikedistill.data.load import load_split
+from spikedistill.data import in_order, load_split
 from spikedistill.training.recipe_files import saved_recipe
 
 ORDERS = {
@@ -29,9 +28,9 @@ def main(runs: list[Path]) -> None:
         assert trained.timesteps is not None, "the ANN twin has no time steps"
         test = load_split(recipe.data, False, recipe.timesteps).rows(slice(recipe.data.test_rows))
         for name, order in ORDERS.items():
-            batches = ((order(frames), labels) for frames, labels in in_order(test, 50))
+            batches = (sd.Batch(order(batch.inputs), batch.targets) for batch in in_order(test, 50))
             found = sd.evaluate(trained.network, batches, [trained.timesteps])
-            print(f"{run.name:<12} {name:<26} {found.accuracy[trained.timesteps]:.1%}", flush=True)
+            print(f"{run.name:<12} {name:<26} {found.score[trained.timesteps]:.1%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -362,7 +362,7 @@ def test_spikingjellys_dataset_and_training_on_it(tmp_path, capsys):
 
     small = frames_of(events, CIFAR10_CLASSES, Framing(4, "number", 16))
     words = ["--timesteps", "4", "--model.width", "2", "--optimizer.epochs", "1", "--optimizer.batch_size", "10"]
-    train(load_recipe("dvs-simulated", words), tmp_path / "run", splits=Splits(small, None, small))
+    train(load_recipe("dvs-simulated", words), tmp_path / "run", data=Splits(small, None, small))
     assert "test accuracy on 20 samples" in capsys.readouterr().out
 
 

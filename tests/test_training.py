@@ -248,7 +248,7 @@ def test_one_nan_in_the_input_is_noticed_before_the_weights_are_touched(tmp_path
     words = ["--timesteps=2", "--model.width=2", "--optimizer.epochs=2", "--optimizer.batch_size=4", "--precision=fp32"]
     recipe = load_recipe("cifar10dvs-resnet18", words)
     with pytest.raises(NonFiniteLoss, match=r"not finite in epoch 1, step \d: .*gradient norm nan.*input that is NaN"):
-        train(recipe, tmp_path / "run", splits=Poisoned.splits())
+        train(recipe, tmp_path / "run", data=Poisoned.splits())
     saved = load_checkpoint(tmp_path / "run" / "checkpoint.pt")["learner"]
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -394,7 +394,8 @@ def test_cosine():
     assert optimizers.learning_rate(per_step, 9, 7, 7) == pytest.approx(0, abs=1e-12)
 
 
-def test_compiling_is_left_out_where_it_does_not_pay():
+def test_compiling_is_left_out_where_it_does_not_pay(monkeypatch):
+    monkeypatch.delenv("SPIKEDISTILL_COMPILE", raising=False)
     recipe = tiny()
     learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2, in_channels=1), sd.Rate(2))
     example = torch.zeros(1, 1, 28, 28)
@@ -408,6 +409,7 @@ def test_compiling_is_left_out_where_it_does_not_pay():
 
 
 def test_without_a_compiler_the_eager_form_runs_and_says_so(monkeypatch):
+    monkeypatch.delenv("SPIKEDISTILL_COMPILE", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
     example = torch.zeros(1, 3, 16, 16)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spikedistill.tasks import TASKS, Classification, Labels, Task
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
-    from spikedistill.training.run import train
+    from spikedistill.training.run import resume, train
     from spikedistill.training.trained import Trained
 
 _HOMES = {
@@ -49,7 +49,7 @@ _HOMES = {
     "tasks": ("TASKS", "Classification", "Labels", "Task"),
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
-    "training.run": ("train",),
+    "training.run": ("resume", "train"),
     "training.trained": ("Trained",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -100,6 +100,7 @@ __all__ = [
     "load_authors_checkpoint",
     "load_recipe",
     "register_rule",
+    "resume",
     "rules",
     "to_spiking",
     "train",

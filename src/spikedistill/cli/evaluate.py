@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from spikedistill.cli.parser import Parser
+from spikedistill.cli.parser import Parser, add_trust
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.device import PRECISIONS
 
@@ -16,6 +16,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--timesteps", nargs="+", type=int, default=None, help="numbers of steps, each at least 1")
     parser.add_argument("--data.root", dest="root", default=None, help="another folder of data with the same classes")
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
+    add_trust(parser)
     given = parser.parse_args(words)
 
     from spikedistill.data import division, load_split
@@ -25,7 +26,7 @@ def run(words: list[str]) -> None:
     from spikedistill.training.scoring import score
     from spikedistill.training.trained import Trained
 
-    recipe, trained = saved_recipe(given.folder), Trained.load(given.folder)
+    recipe, trained = saved_recipe(given.folder, given.trust), Trained.load(given.folder, trust=given.trust)
     if given.timesteps and recipe.timesteps is None:
         raise InvalidArgument("this run is an ANN twin: it has no timesteps")
     data = recipe.data if given.root is None else dataclasses.replace(recipe.data, root=given.root)

@@ -26,6 +26,13 @@ class Parser(argparse.ArgumentParser):
         raise InvalidArgument(f"{self.prog}: {message}; see {self.prog} --help")
 
 
+TRUST = "import the network of a run that was trained with a model of the user's own, which runs its code"
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+
+
 def take_option(words: list[str], name: str) -> str | None:
     """Take `--name VALUE` or `--name=VALUE` out of `words`, in which fields of a recipe stand too."""
     for k, word in enumerate(words):

@@ -12,8 +12,8 @@ from spikedistill.core.neuron import LIF
 from spikedistill.data import Samples
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.compiler import automatic, missing_compiler
-from spikedistill.models import create_model
 from spikedistill.training.learner import SelfDistillation
+from spikedistill.training.networks import as_spiking, build_network, check_head
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.teachers import FrozenTeacher
 from spikedistill.training.trained import Trained
@@ -30,16 +30,30 @@ def example_of(data: Samples) -> torch.Tensor:
     return inputs[0] if inputs.dim() == 5 else inputs
 
 
-def make_network(recipe: Recipe, data: Samples) -> Network:
-    """The bare network of a recipe, with a head and an input that fit the samples."""
-    outputs = recipe.task.head_size(data.targets.description())
-    return create_model(recipe.model.name, outputs, in_channels=example_of(data).shape[-3], **recipe.model.options)
+def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) -> Network:
+    """The bare network of a recipe, with a head and an input that fit the samples.
+
+    Args:
+        given: a module of the user's instead.
+
+    Raises:
+        InvalidArgument: a network of the user's whose head does not fit, or without the stages that were named.
+    """
+    outputs, example = recipe.task.head_size(data.targets.description()), example_of(data)
+    if given is None:
+        network = build_network(recipe.model.name, recipe.model.options, outputs, example.shape[-3])
+    else:
+        network = as_spiking(given)
+    check_head(network, example, outputs)
+    if recipe.branches.stages is not None:
+        network = Network(network.body, recipe.branches.stages, network.notes)
+    return network
 
 
-def make_learner(recipe: Recipe, data: Samples) -> SelfDistillation:
-    """The learner of a recipe, on the CPU, channels_last."""
+def make_learner(recipe: Recipe, data: Samples, given: nn.Module | None = None) -> SelfDistillation:
+    """The learner of a recipe, or of a module of the user's, on the CPU, channels_last."""
     learner = SelfDistillation(
-        make_network(recipe, data),
+        make_network(recipe, data, given),
         recipe.rule,
         branches=None if recipe.branches.enabled else (),
         objectives=recipe.objectives,

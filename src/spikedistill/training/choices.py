@@ -15,15 +15,31 @@ from typing import Any
 from docstring_parser import parse as parse_docstring
 
 from spikedistill.core.learning import LEARNING_RULES
-from spikedistill.models import MODELS, NOT_OPTIONS
+from spikedistill.errors import choose
+from spikedistill.models import MODELS
 from spikedistill.objectives import OBJECTIVES
 from spikedistill.tasks import TASKS
+from spikedistill.training.networks import NOT_OPTIONS, builder_of
 
 ONE_OF: dict[str, Mapping[str, Callable[..., Any]]] = {"rule": LEARNING_RULES, "task": TASKS, "model": MODELS}
 """Fields that hold one of several, and the table of those."""
 SEVERAL_OF: dict[str, Mapping[str, Callable[..., Any]]] = {"objectives": OBJECTIVES}
 """Fields that hold several by name, and the table of those."""
-NOT_FIELDS = (*NOT_OPTIONS,)
+
+
+def owner_of(key: str, name: str) -> Callable[..., Any]:
+    """The class or function behind a choice, whose signature has its fields.
+
+    Raises:
+        InvalidArgument: no such name; says which are near.
+    """
+    if key == "model":  # also one of the user's own
+        return builder_of(name)
+    table = {**ONE_OF, **SEVERAL_OF}[key]
+    return table[choose(key.rstrip("s"), name, table)]
+
+
+_CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +68,7 @@ def fields_of(owner: Callable[..., Any], prefix: str = "") -> list[Field]:
     texts = {word.strip(): doc.description for doc in documented for word in doc.arg_name.split(",")}
     found: list[Field] = []
     for name, parameter in inspect.signature(owner).parameters.items():
-        if name in NOT_FIELDS:
+        if name in NOT_OPTIONS or parameter.kind in _CATCH_ALL:
             continue
         default = _default(owner, parameter)
         if dataclasses.is_dataclass(default):

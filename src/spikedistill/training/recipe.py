@@ -9,10 +9,10 @@ from typing import Any, Literal
 from spikedistill.core.learning import LearningRule, Rate
 from spikedistill.data import DataSettings
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.models import MODELS, options_of
 from spikedistill.models.branches import BLOCKS
 from spikedistill.objectives import Objective, SelfDistillationLoss
 from spikedistill.tasks import Classification, Task
+from spikedistill.training.networks import builder_of
 from spikedistill.training.optimizers import OptimizerSettings
 
 
@@ -37,10 +37,10 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The network: a row of `models.MODELS`, and that model's own options.
+    """The network: a row of `models.MODELS` or a function of the user's, and that model's own options.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, or "package.module:function".
         options: keyword arguments of its builder; what is left out has the builder's default.
     """
 
@@ -48,9 +48,7 @@ class ModelSettings:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("model", self.name, MODELS)
-        for option in self.options:
-            choose(f"option of {self.name}", option, options_of(self.name))
+        builder_of(self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +57,12 @@ class BranchSettings:
 
     Args:
         enabled: false for a network without branches.
+        stages: submodules whose outputs end a stage, first to last (null: as the network says).
         block: "light", or "light+residual" (ImageNet).
     """
 
     enabled: bool = True
+    stages: list[str] | None = None
     block: str = "light"
 
     def __post_init__(self) -> None:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.machine.files import write_text
-from spikedistill.models import NOT_OPTIONS
-from spikedistill.training.choices import ONE_OF, SEVERAL_OF, Field, fields_of, fields_of_choices
+from spikedistill.training.choices import ONE_OF, SEVERAL_OF, Field, fields_of, fields_of_choices, owner_of
+from spikedistill.training.networks import NOT_OPTIONS, is_imported
 from spikedistill.training.recipe import Claim, ModelSettings, Recipe
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 DEFAULT = "fashion-small"
 CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
 """Fields that may be replaced without making a recipe's claim untrue."""
-SHORT = {"timesteps": "rule.timesteps"}
+SHORT = {"timesteps": "rule.timesteps", "model.import": "model.name"}
 """Other names of fields, for the command line and for recipes."""
 
 Values = dict[str, Any]
@@ -67,12 +71,21 @@ def parse_recipe(text: str, overrides: list[str], source: str) -> Recipe:
     return _with_honest_claim(plain, _recipe_of(values, replaced, source))
 
 
-def recipe_of(values: Values, source: str) -> Recipe:
+def recipe_of(values: Values, source: str, trust: bool = True) -> Recipe:
     """A recipe of plain values, the inverse of `values_of`; what is left out has its default.
 
+    Args:
+        trust: whether a model "package.module:function" may be imported, which runs its code.
+
     Raises:
-        InvalidArgument: an unknown field or a value that does not fit.
+        InvalidArgument: an unknown field or a value that does not fit, or an import that is not trusted.
     """
+    name = values.get("model", {}).get("name", "") if isinstance(values.get("model"), dict) else ""
+    if is_imported(str(name)) and not trust:
+        raise InvalidArgument(
+            f"{source} builds its network by {name!r}, which would be imported, and so run. If you know that code, say "
+            "so: --trust (in Python trust=True)"
+        )
     return _recipe_of(values, [], source)
 
 
@@ -97,7 +110,6 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
             raise InvalidArgument(f"expected --FIELD VALUE; given {word!r}")
         key, equals, value = word[2:].partition("=")
         if not equals:
-            _check_key(key, "the command line")
             if not rest:
                 raise InvalidArgument(f"--{key} needs a value")
             value = rest.pop(0)
@@ -109,11 +121,13 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
 
 def _recipe_of(given: Values, overrides: list[tuple[str, str]], source: str) -> Recipe:
     values = _normalised(given, source)
+    imported = is_imported(str(values["model"]["name"]))
     for key in _flatten(values):
-        _check_key(key, source)
+        _check_key(key, source, imported)
     words = {}
     for key, value in overrides:
-        _check_key(key, "the command line")
+        imported = imported or (key == "model.name" and is_imported(value))
+        _check_key(key, "the command line", imported)
         if not _chosen(values, key, value):
             words[key] = value
     _check_fields_of_choices(values, [*_flatten(values), *words])
@@ -126,7 +140,7 @@ def _check_fields_of_choices(values: Values, keys: list[str]) -> None:
         group, _, name = key.partition(".")
         if group in ONE_OF and name and name != "name":
             chosen = values[group]["name"]
-            known = [field.name.partition(".")[2] for field in fields_of(ONE_OF[group][chosen], f"{group}.")]
+            known = [field.name.partition(".")[2] for field in fields_of(owner_of(group, chosen), f"{group}.")]
             if not any(f"{field}.".startswith(f"{name}.") for field in known):
                 has = f"it has {', '.join(known)}" if known else "it has no fields"
                 raise InvalidArgument(f"{group} {chosen!r} has no field {name!r}; {has}")
@@ -144,15 +158,16 @@ def _normalised(given: Values, source: str) -> Values:
         elif _is_group(group):
             if not isinstance(value, dict):
                 raise InvalidArgument(f"{source}: {group} must be a mapping of fields; it is {value!r}")
-            values[group] = {**values.get(group, {}), **value}
+            named = {SHORT.get(f"{group}.{k}", f"{group}.{k}").removeprefix(f"{group}."): v for k, v in value.items()}
+            values[group] = {**values.get(group, {}), **named}
         else:
             values[group] = value
     defaults = Recipe()
     values["rule"] = {"name": "rate", **values.get("rule", {})}
     values["task"] = {"name": "classification", **values.get("task", {})}
     values["model"] = {"name": defaults.model.name, **values.get("model", {})}
-    for key, table in ONE_OF.items():
-        choose(key, str(values[key]["name"]), table)
+    for key in ONE_OF:
+        owner_of(key, str(values[key]["name"]))
     for key, table in SEVERAL_OF.items():
         several = values.setdefault(key, {name: {} for name in getattr(defaults, key)})
         values[key] = {choose(key.rstrip("s"), str(name), table): fields or {} for name, fields in several.items()}
@@ -167,8 +182,7 @@ def _chosen(values: Values, key: str, value: str) -> bool:
     """Whether an override chooses among several, and is done with here."""
     group, _, rest = key.partition(".")
     if group in ONE_OF and rest in ("", "name"):
-        table = ONE_OF[group]
-        owner = table[choose(group, value, table)]
+        owner = owner_of(group, value)
         kept = {field.name for field in fields_of(owner)}
         # what both have, as T or the width, stays as the recipe says
         values[group] = {"name": value, **{k: v for k, v in values[group].items() if k in kept}}
@@ -190,13 +204,10 @@ def _parsed(values: Values, words: list[str], source: str) -> Recipe:
     parser = ArgumentParser(exit_on_error=False, prog="spikedistill train")
     choices: set[str | int] = {*ONE_OF, *SEVERAL_OF}
     parser.add_class_arguments(Recipe, None, skip=choices)
-    owners = {key: ONE_OF[key][values[key]["name"]] for key in ONE_OF}
+    owners = {key: owner_of(key, values[key]["name"]) for key in ONE_OF}
     owners |= {f"{key}.{name}": SEVERAL_OF[key][name] for key in SEVERAL_OF for name in values[key]}
     for key, owner in owners.items():
-        if isinstance(owner, type):
-            parser.add_class_arguments(owner, key)
-        else:
-            parser.add_function_arguments(owner, key, skip=set(NOT_OPTIONS))
+        _add_arguments(parser, key, owner)
     named = {key: {k: v for k, v in values[key].items() if k != "name"} for key in ONE_OF}
     try:
         config = parser.parse_object({**values, **named})
@@ -206,7 +217,7 @@ def _parsed(values: Values, words: list[str], source: str) -> Recipe:
         return Recipe(
             rule=_made(made, "rule", owners),
             task=_made(made, "task", owners),
-            model=ModelSettings(values["model"]["name"], vars(made.model)),
+            model=ModelSettings(values["model"]["name"], _options(made)),
             objectives={name: _made(made, f"objectives.{name}", owners) for name in values["objectives"]},
             **parts,
         )
@@ -214,6 +225,22 @@ def _parsed(values: Values, words: list[str], source: str) -> Recipe:
         raise
     except (ArgumentError, TypeError, ValueError) as error:
         raise InvalidArgument(f"{source}: {_brief(str(error))}") from error
+
+
+def _add_arguments(parser: ArgumentParser, key: str, owner: Any) -> None:
+    """The fields of a choice. A network is not built here: only its options are read."""
+    skip: set[str | int] = {name for name in NOT_OPTIONS if name in inspect.signature(owner).parameters}
+    if key != "model":
+        parser.add_class_arguments(owner, key)
+    elif isinstance(owner, type):
+        parser.add_class_arguments(owner, key, skip=skip, instantiate=False, fail_untyped=False)
+    else:
+        parser.add_function_arguments(owner, key, skip=skip, fail_untyped=False)
+
+
+def _options(made: Any) -> Values:
+    """The options of a model; a builder without any leaves nothing to be found."""
+    return dict(vars(made.model)) if "model" in made else {}
 
 
 def _made(made: Any, key: str, owners: Mapping[str, Any]) -> Any:
@@ -258,7 +285,10 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_key(key: str, source: str) -> None:
+def _check_key(key: str, source: str, imported: bool = False) -> None:
+    """Raise InvalidArgument for a name that no recipe has; of an imported model every option may be one."""
+    if imported and key.startswith("model."):  # its own signature is looked at later
+        return
     known = known_fields()
     groups = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2, 3) if name.count(".") >= depth}
     if key in known or key in groups or key in SHORT:
@@ -316,14 +346,18 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, yaml.safe_dump(values_of(recipe), sort_keys=False, allow_unicode=True))
 
 
-def saved_recipe(folder: Path) -> Recipe:
+def saved_recipe(folder: Path, trust: bool = False) -> Recipe:
     """The recipe of a run's folder.
+
+    Args:
+        trust: whether a network of the user's own may be imported; a folder may come from anybody.
 
     Raises:
         CheckpointError: not the folder of a run.
+        InvalidArgument: the run's network would have to be imported.
     """
     path = folder / "recipe.yaml"
     if not path.is_file():
         there = f"it holds {sorted(p.name for p in folder.iterdir())[:8]}" if folder.is_dir() else "it does not exist"
         raise CheckpointError(f"{folder} is not the folder of a run: there is no recipe.yaml ({there})")
-    return parse_recipe(path.read_text(encoding="utf-8"), [], str(path))
+    return recipe_of(_read_yaml(path.read_text(encoding="utf-8"), str(path)), str(path), trust)

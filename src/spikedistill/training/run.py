@@ -27,9 +27,10 @@ from spikedistill.training.checkpoints import apply_state, load_checkpoint, save
 from spikedistill.training.folders import new_folder
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session, fit
+from spikedistill.training.networks import GIVEN
 from spikedistill.training.optimizers import make_optimizer
 from spikedistill.training.precision import choose_precision
-from spikedistill.training.recipe import Recipe
+from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
 from spikedistill.training.scoring import score
 from spikedistill.training.stopping import Stoppable, stop_signals
@@ -46,6 +47,8 @@ class Run:
         recipe: all that decides it; precision and compile are settled when the session is made.
         folder: where it writes; only the first process does.
         splits: the samples.
+        network: a module of the user's own; None: the recipe says how to build one.
+        own_data: whether the samples were handed over, too.
         process: which of several this is.
         device: where this process computes.
     """
@@ -53,8 +56,18 @@ class Run:
     recipe: Recipe
     folder: Path
     splits: Splits
+    network: nn.Module | None
+    own_data: bool
     process: Process
     device: torch.device
+
+    @property
+    def resume_by(self) -> str:
+        """What to type to go on: what was handed over in Python has to be handed over again."""
+        given = ["network=..."] * (self.network is not None) + ["data=..."] * self.own_data
+        if not given:
+            return f"spikedistill train --resume {self.folder}"
+        return f"spikedistill.resume({str(self.folder)!r}, {', '.join(given)}) in Python"
 
 
 def train(
@@ -62,8 +75,9 @@ def train(
     folder: str | Path | None = None,
     *,
     name: str | None = None,
+    network: nn.Module | None = None,
+    data: Splits | None = None,
     resume: bool = False,
-    splits: Splits | None = None,
 ) -> Evaluation:
     """Train, evaluate and report, in a folder of the run's own.
 
@@ -73,7 +87,9 @@ def train(
         recipe: or the name of one, or a YAML file.
         folder: a new or empty one (None: the first free of runs/NAME, runs/NAME-2, ...); with `resume` that of the run.
         name: NAME of that (None: the recipe's, or "run").
-        splits: samples of your own in place of those that the recipe names.
+        network: a module of your own in place of the model that the recipe names: with `LIF` neurons, or with ReLUs,
+            which become neurons. It is trained itself, not a copy, unless it had to be converted.
+        data: samples of your own in place of those that the recipe names.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
@@ -81,6 +97,8 @@ def train(
     """
     name = name or (Path(recipe).stem if isinstance(recipe, str) else "run")
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if network is not None:
+        recipe = dataclasses.replace(recipe, model=ModelSettings(GIVEN))
     process = Process.find()
     device = find_device(recipe.device)
     if device.type == "cuda" and process.count > 1:
@@ -91,13 +109,21 @@ def train(
         process_group(process, device),
         stop_signals() as received,
     ):
-        splits = splits or load(recipe.data, recipe.timesteps)
-        return _train(Run(recipe, folder, splits, process, device), resume, received)
+        splits = data or load(recipe.data, recipe.timesteps)
+        run = Run(recipe, folder, splits, network, data is not None, process, device)
+        return _train(run, resume, received)
 
 
-def resume(folder: str | Path, splits: Splits | None = None) -> Evaluation:
-    """Go on with a run by its own recipe; see `train`."""
-    return train(saved_recipe(Path(folder)), folder, resume=True, splits=splits)
+def resume(
+    folder: str | Path, *, network: nn.Module | None = None, data: Splits | None = None, trust: bool = False
+) -> Evaluation:
+    """Go on with a run by its own recipe.
+
+    Args and errors: as `train`.
+        trust: whether a network "package.module:function" may be imported, which runs its code.
+    """
+    recipe = saved_recipe(Path(folder), trust)
+    return train(recipe, folder, network=network, data=data, resume=True)
 
 
 def _folder_of(
@@ -127,7 +153,7 @@ class _Prepared:
 def _prepare(run: Run, resume: bool) -> _Prepared:
     """Build what trains, settle precision and kernels, and read the checkpoint of a resumed run."""
     torch.manual_seed(run.recipe.seed)
-    learner = make_learner(run.recipe, run.splits.train).to(run.device)
+    learner = make_learner(run.recipe, run.splits.train, run.network).to(run.device)
     random = torch.get_rng_state()  # measuring must not move what training draws
     batch_size = min(run.recipe.optimizer.batch_size // run.process.count, len(run.splits.train))
     images = run.splits.train.batch(torch.arange(batch_size)).inputs.to(run.device)
@@ -216,7 +242,7 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
         save()
         raise Interrupted(
             f"stopped after epoch {session.progress.epoch}, step {session.progress.step}; everything is saved. Go on "
-            f"with: spikedistill train --resume {run.folder}"
+            f"with: {run.resume_by}"
         ) from None
     finally:
         display.close()
@@ -254,9 +280,10 @@ def _result(found: Evaluation, run: Run) -> dict[str, Any]:
 def _about(prepared: _Prepared) -> list[str]:
     """What a run says about itself at its start."""
     run, learner = prepared.run, prepared.session.learner
+    name = run.recipe.model.name if run.network is None else type(learner.network.body).__name__
     return [
-        f"{run.recipe.model.name} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
-        f"{run.recipe.data.name}: {text.samples_in_words(run.splits)}",
+        f"{name} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
+        f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
         f"{run.device}, {prepared.precision_reason}",
         f"kernels {prepared.kernels_reason}",
         f"folder {run.folder}",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from spikedistill.core.network import Network
 from spikedistill.data import Framing, Samples
@@ -14,9 +15,9 @@ from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.errors import CheckpointError
 from spikedistill.machine.device import autocast
-from spikedistill.models import create_model
 from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights
+from spikedistill.training.networks import as_spiking, build_network
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_files import recipe_of, values_of
 
@@ -57,11 +58,16 @@ class Trained:
         return self.config["timesteps"]
 
     @classmethod
-    def load(cls, folder: str | Path) -> Trained:
+    def load(cls, folder: str | Path, *, network: nn.Module | None = None, trust: bool = False) -> Trained:
         """Build the network of a finished run.
+
+        Args:
+            network: of a run whose network was handed over in Python: the same module again, with any weights.
+            trust: whether a network "package.module:function" may be imported, which runs its code.
 
         Raises:
             CheckpointError: files are missing, damaged or foreign.
+            InvalidArgument: the network has to be handed over, or would be imported without trust.
         """
         folder = Path(folder)
         tensors, config = load_weights(folder)
@@ -70,11 +76,14 @@ class Trained:
                 f"{folder / 'config.json'} was not written by this version of spikedistill ({FORMAT!r}); it says "
                 f"{config.get('format') if isinstance(config, dict) else config!r}"
             )
-        recipe = recipe_of({"task": config["task"], "model": config["model"]}, str(folder / "config.json"))
+        recipe = recipe_of({"task": config["task"], "model": config["model"]}, str(folder / "config.json"), trust)
         outputs, in_channels = recipe.task.head_size(config["targets"]), config["input"]["shape"][0]
-        network = create_model(recipe.model.name, outputs, in_channels=in_channels, **recipe.model.options)
-        apply_state(network, tensors, str(folder / "model.safetensors"))
-        return cls(network.eval(), recipe.task, config)
+        if network is None:
+            built = build_network(recipe.model.name, recipe.model.options, outputs, in_channels)
+        else:
+            built = as_spiking(network)
+        apply_state(built, tensors, str(folder / "model.safetensors"))
+        return cls(built.eval(), recipe.task, config)
 
     def prepared(self, file: str | Path) -> torch.Tensor:
         """A file as input, as in evaluation.

@@ -1,0 +1,137 @@
+"""Where the network of a run comes from: a row of `MODELS`, or a function or class of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikedistill.core.modules import evaluating
+from spikedistill.core.network import Network
+from spikedistill.core.neuron import LIF
+from spikedistill.errors import InvalidArgument, choose
+from spikedistill.models import MODELS
+from spikedistill.models.conversion import to_spiking
+
+OUTPUTS = ("outputs", "num_classes")
+INPUTS = ("in_channels",)
+NOT_OPTIONS = (*OUTPUTS, *INPUTS)
+"""Arguments that the data decide, where a builder takes them; all others are recipe fields."""
+
+GIVEN = "given"
+"""The name of a model that was handed over as a module, in Python: a recipe cannot build it again."""
+
+Builder = Callable[..., nn.Module]
+
+
+def is_imported(name: str) -> bool:
+    """Whether a model is "package.module:function" and not a row of ours."""
+    return ":" in name
+
+
+def builder_of(name: str) -> Builder:
+    """The function or class that builds the model `name`.
+
+    "package.module:function" is imported, also from the current folder.
+
+    Raises:
+        InvalidArgument: no such model, module or function.
+    """
+    if name == GIVEN:
+        return _given
+    if not is_imported(name):
+        return MODELS[choose("model", name, MODELS)]
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = _import(module_name)
+    except ImportError as error:
+        raise InvalidArgument(
+            f"the model {name!r} cannot be imported: {error}. It is looked for in {Path.cwd()} and among the installed "
+            "packages; name it as package.module:function"
+        ) from error
+    own = [key for key, value in vars(module).items() if _builds(value) and value.__module__ == module.__name__]
+    if attribute not in vars(module) or not _builds(getattr(module, attribute)):
+        raise InvalidArgument(
+            f"{module_name} has no function or class {attribute!r} that could build a network; it has "
+            f"{', '.join(own) or 'none'}"
+        )
+    return getattr(module, attribute)
+
+
+def _given() -> nn.Module:
+    raise InvalidArgument(
+        "the network of this run was handed over in Python, and its recipe cannot build it; hand it over again: "
+        "spikedistill.resume(folder, network=...), spikedistill.Trained.load(folder, network=...)"
+    )
+
+
+def _import(name: str) -> Any:
+    """Import a module, from the current folder too, as `python -m` does."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+
+
+def _builds(value: object) -> bool:
+    return inspect.isfunction(value) or (inspect.isclass(value) and issubclass(value, nn.Module))
+
+
+def build_network(name: str, options: Mapping[str, Any], outputs: int, in_channels: int) -> Network:
+    """Build a model by name.
+
+    A module without a `LIF` neuron is converted: its ReLUs become neurons.
+
+    Args:
+        outputs: size of the head, given to the builder as `outputs` or `num_classes` if it takes one of them.
+        in_channels: of the input, given to the builder if it takes them.
+
+    Raises:
+        InvalidArgument: an unknown option, or a builder that gives no module.
+    """
+    builder = builder_of(name)
+    parameters = inspect.signature(builder).parameters
+    decided = {key: outputs for key in OUTPUTS if key in parameters}
+    decided |= {key: in_channels for key in INPUTS if key in parameters}
+    try:
+        module = builder(**decided, **options)
+    except TypeError as error:
+        raise InvalidArgument(f"the model {name!r} could not be built: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise InvalidArgument(f"the model {name!r} gave a {type(module).__name__}; expected a torch module")
+    return as_spiking(module)
+
+
+def as_spiking(module: nn.Module) -> Network:
+    """A network of whatever the user has: as it is where neurons stand in it, else converted."""
+    if isinstance(module, Network):
+        return module
+    if any(isinstance(part, LIF) for part in module.modules()):
+        return Network(module)
+    return to_spiking(module)
+
+
+def check_head(network: Network, example: Tensor, outputs: int) -> None:
+    """Refuse a network whose head does not fit the data, before anything is trained.
+
+    Args:
+        example: one sample as a batch, [1, ...].
+
+    Raises:
+        InvalidArgument: names both sizes.
+    """
+    with torch.no_grad(), evaluating(network):
+        logits = network(example, timesteps=None).logits
+    if logits.dim() < 2 or logits.shape[1] != outputs:
+        raise InvalidArgument(
+            f"the network gives {tuple(logits.shape)} for one sample, the data have {outputs} classes (or numbers); "
+            f"expected (1, {outputs}). Build it with that many outputs, or let its function take `num_classes`"
+        )
