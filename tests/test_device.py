@@ -22,7 +22,7 @@ from spikedistill.core.kernels import EAGER
 from spikedistill.data import Augmentation, Batches, DataSettings, Framing, ImageSet, frames_of, load
 from spikedistill.measure import evaluation
 from spikedistill.training import loop
-from spikedistill.training.optimizers import OptimizerSettings, make_optimizer
+from spikedistill.training.optimizers import SGD, make_optimizer
 
 GPU = torch.device("cuda", 0)
 CLASSES = ("a", "b", "c")
@@ -132,13 +132,13 @@ def test_a_training_step_and_evaluation_stay_on_the_gpu(kind, rule, tmp_path, mo
         assert (batch.inputs.device, batch.targets.device) == (GPU, GPU)
         on_gpu(learner)
         progress, meter = loop.Progress(), learner.task.meter()
-        optimizer = make_optimizer(learner, OptimizerSettings())
+        optimizer = make_optimizer(learner, SGD())
         for group in optimizer.param_groups:
             group["fused"] = False  # the fused operation has no form for fake tensors
         session = loop.Session(learner, learner, optimizer, progress)
         assert session.device == GPU
         losses = loop._Losses(progress)
-        loop._step(session, batch, 1.0, "fp32", losses, meter)
+        loop._step(session, batch, SGD(clip_norm=1.0, accumulate=2), "fp32", losses, meter)
         for value in losses.pending[0][0].values():
             assert value.device == GPU
         assert meter.correct.device == GPU

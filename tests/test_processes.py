@@ -32,7 +32,7 @@ from spikedistill.data import Augmentation, Batches, ImageSet
 from spikedistill.machine.processes import Process, process_group
 from spikedistill.report.display import Silence
 from spikedistill.training.loop import Progress, Session, fit
-from spikedistill.training.optimizers import OptimizerSettings, make_optimizer
+from spikedistill.training.optimizers import SGD, make_optimizer
 
 def learn(process):
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def learn(process):
                 setattr(module, name, nn.Identity())
     images = torch.randint(0, 256, (37, 1, 12, 12), dtype=torch.uint8)
     data = ImageSet(images, sd.Labels(torch.arange(37) % 4, tuple("abcd")), (0.5,), (0.25,))
-    settings = OptimizerSettings(epochs=3, batch_size=10, lr=0.05, clip_norm=1.0)
+    settings = SGD(epochs=3, batch_size=10, lr=0.05, clip_norm=1.0)
     forward = nn.parallel.DistributedDataParallel(learner) if process.count > 1 else learner
     session = Session(learner, lambda x: forward(x.double()), make_optimizer(learner, settings), Progress())
     batches = Batches(data, 10, Augmentation(crop=1), 0, rank=process.rank, processes=process.count)

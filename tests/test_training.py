@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import csv
+import itertools
 import json
 import os
 import pickle
@@ -29,9 +30,10 @@ from spikedistill.machine.compiler import missing_compiler
 from spikedistill.machine.device import find_device
 from spikedistill.machine.files import write_atomically
 from spikedistill.training import loop, optimizers, precision
+from spikedistill.training import run as run_module
 from spikedistill.training.build import choose_kernels
 from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
-from spikedistill.training.optimizers import OptimizerSettings
+from spikedistill.training.optimizers import SGD, AdamW
 from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe_files import known_fields, load_recipe, saved_recipe
 from spikedistill.training.run import resume, train
@@ -73,6 +75,7 @@ def finished(tmp_path_factory):
 
 def test_the_command_line_end_to_end(finished, tmp_path, capsys):
     assert {p.name for p in finished.iterdir()} == {
+        "best",
         "recipe.yaml",
         "environment.json",
         "checkpoint.pt",
@@ -258,7 +261,8 @@ def test_a_diverged_first_step_is_diagnosed(tmp_path):
     """Nothing of the epoch is known yet: the diagnosis says so, and does not fail itself."""
     progress = loop.Progress()
     losses = loop._Losses(progress)
-    losses.add({"loss": torch.tensor(float("nan"))}, torch.tensor(1.0), 4)
+    losses.add({"loss": torch.tensor(float("nan"))}, 4)
+    losses.watch(torch.tensor(1.0))
     with pytest.raises(
         NonFiniteLoss, match=r"the loss is not finite in epoch 1, step 1: loss nan.*no step of it before"
     ):
@@ -384,14 +388,135 @@ def test_weight_decay_is_on_convolution_and_linear_weights_only():
 
 
 def test_cosine():
-    per_epoch = OptimizerSettings(epochs=10, lr=0.1, cosine="epoch")
+    per_epoch = SGD(epochs=10, lr=0.1, schedule_per="epoch")
     torch_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], 0.1), 10)
     for epoch in range(10):
         assert optimizers.learning_rate(per_epoch, epoch, 5, 7) == pytest.approx(torch_schedule.get_last_lr()[0])
         torch_schedule.optimizer.step()
         torch_schedule.step()
-    per_step = OptimizerSettings(epochs=10, lr=0.1, cosine="step")
+    per_step = SGD(epochs=10, lr=0.1, schedule_per="step")
     assert optimizers.learning_rate(per_step, 9, 7, 7) == pytest.approx(0, abs=1e-12)
+
+
+def test_warm_up_and_the_other_schedules():
+    warm = AdamW(epochs=10, lr=0.2, warmup_epochs=2, schedule="linear", schedule_per="step")
+    rates = [optimizers.learning_rate(warm, epoch, step, 5) for epoch in range(10) for step in range(5)]
+    assert rates[0] == pytest.approx(0.02)  # the first step already moves
+    assert rates[9] == pytest.approx(0.2)  # the last of the warm-up has the full rate
+    assert rates[10] == pytest.approx(0.2)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert optimizers.learning_rate(warm, 9, 5, 5) == pytest.approx(0, abs=1e-12)
+    constant = SGD(epochs=10, lr=0.2, schedule="constant")
+    assert {optimizers.learning_rate(constant, epoch, 0, 5) for epoch in range(10)} == {0.2}
+    for fields, message in {
+        (("warmup_epochs", 10),): "expected 0 or more, and less than the 10 epochs",
+        (("schedule", "cosin"),): "did you mean cosine",
+        (("ema", 1.0),): "expected between 0 and 1",
+        (("accumulate", 0),): "accumulate is 0",
+        (("accumulate", 256),): "cannot be computed in 256 parts",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            SGD(**dict(fields))
+
+
+def test_another_optimizer_is_one_word():
+    recipe = load_recipe("fashion-small", ["--optimizer", "adamw", "--optimizer.warmup_epochs", "1"])
+    assert isinstance(recipe.optimizer, AdamW)
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay) == (1e-3, 0.05)  # not SGD's
+    assert (recipe.optimizer.epochs, recipe.optimizer.batch_size) == (5, 64)  # these stay
+    with pytest.raises(ValueError, match="optimizer 'adamw' has no field 'momentum'"):
+        load_recipe("fashion-small", ["--optimizer", "adamw", "--optimizer.momentum", "0.9"])
+    made = optimizers.make_optimizer(torch.nn.Linear(2, 2), recipe.optimizer)
+    assert isinstance(made, torch.optim.AdamW)
+
+
+def session_of(settings):
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), sd.LIF(threshold=0.3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+    )
+    learner = sd.SelfDistillation(body.double(), sd.Rate(2), branches=())
+    average = run_module._average(learner, settings.ema)
+    made = optimizers.make_optimizer(learner, settings)
+    return loop.Session(learner, learner, made, loop.Progress(), average)
+
+
+def steps(session, settings, count=3, samples=6):
+    torch.manual_seed(1)
+    losses, meter = loop._Losses(session.progress), session.learner.task.meter()
+    for _ in range(count):
+        batch = sd.Batch(torch.randn(samples, 3, 8, 8, dtype=torch.float64), torch.arange(samples) % 5)
+        loop._step(session, batch, settings, "fp32", losses, meter)
+    return {name: tensor.clone() for name, tensor in session.learner.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 6])
+def test_a_batch_in_parts_gives_the_step_of_the_whole(parts):
+    """Without batch norm, whose statistics are of a part."""
+    whole, apart = (SGD(lr=0.1, accumulate=count) for count in (1, parts))
+    expected, found = steps(session_of(whole), whole), steps(session_of(apart), apart)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated():
+    settings = SGD(lr=0.1, ema=0.9)
+    session = session_of(settings)
+    plain, by_hand = session_of(settings), None
+    for k in range(4):
+        torch.manual_seed(k)
+        steps(session, settings, 1)
+        torch.manual_seed(k)
+        now = steps(plain, settings, 1)
+        by_hand = now if by_hand is None else {n: 0.9 * by_hand[n] + 0.1 * now[n] for n in now}
+    for name, tensor in session.network.state_dict().items():
+        torch.testing.assert_close(tensor, by_hand[name])
+        assert not torch.equal(tensor, session.learner.network.state_dict()[name])
+    assert set(session.state()["average"]) > set()
+
+
+def test_average_optimizer_and_parts_resume_to_the_same_bits(tmp_path, monkeypatch):
+    words = ["--optimizer", "adamw", "--optimizer.lr=0.01", "--optimizer.ema=0.9", "--optimizer.accumulate=2"]
+    recipe = tiny(*words, "--optimizer.warmup_epochs=1", "--precision=fp32", "--compile=off")
+    train(recipe, tmp_path / "whole")
+    taken = []
+
+    def stops(self, progress, steps):
+        taken.append(progress.step)
+        if len(taken) == 6:
+            raise Interrupted("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Stoppable, "on_step", stops)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "stopped")
+    resume(tmp_path / "stopped")
+    assert same_weights(tmp_path / "stopped", tmp_path / "whole")
+    assert (tmp_path / "stopped/best/model.safetensors").read_bytes() == (
+        tmp_path / "whole/best/model.safetensors"
+    ).read_bytes()
+
+
+def test_the_best_epoch_on_validation_rows_is_kept_beside_the_last(finished):
+    with (finished / "metrics.csv").open() as file:
+        scores = [float(row["validation_accuracy"]) for row in csv.DictReader(file)]
+    best = sd.Trained.load(finished / "best")
+    assert best.config["epoch"] == scores.index(max(scores)) + 1
+    assert best.config["validation"] == pytest.approx(max(scores))
+
+
+def test_a_run_starts_from_the_weights_of_another(finished, tmp_path, capsys):
+    words = ["train", *TINY, "--optimizer.epochs=1", "--optimizer.lr=1e-12", "--init", str(finished)]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    ours, theirs = (sd.Trained.load(folder).network.state_dict() for folder in (tmp_path / "run", finished))
+    for name, tensor in ours.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-7)
+    capsys.readouterr()
+    assert main([*words, "--model.width=3", "--out", str(tmp_path / "other")]) == 1
+    assert "does not fit the network" in capsys.readouterr().err
+    assert main([*words[:-1], str(tmp_path / "nowhere"), "--out", str(tmp_path / "other")]) == 1
+    assert "there is no" in capsys.readouterr().err
 
 
 def test_compiling_is_left_out_where_it_does_not_pay(monkeypatch):

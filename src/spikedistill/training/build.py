@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -12,6 +14,7 @@ from spikedistill.core.neuron import LIF
 from spikedistill.data import Samples
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.compiler import automatic, missing_compiler
+from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.networks import as_spiking, build_network, check_head
 from spikedistill.training.recipe import Recipe
@@ -38,6 +41,7 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
 
     Raises:
         InvalidArgument: a network of the user's whose head does not fit, or without the stages that were named.
+        CheckpointError: `init` has other weights than this network.
     """
     outputs, example = recipe.task.head_size(data.targets.description()), example_of(data)
     if given is None:
@@ -45,6 +49,9 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     else:
         network = as_spiking(given)
     check_head(network, example, outputs)
+    if recipe.init is not None:
+        # every weight and buffer is accounted for: nothing is loaded in part
+        apply_state(network, load_weights(Path(recipe.init))[0], f"the run {recipe.init}")
     if recipe.branches.stages is not None:
         network = Network(network.body, recipe.branches.stages, network.notes)
     return network

@@ -20,9 +20,17 @@ from spikedistill.models import MODELS
 from spikedistill.objectives import OBJECTIVES
 from spikedistill.tasks import TASKS
 from spikedistill.training.networks import NOT_OPTIONS, builder_of
+from spikedistill.training.optimizers import OPTIMIZERS
 
-ONE_OF: dict[str, Mapping[str, Callable[..., Any]]] = {"rule": LEARNING_RULES, "task": TASKS, "model": MODELS}
+ONE_OF: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "rule": LEARNING_RULES,
+    "task": TASKS,
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+}
 """Fields that hold one of several, and the table of those."""
+NOT_KEPT = ("lr", "weight_decay")
+"""Fields that do not stay when another choice is made: what is good for SGD is not for AdamW."""
 SEVERAL_OF: dict[str, Mapping[str, Callable[..., Any]]] = {"objectives": OBJECTIVES}
 """Fields that hold several by name, and the table of those."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from spikedistill.core.network import Network
 from spikedistill.core.output import Batch
 from spikedistill.data import Batches
 from spikedistill.errors import NonFiniteLoss
@@ -34,6 +37,7 @@ class Progress:
         sums: of each loss term times samples.
         meter: state of the task's meter.
         seconds: spent in this epoch.
+        best: the best validation score of the epochs before; None before there is one.
     """
 
     epoch: int = 0
@@ -42,6 +46,7 @@ class Progress:
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     meter: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+    best: float | None = None
 
     def next_epoch(self) -> None:
         self.epoch, self.step, self.samples, self.sums, self.meter, self.seconds = self.epoch + 1, 0, 0, {}, {}, 0.0
@@ -61,12 +66,23 @@ class Watcher(Protocol):
 
 @dataclasses.dataclass
 class Session:
-    """The objects of a run that change while it trains."""
+    """The objects of a run that change while it trains.
+
+    Attributes:
+        forward: the learner, or its distributed wrapper.
+        average: the moving average of the network's weights, where the recipe wants one.
+    """
 
     learner: SelfDistillation
-    forward: Callable[[Tensor], Any]  # the learner, or its distributed wrapper
+    forward: Callable[[Tensor], Any]
     optimizer: torch.optim.Optimizer
     progress: Progress
+    average: AveragedModel | None = None
+
+    @property
+    def network(self) -> Network:
+        """What is evaluated and kept: the average, or the network that is trained."""
+        return self.learner.network if self.average is None else self.average.module  # type: ignore[return-value]
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +93,7 @@ class Session:
         return {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({} if self.average is None else {"average": self.average.state_dict()}),
             "progress": dataclasses.asdict(self.progress),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -122,7 +139,7 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
     for batch in batches.epoch(progress.epoch, progress.step):
         for group in session.optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.epoch, progress.step, steps)
-        _step(session, batch, settings.clip_norm, precision, losses, meter)
+        _step(session, batch, settings, precision, losses, meter)
         progress.step += 1
         if session.device.type == "cpu" or progress.step % CHECK_EVERY == 0 or progress.step == steps:
             losses.check()
@@ -133,23 +150,44 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
 
 
 def _step(
-    session: Session, batch: Batch, clip_norm: float | None, precision: str, losses: _Losses, meter: Meter
+    session: Session, batch: Batch, settings: OptimizerSettings, precision: str, losses: _Losses, meter: Meter
 ) -> None:
+    learner = session.learner
     session.optimizer.zero_grad(set_to_none=True)
-    with autocast(precision, session.device):
-        output = session.forward(batch.inputs)
-    terms = session.learner.loss(output, batch.targets, batch.inputs)
-    terms.total.backward()
-    gradients = [p.grad for p in session.learner.parameters() if p.grad is not None]
+    for part in _parts(batch, settings.accumulate):
+        share = len(part) / len(batch)
+        with autocast(precision, session.device):
+            output = session.forward(part.inputs)
+        terms = learner.loss(output, part.targets, part.inputs)
+        # a mean over the batch is the mean of those over its parts, by their sizes
+        (terms.total if share == 1 else terms.total * share).backward()
+        losses.add({"loss": terms.total.detach(), **terms.parts}, len(part))
+        meter.add(output.logits, part.targets)
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
     # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
     norm = nn.utils.get_total_norm(gradients)
-    losses.add({"loss": terms.total.detach(), **terms.parts}, norm, len(batch))
+    losses.watch(norm)
     if session.device.type == "cpu":
         losses.check()  # before the weights are touched; on a GPU it would wait for the step
-    if clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(session.learner.parameters(), clip_norm, norm)
+    if settings.clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(learner.parameters(), settings.clip_norm, norm)
     session.optimizer.step()
-    meter.add(output.logits, batch.targets)
+    if session.average is not None:
+        session.average.update_parameters(learner.network)
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """A batch in `count` parts, so that only one is in memory at a time."""
+    if count == 1:
+        yield batch
+        return
+    samples = 1 if batch.inputs.dim() == 5 else 0  # event frames have time in front
+    inputs = batch.inputs.tensor_split(count, samples)
+    leaves, form = tree_flatten(batch.targets)
+    targets = zip(*(leaf.tensor_split(count) for leaf in leaves), strict=True)
+    for part, target in zip(inputs, targets, strict=True):
+        if part.shape[samples]:  # the last batch of an epoch may have fewer samples than parts
+            yield Batch(part, tree_unflatten(list(target), form))
 
 
 class _Losses:
@@ -157,10 +195,14 @@ class _Losses:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.pending: list[tuple[dict[str, Tensor], Tensor, int]] = []
+        self.pending: list[tuple[dict[str, Tensor], int]] = []
+        self.norms: list[Tensor] = []
 
-    def add(self, terms: dict[str, Tensor], gradient_norm: Tensor, samples: int) -> None:
-        self.pending.append((terms, gradient_norm, samples))
+    def add(self, terms: dict[str, Tensor], samples: int) -> None:
+        self.pending.append((terms, samples))
+
+    def watch(self, gradient_norm: Tensor) -> None:
+        self.norms.append(gradient_norm)
 
     def check(self) -> None:
         """Add the pending losses to the sums.
@@ -168,14 +210,18 @@ class _Losses:
         Raises:
             NonFiniteLoss: one of them, or the gradient, is no number.
         """
-        for terms, gradient_norm, samples in self.pending:
+        if not self.norms:
+            return
+        norm = max((float(norm) for norm in self.norms), key=lambda value: (not math.isfinite(value), value))
+        for terms, samples in self.pending:
             numbers = {name: float(value) for name, value in terms.items()}
-            if not all(map(math.isfinite, [*numbers.values(), float(gradient_norm)])):
-                raise NonFiniteLoss(_diagnosis(self.progress, numbers | {GRADIENT: float(gradient_norm)}))
+            if not all(map(math.isfinite, [*numbers.values(), norm])):
+                raise NonFiniteLoss(_diagnosis(self.progress, numbers | {GRADIENT: norm}))
             for name, number in numbers.items():
                 self.progress.sums[name] = self.progress.sums.get(name, 0.0) + number * samples
             self.progress.samples += samples
         self.pending.clear()
+        self.norms.clear()
 
 
 def _diagnosis(progress: Progress, numbers: dict[str, float]) -> str:

@@ -1,55 +1,127 @@
-"""How weights follow from gradients: SGD with momentum and a cosine (method.md §5)."""
+"""How weights follow from gradients: optimizers of torch with the schedules that are used with them (method.md §5).
+
+An optimizer is a frozen dataclass whose fields are its recipe fields; another one is one more class and one row in
+`OPTIMIZERS`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from spikedistill.errors import InvalidArgument
+from spikedistill.errors import InvalidArgument, choose
+
+Groups = list[dict[str, Any]]
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - share,
+    "constant": lambda share: 1.0,
+}
+"""The learning rate as a share of its largest value, by the share of the run that is done (warm-up not counted)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """SGD with momentum (method.md §5).
+    """What all optimizers have in common.
 
     Args:
         epochs: passes over the training samples.
-        batch_size: of all processes together.
-        lr: learning rate at the start.
-        momentum: of SGD.
-        weight_decay: L2 penalty, added to the gradient.
+        batch_size: samples of one step, of all processes together.
+        lr: largest learning rate.
+        weight_decay: of the optimizer.
         decayed: what weight decay acts on: "weights" (of convolutions and linear layers) or "all" parameters.
-        cosine: the rate follows a cosine to 0, changed per "epoch" or per "step".
+        schedule: how the learning rate falls: "cosine" or "linear" to 0, or "constant".
+        schedule_per: whether it changes per "epoch" or per "step".
+        warmup_epochs: epochs in which it first rises from 0, step by step.
         clip_norm: largest norm of the gradient (null: no clipping).
+        accumulate: compute each batch in so many parts, one after the other, for less memory.
+        ema: decay of an exponential moving average of the weights, which is what is evaluated and kept (null: none).
         drop_last: leave out an epoch's last, smaller batch.
+
+    Raises:
+        InvalidArgument: a number out of range.
     """
 
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
-    momentum: float = 0.9
     weight_decay: float = 5e-4
     decayed: Literal["weights", "all"] = "weights"
-    cosine: Literal["epoch", "step"] = "epoch"
+    schedule: str = "cosine"
+    schedule_per: Literal["epoch", "step"] = "epoch"
+    warmup_epochs: float = 0.0
     clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
+        for name in ("epochs", "batch_size", "lr", "accumulate"):
             if not getattr(self, name) > 0:
                 raise InvalidArgument(f"optimizer.{name} is {getattr(self, name)}; expected more than 0")
+        choose("schedule", self.schedule, SCHEDULES)
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise InvalidArgument(
+                f"optimizer.warmup_epochs is {self.warmup_epochs}; expected 0 or more, and less than the "
+                f"{self.epochs} epochs of the run"
+            )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InvalidArgument(f"optimizer.clip_norm is {self.clip_norm}; expected more than 0, or null")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InvalidArgument(f"optimizer.ema is {self.ema}; expected between 0 and 1, as 0.999, or null")
+        if self.accumulate > self.batch_size:
+            raise InvalidArgument(f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts")
+
+    def make(self, groups: Groups) -> torch.optim.Optimizer:
+        """The optimizer for these parameter groups."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which optimizer it is")
 
 
-def decay_groups(
-    modules: Iterable[nn.Module], weight_decay: float, decayed: str = "weights"
-) -> list[dict[str, object]]:
+@dataclasses.dataclass(frozen=True)
+class SGD(OptimizerSettings):
+    """Stochastic gradient descent with momentum, as the authors use it (method.md §5).
+
+    Args:
+        momentum: share of the last step that is taken again.
+        nesterov: whether the gradient is looked at after that step.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def make(self, groups: Groups) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov, fused=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(OptimizerSettings):
+    """Adam with weight decay apart from the gradient.
+
+    Args:
+        beta1, beta2: decay of the means of the gradient and of its square.
+        eps: added to the root of the latter.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def make(self, groups: Groups) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, self.lr, (self.beta1, self.beta2), self.eps, fused=True)
+
+
+OPTIMIZERS: dict[str, type[OptimizerSettings]] = {"sgd": SGD, "adamw": AdamW}
+
+
+def decay_groups(modules: Iterable[nn.Module], weight_decay: float, decayed: str = "weights") -> Groups:
     """Parameter groups: weight decay on convolution and linear weights, none on batch norm and biases.
 
     Args:
@@ -58,18 +130,27 @@ def decay_groups(
     weights, rest = [], []
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
+            # batch norm's γ is called weight too, and has one dimension
             decays = decayed == "all" or (name == "weight" and parameter.dim() > 1)
             (weights if decays else rest).append(parameter)
     return [{"params": weights, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def make_optimizer(learner: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
-    """SGD for all parameters of a learner, with its branches and adapters."""
-    groups = decay_groups(learner.modules(), settings.weight_decay, settings.decayed)
-    return torch.optim.SGD(groups, settings.lr, settings.momentum, fused=True)
+def make_optimizer(learner: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimizer of all parameters of a learner, with its branches and adapters."""
+    return settings.make(decay_groups(learner.modules(), settings.weight_decay, settings.decayed))
 
 
 def learning_rate(settings: OptimizerSettings, epoch: int, step: int, steps: int) -> float:
-    """Cosine from lr to 0 over the run, per epoch or per step."""
-    progress = epoch if settings.cosine == "epoch" else epoch + step / steps
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress / settings.epochs))
+    """The learning rate of a step: rising while it warms up, then by the schedule.
+
+    Args:
+        step, steps: number of the step in its epoch, and steps of an epoch.
+    """
+    fine = epoch + step / steps
+    if fine < settings.warmup_epochs:
+        # the first step already moves, and the last of the warm-up has the full rate
+        return settings.lr * (fine + 1 / steps) / settings.warmup_epochs
+    progress = epoch if settings.schedule_per == "epoch" else fine
+    done = max(0.0, progress - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
+    return settings.lr * SCHEDULES[settings.schedule](done)

@@ -13,7 +13,7 @@ from spikedistill.models.branches import BLOCKS
 from spikedistill.objectives import Objective, SelfDistillationLoss
 from spikedistill.tasks import Classification, Task
 from spikedistill.training.networks import builder_of
-from spikedistill.training.optimizers import OptimizerSettings
+from spikedistill.training.optimizers import SGD, OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Recipe:
         objectives: what is minimised, by name; their sum is multiplied with the rule's scale.
         data: which samples to train and test on.
         optimizer: how weights follow from gradients.
+        init: folder of a finished run whose weights this one starts from (null: random ones).
         seed: of initialisation, order and augmentation.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "fp32", "bf16", or "auto": the faster of the two, by a short measurement where bf16 has units.
@@ -96,7 +97,8 @@ class Recipe:
         default_factory=lambda: {"self_distillation": SelfDistillationLoss()}
     )
     data: DataSettings = DataSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
+    optimizer: OptimizerSettings = SGD()
+    init: str | None = None
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

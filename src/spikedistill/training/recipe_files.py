@@ -15,7 +15,7 @@ import yaml
 
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.machine.files import write_text
-from spikedistill.training.choices import ONE_OF, SEVERAL_OF, Field, fields_of, fields_of_choices, owner_of
+from spikedistill.training.choices import NOT_KEPT, ONE_OF, SEVERAL_OF, Field, fields_of, fields_of_choices, owner_of
 from spikedistill.training.networks import NOT_OPTIONS, is_imported
 from spikedistill.training.recipe import Claim, ModelSettings, Recipe
 
@@ -166,6 +166,7 @@ def _normalised(given: Values, source: str) -> Values:
     values["rule"] = {"name": "rate", **values.get("rule", {})}
     values["task"] = {"name": "classification", **values.get("task", {})}
     values["model"] = {"name": defaults.model.name, **values.get("model", {})}
+    values["optimizer"] = {"name": "sgd", **values.get("optimizer", {})}
     for key in ONE_OF:
         owner_of(key, str(values[key]["name"]))
     for key, table in SEVERAL_OF.items():
@@ -183,9 +184,11 @@ def _chosen(values: Values, key: str, value: str) -> bool:
     group, _, rest = key.partition(".")
     if group in ONE_OF and rest in ("", "name"):
         owner = owner_of(group, value)
-        kept = {field.name for field in fields_of(owner)}
+        kept = {field.name.split(".")[0] for field in fields_of(owner)} - {"name"}
+        if values[group]["name"] != value:
+            kept -= set(NOT_KEPT)
         # what both have, as T or the width, stays as the recipe says
-        values[group] = {"name": value, **{k: v for k, v in values[group].items() if k in kept}}
+        values[group] = {"name": value, **{k: v for k, v in values[group].items() if k.split(".")[0] in kept}}
         return True
     if group in SEVERAL_OF:
         name, _, field = rest.partition(".")
@@ -217,6 +220,7 @@ def _parsed(values: Values, words: list[str], source: str) -> Recipe:
         return Recipe(
             rule=_made(made, "rule", owners),
             task=_made(made, "task", owners),
+            optimizer=_made(made, "optimizer", owners),
             model=ModelSettings(values["model"]["name"], _options(made)),
             objectives={name: _made(made, f"objectives.{name}", owners) for name in values["objectives"]},
             **parts,
@@ -304,7 +308,7 @@ def _check_key(key: str, source: str, imported: bool = False) -> None:
 
 def values_of(recipe: Recipe) -> Values:
     """Every field of a recipe as plain values, the inverse of reading it."""
-    names = {"rule": ONE_OF["rule"], "task": ONE_OF["task"]}
+    names = {key: table for key, table in ONE_OF.items() if key != "model"}
     values: Values = {}
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)

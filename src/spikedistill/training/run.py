@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from spikedistill.core.kernels import Kernels
 from spikedistill.data import Batches, Splits, load
@@ -165,10 +166,18 @@ def _prepare(run: Run, resume: bool) -> _Prepared:
     compile = "off" if kernels_reason.startswith("eager") else "on"
     recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
     run = dataclasses.replace(run, recipe=recipe)
-    session = Session(learner, learner, make_optimizer(learner, recipe.optimizer), Progress())
+    optimizer = make_optimizer(learner, recipe.optimizer)
+    session = Session(learner, learner, optimizer, Progress(), _average(learner, recipe.optimizer.ema))
     if resume:
         _restore(session, run.folder)
     return _Prepared(run, session, kernels_reason, precision_reason)
+
+
+def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | None:
+    """The moving average of the network's weights and of batch norm's statistics."""
+    if decay is None:
+        return None
+    return AveragedModel(learner.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _restore(session: Session, folder: Path) -> None:
@@ -176,6 +185,8 @@ def _restore(session: Session, folder: Path) -> None:
     state = load_checkpoint(path)
     apply_state(session.learner, state["learner"], str(path))
     session.optimizer.load_state_dict(state["optimizer"])
+    if session.average is not None:
+        apply_state(session.average, state["average"], str(path))
     for name, value in state["progress"].items():
         setattr(session.progress, name, value)
     torch.set_rng_state(state["random"])
@@ -225,7 +236,8 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
         if run.splits.validation is None:
             return {}
         held_out = run.splits.validation.to(run.device)
-        found = score(run.recipe, session.learner.network, held_out, None, prepared.kernels, run.process)
+        found = score(run.recipe, session.network, held_out, None, prepared.kernels, run.process)
+        _keep_best(prepared, found)
         return {f"validation_{name}": value for name, value in found.columns[run.recipe.timesteps].items()}
 
     try:
@@ -249,14 +261,27 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
     return _finish(prepared, display)
 
 
+def _keep_best(prepared: _Prepared, found: Evaluation) -> None:
+    """Keep the weights of the epoch that is best on the validation samples, in a folder of their own."""
+    run, progress = prepared.run, prepared.session.progress
+    value = found.score[run.recipe.timesteps]
+    if progress.best is not None and value <= progress.best:
+        return
+    progress.best = value
+    if run.process.is_first:
+        config = describe_network(run.recipe, run.splits.train) | {"epoch": progress.epoch + 1, "validation": value}
+        (run.folder / "best").mkdir(exist_ok=True)
+        save_weights(run.folder / "best", prepared.session.network.state_dict(), config)
+
+
 def _finish(prepared: _Prepared, display: Display | Silence) -> Evaluation:
     """Score, write and print. The test rows are read here, once."""
-    run, learner = prepared.run, prepared.session.learner
+    run, network = prepared.run, prepared.session.network
     by_time = None if run.recipe.timesteps is None else sorted({1, 2, run.recipe.timesteps})
     test = run.splits.test.to(run.device)
-    found = score(run.recipe, learner.network, test, by_time, prepared.kernels, run.process)
+    found = score(run.recipe, network, test, by_time, prepared.kernels, run.process)
     if isinstance(display, Display):
-        save_weights(run.folder, learner.strip().state_dict(), describe_network(run.recipe, run.splits.train))
+        save_weights(run.folder, network.state_dict(), describe_network(run.recipe, run.splits.train))
         write_json(run.folder / "result.json", _result(found, run))
         draw_curves(display.metrics.rows, found, run.folder / "curves.png")
         text.print_evaluation(found, run.splits.division, run.recipe.precision)

@@ -115,7 +115,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tuple[str, ...]]]:
     """(form, folder of classes, suffixes) in the order of preference."""
     cut = framing.by if framing else "*"
-    # Frames that were cut in another way are another data set: they are not taken in place of what was asked for.
+    # Frames that were cut in another way are another data set: they are never taken instead.
     frames = sorted(p for p in root.glob(f"frames_number_*_split_by_{cut}") if p.is_dir())
     if framing is not None:  # frames of another T are tried too: their reader says what is wrong with them
         frames.sort(key=lambda folder: folder.name != f"frames_number_{framing.timesteps}_split_by_{framing.by}")
