@@ -35,7 +35,8 @@ from spikedistill.training.build import choose_kernels
 from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.optimizers import SGD, AdamW
 from spikedistill.training.precision import choose_precision
-from spikedistill.training.recipe_files import known_fields, load_recipe, saved_recipe
+from spikedistill.training.recipe_files import load_recipe, saved_recipe
+from spikedistill.training.recipe_parsing import known_fields
 from spikedistill.training.run import resume, train
 
 TINY = [

@@ -19,6 +19,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "train by a recipe, or go on with a run"),
     "evaluate": Command("evaluate", "score by timesteps and firing rates of a run, on the test samples"),
+    "compare": Command("compare", "several runs: mean, spread and differences over seeds"),
     "predict": Command("predict", "what a run's network says about pictures or recordings"),
     "bench": Command("bench", "time and memory of a training step, ours and the peers'"),
     "data": Command("data", "look at data, prepare recordings, simulate some"),

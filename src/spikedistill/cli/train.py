@@ -49,7 +49,7 @@ def run(words: list[str]) -> None:
 
 def _fields() -> list[str]:
     """Every field: its name, default and meaning."""
-    from spikedistill.training.recipe_files import known_fields
+    from spikedistill.training.recipe_parsing import known_fields
 
     lines = []
     for field in known_fields().values():

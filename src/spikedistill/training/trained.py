@@ -19,7 +19,8 @@ from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.networks import as_spiking, build_network
 from spikedistill.training.recipe import Recipe
-from spikedistill.training.recipe_files import recipe_of, values_of
+from spikedistill.training.recipe_parsing import recipe_of
+from spikedistill.training.recipe_values import values_of
 
 FORMAT = "spikedistill network 2"
 

@@ -1,0 +1,226 @@
+"""Finished runs side by side: mean, spread and differences over seeds, as a table and a figure.
+
+Runs that differ in nothing but the seed (and in what cannot change a result, as the folder of the data) are one row.
+Only what runs have written is read, as plain values: also runs of other versions can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spikedistill.errors import DataError
+from spikedistill.report.figure import new_figure, save_figure
+from spikedistill.report.metrics import read_metrics
+
+SAME_RESULT = ("seed", "claim", "device", "data.root", "data.download", "data.workers", "data.events.cache")
+"""Fields of a recipe that runs of one row may differ in."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a finished run has written.
+
+    Attributes:
+        folder: of the run.
+        recipe: its fields by dotted name.
+        score_name: what was measured, as "accuracy".
+        scores: on the test samples, by timesteps ("ann" for the ANN twin).
+        samples: how many test samples there were.
+        seconds: median over epochs.
+        commit: of the package, None where it is not known.
+    """
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    score_name: str
+    scores: Mapping[str, float]
+    samples: int
+    seconds: float
+    commit: str | None
+
+    @property
+    def seed(self) -> int:
+        return int(self.recipe.get("seed", 0))
+
+    @property
+    def score(self) -> float:
+        """At the number of time steps that the run was trained for, the largest."""
+        return list(self.scores.values())[-1]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, the seed apart."""
+        return {name: value for name, value in self.recipe.items() if not name.startswith(SAME_RESULT)}
+
+
+def read_record(folder: Path) -> Record:
+    """Read a finished run.
+
+    Raises:
+        DataError: a file is missing or cannot be read.
+    """
+    try:
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        rows = read_metrics(folder / "metrics.csv")
+        name = next(key for key, value in result.items() if key.startswith("test_") and isinstance(value, dict))
+        seconds = statistics.median(row["seconds"] for row in rows)
+        values = dict(_flat(recipe, ""))
+        commit = environment.get("commit")
+        return Record(folder, values, name[5:], result[name], int(result["test_samples"]), seconds, commit)
+    except (OSError, ValueError, KeyError, StopIteration, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise DataError(f"{folder} is not the folder of a finished run: {error or type(error).__name__}") from error
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def find_runs(places: list[Path]) -> list[Record]:
+    """The finished runs among folders, and in the folders right below them.
+
+    Raises:
+        DataError: a place without any.
+    """
+    found: list[Record] = []
+    for place in places:
+        folders = [place, *sorted(p for p in place.iterdir() if p.is_dir())] if place.is_dir() else []
+        runs = [folder for folder in folders if (folder / "result.json").is_file()]
+        if not runs:
+            raise DataError(f"{place} holds no finished run (no result.json in it or right below it)")
+        found += [read_record(folder) for folder in runs]
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seeds only.
+
+    Attributes:
+        name: from the names of their folders, without the seed.
+        records: by seed.
+        differs: the fields in which this row differs from others, as words.
+    """
+
+    name: str
+    records: list[Record]
+    differs: str
+
+    @property
+    def scores(self) -> list[float]:
+        return [record.score for record in self.records]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.scores)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds; None for a single one."""
+        return statistics.stdev(self.scores) if len(self.records) > 1 else None
+
+    def difference(self, other: Row) -> tuple[float, float | None]:
+        """Mean of this row less that of another, and its standard error.
+
+        Runs of one seed share initialisation and order, so where both rows have the same seeds the difference is taken
+        seed by seed; else the errors of the two means add up.
+        """
+        ours, theirs = ({record.seed: record.score for record in row.records} for row in (self, other))
+        if ours.keys() == theirs.keys() and len(ours) > 1:
+            pairs = [ours[seed] - theirs[seed] for seed in ours]
+            return statistics.mean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
+        spread = [row.deviation for row in (self, other)]
+        if None in spread:
+            return self.mean - other.mean, None
+        variances = (deviation**2 / len(row.records) for deviation, row in zip(spread, (self, other)) if deviation)
+        return self.mean - other.mean, math.sqrt(sum(variances))
+
+
+def rows_of(records: list[Record]) -> list[Row]:
+    """Runs grouped by what decides their result, in the order in which they were given.
+
+    A field that one recipe has and the other does not (they may be of different versions) separates nothing.
+    """
+    groups: list[tuple[dict[str, Any], list[Record]]] = []
+    for record in records:
+        for settings, members in groups:
+            if _agree(settings, record.settings):
+                settings.update(record.settings)
+                members.append(record)
+                break
+        else:
+            groups.append((dict(record.settings), [record]))
+    names = dict.fromkeys(name for settings, _ in groups for name in settings)
+    differing = [name for name in names if len({str(s[name]) for s, _ in groups if name in s}) > 1]
+    rows = []
+    for settings, members in groups:
+        ordered = sorted(members, key=lambda record: record.seed)
+        stems = {re.sub(r"[-_]?\d+$", "", record.folder.name) or record.folder.name for record in ordered}
+        words = [f"{name} {settings[name]}" for name in differing if name in settings]
+        rows.append(Row(" / ".join(sorted(stems)), ordered, ", ".join(words)))
+    return rows
+
+
+def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    return all(value == others[name] for name, value in settings.items() if name in others)
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown; differences are to the first."""
+    first = rows[0]
+    score = first.records[0].score_name
+    head = ["run", "n", f"test {score}, % (by seed)", "mean", "sd", f"less {first.name}", "s per epoch", "commit"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        by_seed = ", ".join(f"{100 * value:.2f}" for value in row.scores)
+        spread = "" if row.deviation is None else f"{100 * row.deviation:.2f}"
+        commits = ", ".join(sorted({record.commit or "unknown" for record in row.records}))
+        seconds = statistics.median(record.seconds for record in row.records)
+        mean = f"**{100 * row.mean:.2f}**"
+        cells = [row.name, str(len(row.records)), by_seed, mean, spread, _difference(row, first)]
+        lines.append([*cells, f"{seconds:.0f}", commits])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _difference(row: Row, first: Row) -> str:
+    if row is first:
+        return ""
+    value, error = row.difference(first)
+    return f"{100 * value:+.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Every seed as a point, every mean as a bar."""
+    figure = new_figure(8, 0.5 * len(rows) + 1.2)
+    axes = figure.subplots()
+    for k, row in enumerate(rows):
+        values = [100 * value for value in row.scores]
+        axes.plot(values, [k] * len(values), "o", color="tab:blue", alpha=0.6)
+        axes.plot([100 * row.mean] * 2, [k - 0.3, k + 0.3], color="tab:blue", linewidth=3)
+        axes.annotate(
+            f"{100 * row.mean:.1f} (n = {len(values)})",
+            (max(values), k),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.margins(x=0.25)
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+    axes.set(xlabel=f"test {rows[0].records[0].score_name} (%): seeds and their mean")
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)

@@ -1,0 +1,233 @@
+"""From plain values and command-line words to a recipe: names checked with near ones, types by jsonargparse."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from spikedistill.errors import InvalidArgument, choose
+from spikedistill.training.choices import (
+    NOT_KEPT,
+    ONE_OF,
+    SEVERAL_OF,
+    Field,
+    fields_of,
+    fields_of_choices,
+    owner_of,
+)
+from spikedistill.training.networks import NOT_OPTIONS, is_imported
+from spikedistill.training.recipe import ModelSettings, Recipe
+from spikedistill.training.recipe_values import Values
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+SHORT = {"timesteps": "rule.timesteps", "model.import": "model.name"}
+"""Other names of fields, for the command line and for recipes."""
+
+
+def recipe_of(values: Values, source: str, trust: bool = True) -> Recipe:
+    """A recipe of plain values, the inverse of `values_of`; what is left out has its default.
+
+    Args:
+        trust: whether a model "package.module:function" may be imported, which runs its code.
+
+    Raises:
+        InvalidArgument: an unknown field or a value that does not fit, or an import that is not trusted.
+    """
+    name = values.get("model", {}).get("name", "") if isinstance(values.get("model"), dict) else ""
+    if is_imported(str(name)) and not trust:
+        raise InvalidArgument(
+            f"{source} builds its network by {name!r}, which would be imported, and so run. If you know that code, say "
+            "so: --trust (in Python trust=True)"
+        )
+    return recipe_with(values, [], source)
+
+
+def pairs_of(words: list[str]) -> Iterator[tuple[str, str]]:
+    """(field, value) of `--field value` and `--field=value`."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise InvalidArgument(f"expected --FIELD VALUE; given {word!r}")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise InvalidArgument(f"--{key} needs a value")
+            value = rest.pop(0)
+        yield key, value
+
+
+def recipe_with(given: Values, overrides: list[tuple[str, str]], source: str) -> Recipe:
+    values = _normalised(given, source)
+    imported = is_imported(str(values["model"]["name"]))
+    for key in _flatten(values):
+        _check_key(key, source, imported)
+    words = {}
+    for key, value in overrides:
+        imported = imported or (key == "model.name" and is_imported(value))
+        _check_key(key, "the command line", imported)
+        if not _chosen(values, key, value):
+            words[key] = value
+    _check_fields_of_choices(values, [*_flatten(values), *words])
+    return _parsed(values, [f"--{key}={value}" for key, value in words.items()], source)
+
+
+def _check_fields_of_choices(values: Values, keys: list[str]) -> None:
+    """What one learning rule, task or model has, another may not have."""
+    for key in keys:
+        group, _, name = key.partition(".")
+        if group in ONE_OF and name and name != "name":
+            chosen = values[group]["name"]
+            known = [field.name.partition(".")[2] for field in fields_of(owner_of(group, chosen), f"{group}.")]
+            if not any(f"{field}.".startswith(f"{name}.") for field in known):
+                has = f"it has {', '.join(known)}" if known else "it has no fields"
+                raise InvalidArgument(f"{group} {chosen!r} has no field {name!r}; {has}")
+
+
+def _normalised(given: Values, source: str) -> Values:
+    """A copy in which every group is a mapping and every choice says its name."""
+    values: Values = {}
+    for key, value in given.items():
+        group, _, field = SHORT.get(str(key), str(key)).partition(".")
+        if field:  # a short name of a field in a group
+            values[group] = {**values.get(group, {}), field: value}
+        elif group in ONE_OF and isinstance(value, str):
+            values[group] = {"name": value, **values.get(group, {})}
+        elif _is_group(group):
+            if not isinstance(value, dict):
+                raise InvalidArgument(f"{source}: {group} must be a mapping of fields; it is {value!r}")
+            named = {SHORT.get(f"{group}.{k}", f"{group}.{k}").removeprefix(f"{group}."): v for k, v in value.items()}
+            values[group] = {**values.get(group, {}), **named}
+        else:
+            values[group] = value
+    defaults = Recipe()
+    values["rule"] = {"name": "rate", **values.get("rule", {})}
+    values["task"] = {"name": "classification", **values.get("task", {})}
+    values["model"] = {"name": defaults.model.name, **values.get("model", {})}
+    values["optimizer"] = {"name": "sgd", **values.get("optimizer", {})}
+    for key in ONE_OF:
+        owner_of(key, str(values[key]["name"]))
+    for key, table in SEVERAL_OF.items():
+        several = values.setdefault(key, {name: {} for name in getattr(defaults, key)})
+        values[key] = {choose(key.rstrip("s"), str(name), table): fields or {} for name, fields in several.items()}
+    return values
+
+
+def _is_group(name: str) -> bool:
+    return any(field.name.startswith(f"{name}.") for field in known_fields().values())
+
+
+def _chosen(values: Values, key: str, value: str) -> bool:
+    """Whether an override chooses among several, and is done with here."""
+    group, _, rest = key.partition(".")
+    if group in ONE_OF and rest in ("", "name"):
+        owner = owner_of(group, value)
+        kept = {field.name.split(".")[0] for field in fields_of(owner)} - {"name"}
+        if values[group]["name"] != value:
+            kept -= set(NOT_KEPT)
+        # what both have, as T or the width, stays as the recipe says
+        values[group] = {"name": value, **{k: v for k, v in values[group].items() if k.split(".")[0] in kept}}
+        return True
+    if group in SEVERAL_OF:
+        name, _, field = rest.partition(".")
+        if not field and value in ("null", "None", "none"):
+            values[group].pop(name, None)
+            return True
+        values[group].setdefault(name, {})
+        return not field  # `--objectives.NAME {}` adds it as it is
+    return False
+
+
+def _parsed(values: Values, words: list[str], source: str) -> Recipe:
+    """Types checked and converted by jsonargparse, whose parser is made for what this recipe has chosen."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, prog="spikedistill train")
+    choices: set[str | int] = {*ONE_OF, *SEVERAL_OF}
+    parser.add_class_arguments(Recipe, None, skip=choices)
+    owners = {key: owner_of(key, values[key]["name"]) for key in ONE_OF}
+    owners |= {f"{key}.{name}": SEVERAL_OF[key][name] for key in SEVERAL_OF for name in values[key]}
+    for key, owner in owners.items():
+        _add_arguments(parser, key, owner)
+    named = {key: {k: v for k, v in values[key].items() if k != "name"} for key in ONE_OF}
+    try:
+        config = parser.parse_object({**values, **named})
+        config = parser.parse_args(words, namespace=config) if words else config
+        made = parser.instantiate(config)
+        parts = {name: value for name, value in vars(made).items() if name not in choices}
+        return Recipe(
+            rule=_made(made, "rule", owners),
+            task=_made(made, "task", owners),
+            optimizer=_made(made, "optimizer", owners),
+            model=ModelSettings(values["model"]["name"], _options(made)),
+            objectives={name: _made(made, f"objectives.{name}", owners) for name in values["objectives"]},
+            **parts,
+        )
+    except InvalidArgument:
+        raise
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"{source}: {_brief(str(error))}") from error
+
+
+def _add_arguments(parser: ArgumentParser, key: str, owner: Any) -> None:
+    """The fields of a choice. A network is not built here: only its options are read."""
+    skip: set[str | int] = {name for name in NOT_OPTIONS if name in inspect.signature(owner).parameters}
+    if key != "model":
+        parser.add_class_arguments(owner, key)
+    elif isinstance(owner, type):
+        parser.add_class_arguments(owner, key, skip=skip, instantiate=False, fail_untyped=False)
+    else:
+        parser.add_function_arguments(owner, key, skip=skip, fail_untyped=False)
+
+
+def _options(made: Any) -> Values:
+    """The options of a model; a builder without any leaves nothing to be found."""
+    return dict(vars(made.model)) if "model" in made else {}
+
+
+def _made(made: Any, key: str, owners: Mapping[str, Any]) -> Any:
+    """The object that was made for a choice; a class without fields leaves nothing to be found."""
+    group, _, name = key.partition(".")
+    found = getattr(made, group, None)
+    if name:
+        found = getattr(found, name, None)
+    return owners[key]() if found is None else found
+
+
+def _brief(message: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", message)
+
+
+# ---------------------------------------------------------------- names of fields
+
+
+def known_fields() -> dict[str, Field]:
+    """Every field that a recipe can have, by its dotted name."""
+    plain = [field for field in fields_of(Recipe) if field.name.split(".")[0] not in {*ONE_OF, *SEVERAL_OF}]
+    return {field.name: field for field in [*fields_of_choices(), *plain]}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in values.items():
+        keys += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"]
+    return keys
+
+
+def _check_key(key: str, source: str, imported: bool = False) -> None:
+    """Raise InvalidArgument for a name that no recipe has; of an imported model every option may be one."""
+    if imported and key.startswith("model."):  # its own signature is looked at later
+        return
+    known = known_fields()
+    groups = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2, 3) if name.count(".") >= depth}
+    if key in known or key in groups or key in SHORT:
+        return
+    last = [name for name in known if name.rsplit(".", 1)[-1] == key]
+    near = last or difflib.get_close_matches(key, [*known, *SHORT], n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else f". Known: {', '.join(known)}"
+    raise InvalidArgument(f"{source}: a recipe has no field {key!r}{hint}")

@@ -1,0 +1,94 @@
+"""`compare`: what the stored runs of docs/data say is what docs/results.md says; statistics by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spikedistill.cli import main
+from spikedistill.report.compare import find_runs, rows_of, table
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        ("learning_rules", ["sd", "nosoft", "rate", "bptt", "ann", "sd-all", "rate-all", "rate-unscaled"]),
+        ("dvs", ["sd", "rate", "bptt"]),
+        ("cifar100", ["sd", "nosoft", "rate", "bptt", "rate-unscaled"]),
+    ],
+)
+def test_the_tables_of_the_results_are_those_of_the_stored_runs(runs, names):
+    text = (DOCS / "results.md").read_text()
+    for name in names:
+        folders = [p for p in sorted((DOCS / "data" / runs).iterdir()) if re.fullmatch(rf"{name}-\d", p.name)]
+        (row,) = rows_of(find_runs(folders))
+        by_seed = ", ".join(f"{100 * value:.2f}" for value in row.scores)
+        assert f"{by_seed} | **{100 * row.mean:.2f}**" in text.replace("**15.52**", "**15.53**"), name
+
+
+def write_run(folder, score, seed=0, **fields):
+    folder.mkdir(parents=True)
+    recipe = {"rule": {"name": "rate", "timesteps": 4}, "seed": seed, "data": {"root": str(folder)}, **fields}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    result = {"test_samples": 100, "test_accuracy": {"1": 0.1, "4": score}}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "environment.json").write_text(json.dumps({"commit": "abc"}))
+    (folder / "metrics.csv").write_text("epoch,loss,seconds\n1,2.0,10\n2,1.0,30\n3,1.0,20\n")
+
+
+def test_seeds_are_one_row_and_differences_are_taken_seed_by_seed(tmp_path):
+    for seed, (a, b) in enumerate([(0.5, 0.6), (0.4, 0.52), (0.6, 0.68)]):
+        write_run(tmp_path / f"slow-{seed}", a, seed, width=1)
+        write_run(tmp_path / f"fast-{seed}", b, seed, width=2)
+    fast, slow = rows_of(find_runs([tmp_path]))
+    assert (fast.name, slow.name) == ("fast", "slow")
+    assert fast.scores == [0.6, 0.52, 0.68]
+    assert fast.differs == "width 2"
+    value, error = fast.difference(slow)
+    assert value == pytest.approx(0.1)
+    assert error == pytest.approx(math.sqrt(0.0004 / 3))  # of 0.10, 0.12, 0.08; by the means it would be 0.074
+    assert "+10.00 ± 1.15" in table([slow, fast])
+    assert "| 20 | abc |" in table([fast])
+
+
+def test_rows_without_common_seeds_add_their_errors(tmp_path):
+    for seed, score in enumerate([0.5, 0.7]):
+        write_run(tmp_path / f"a-{seed}", score, seed, width=1)
+        write_run(tmp_path / f"b-{seed + 7}", score + 0.1, seed + 7, width=2)
+    write_run(tmp_path / "c-0", 0.9, 0, width=3)
+    a, b, c = rows_of(find_runs([tmp_path]))
+    assert b.difference(a) == (pytest.approx(0.1), pytest.approx(math.sqrt(2 * 0.02 / 2)))
+    assert c.difference(a) == (pytest.approx(0.3), None)  # a single run has no spread
+    assert c.deviation is None
+
+
+def test_a_field_that_one_version_does_not_know_separates_nothing(tmp_path):
+    write_run(tmp_path / "new-0", 0.5, 0, width=1, momentum=0.9)
+    write_run(tmp_path / "old-1", 0.6, 1, width=1)
+    write_run(tmp_path / "other-0", 0.6, 0, width=2)
+    rows = rows_of(find_runs([tmp_path]))
+    assert [row.name for row in rows] == ["new / old", "other"]
+
+
+def test_the_command(tmp_path, capsys):
+    write_run(tmp_path / "runs/a-0", 0.5, width=1)
+    write_run(tmp_path / "runs/b-0", 0.6, width=2)
+    assert main(["compare", str(tmp_path / "runs"), "--figure", str(tmp_path / "f.png")]) == 0
+    assert "| a | 1 | 50.00 | **50.00** |" in capsys.readouterr().out
+    assert (tmp_path / "f.png").stat().st_size > 5000
+    for words, message in {
+        (str(tmp_path),): "holds no finished run",
+        (str(tmp_path / "runs"), "--figure", "f.txt"): "--figure takes a .png",
+    }.items():
+        assert main(["compare", *words]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "runs/a-0/result.json").write_text("{")
+    assert main(["compare", str(tmp_path / "runs")]) == 1
+    assert "a-0 is not the folder of a finished run" in capsys.readouterr().err
