@@ -30,6 +30,7 @@ from spikedistill.machine.compiler import missing_compiler
 from spikedistill.machine.device import find_device
 from spikedistill.machine.files import write_atomically
 from spikedistill.training import loop, optimizers, precision
+from spikedistill.training import prepared as prepared_module
 from spikedistill.training import run as run_module
 from spikedistill.training.build import choose_kernels
 from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
@@ -437,7 +438,7 @@ def session_of(settings):
         torch.nn.Conv2d(3, 4, 3), sd.LIF(threshold=0.3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
     )
     learner = sd.SelfDistillation(body.double(), sd.Rate(2), branches=())
-    average = run_module._average(learner, settings.ema)
+    average = prepared_module._average(learner, settings.ema)
     made = optimizers.make_optimizer(learner, settings)
     return loop.Session(learner, learner, made, loop.Progress(), average)
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from spikedistill.core.kernels import Kernels
 from spikedistill.data import Batches, Splits, load
 from spikedistill.errors import CheckpointError, Interrupted
 from spikedistill.machine.allocator import keep_memory
@@ -23,52 +21,16 @@ from spikedistill.measure.evaluation import Evaluation
 from spikedistill.report import text
 from spikedistill.report.curves import draw_curves
 from spikedistill.report.display import Display, Silence
-from spikedistill.training.build import choose_kernels, example_of, make_learner
-from spikedistill.training.checkpoints import apply_state, load_checkpoint, save_checkpoint, save_weights
+from spikedistill.training.checkpoints import save_checkpoint, save_weights
 from spikedistill.training.folders import new_folder
-from spikedistill.training.learner import SelfDistillation
-from spikedistill.training.loop import Progress, Session, fit
+from spikedistill.training.loop import fit
 from spikedistill.training.networks import GIVEN
-from spikedistill.training.optimizers import make_optimizer
-from spikedistill.training.precision import choose_precision
+from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, prepare
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
 from spikedistill.training.scoring import score
 from spikedistill.training.stopping import Stoppable, stop_signals
 from spikedistill.training.trained import describe_network
-
-CHECKPOINT = "checkpoint.pt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What a run is, before anything has been trained.
-
-    Attributes:
-        recipe: all that decides it; precision and compile are settled when the session is made.
-        folder: where it writes; only the first process does.
-        splits: the samples.
-        network: a module of the user's own; None: the recipe says how to build one.
-        own_data: whether the samples were handed over, too.
-        process: which of several this is.
-        device: where this process computes.
-    """
-
-    recipe: Recipe
-    folder: Path
-    splits: Splits
-    network: nn.Module | None
-    own_data: bool
-    process: Process
-    device: torch.device
-
-    @property
-    def resume_by(self) -> str:
-        """What to type to go on: what was handed over in Python has to be handed over again."""
-        given = ["network=..."] * (self.network is not None) + ["data=..."] * self.own_data
-        if not given:
-            return f"spikedistill train --resume {self.folder}"
-        return f"spikedistill.resume({str(self.folder)!r}, {', '.join(given)}) in Python"
 
 
 def train(
@@ -137,63 +99,6 @@ def _folder_of(
     return new_folder(folder, name)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Prepared:
-    """A session, and how it computes."""
-
-    run: Run
-    session: Session
-    kernels_reason: str
-    precision_reason: str
-
-    @property
-    def kernels(self) -> Kernels:
-        return self.session.learner.kernels
-
-
-def _prepare(run: Run, resume: bool) -> _Prepared:
-    """Build what trains, settle precision and kernels, and read the checkpoint of a resumed run."""
-    torch.manual_seed(run.recipe.seed)
-    learner = make_learner(run.recipe, run.splits.train, run.network).to(run.device)
-    random = torch.get_rng_state()  # measuring must not move what training draws
-    batch_size = min(run.recipe.optimizer.batch_size // run.process.count, len(run.splits.train))
-    images = run.splits.train.batch(torch.arange(batch_size)).inputs.to(run.device)
-    precision, precision_reason = choose_precision(run.recipe.precision, learner, images)
-    samples = len(run.splits.train) * run.recipe.optimizer.epochs
-    example = example_of(run.splits.train).to(run.device)
-    learner.kernels, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
-    torch.set_rng_state(random)
-    compile = "off" if kernels_reason.startswith("eager") else "on"
-    recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
-    run = dataclasses.replace(run, recipe=recipe)
-    optimizer = make_optimizer(learner, recipe.optimizer)
-    session = Session(learner, learner, optimizer, Progress(), _average(learner, recipe.optimizer.ema))
-    if resume:
-        _restore(session, run.folder)
-    return _Prepared(run, session, kernels_reason, precision_reason)
-
-
-def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | None:
-    """The moving average of the network's weights and of batch norm's statistics."""
-    if decay is None:
-        return None
-    return AveragedModel(learner.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def _restore(session: Session, folder: Path) -> None:
-    path = folder / CHECKPOINT
-    state = load_checkpoint(path)
-    apply_state(session.learner, state["learner"], str(path))
-    session.optimizer.load_state_dict(state["optimizer"])
-    if session.average is not None:
-        apply_state(session.average, state["average"], str(path))
-    for name, value in state["progress"].items():
-        setattr(session.progress, name, value)
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-
-
 def _batches(run: Run) -> Batches:
     return Batches(
         run.splits.train.to(run.device),
@@ -208,7 +113,7 @@ def _batches(run: Run) -> Batches:
 
 
 def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
-    prepared = _prepare(run, resume)
+    prepared = prepare(run, resume)
     run, session = prepared.run, prepared.session
     batches = _batches(run)
     if run.process.is_first:
@@ -217,7 +122,7 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
             write_json(run.folder / "environment.json", environment())
             # from here on the run can be resumed, whatever happens in its first epoch
             save_checkpoint(run.folder / CHECKPOINT, session.state())
-        text.print_start(_about(prepared))
+        text.print_start(about(prepared))
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
         session.forward = nn.parallel.DistributedDataParallel(session.learner, device_ids=ids)
@@ -261,7 +166,7 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
     return _finish(prepared, display)
 
 
-def _keep_best(prepared: _Prepared, found: Evaluation) -> None:
+def _keep_best(prepared: Prepared, found: Evaluation) -> None:
     """Keep the weights of the epoch that is best on the validation samples, in a folder of their own."""
     run, progress = prepared.run, prepared.session.progress
     value = found.score[run.recipe.timesteps]
@@ -274,7 +179,7 @@ def _keep_best(prepared: _Prepared, found: Evaluation) -> None:
         save_weights(run.folder / "best", prepared.session.network.state_dict(), config)
 
 
-def _finish(prepared: _Prepared, display: Display | Silence) -> Evaluation:
+def _finish(prepared: Prepared, display: Display | Silence) -> Evaluation:
     """Score, write and print. The test rows are read here, once."""
     run, network = prepared.run, prepared.session.network
     by_time = None if run.recipe.timesteps is None else sorted({1, 2, run.recipe.timesteps})
@@ -300,22 +205,3 @@ def _result(found: Evaluation, run: Run) -> dict[str, Any]:
         f"test_{found.score_name}": by_time,
         "firing_rates": found.firing_rates,
     }
-
-
-def _about(prepared: _Prepared) -> list[str]:
-    """What a run says about itself at its start."""
-    run, learner = prepared.run, prepared.session.learner
-    name = run.recipe.model.name if run.network is None else type(learner.network.body).__name__
-    return [
-        f"{name} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
-        f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
-        f"{run.device}, {prepared.precision_reason}",
-        f"kernels {prepared.kernels_reason}",
-        f"folder {run.folder}",
-    ]
-
-
-def _parameters(learner: SelfDistillation) -> str:
-    whole = sum(p.numel() for p in learner.parameters())
-    bare = sum(p.numel() for p in learner.strip().parameters())
-    return f"{bare:,} parameters" + (f", {whole - bare:,} more in branches" if whole > bare else "")

@@ -1,0 +1,131 @@
+"""A run as a value, and what is built of it before it trains: learner, optimizer, precision, kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from spikedistill.core.kernels import Kernels
+from spikedistill.data import Splits
+from spikedistill.machine.processes import Process
+from spikedistill.report import text
+from spikedistill.training.build import choose_kernels, example_of, make_learner
+from spikedistill.training.checkpoints import apply_state, load_checkpoint
+from spikedistill.training.learner import SelfDistillation
+from spikedistill.training.loop import Progress, Session
+from spikedistill.training.optimizers import make_optimizer
+from spikedistill.training.precision import choose_precision
+from spikedistill.training.recipe import Recipe
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run is, before anything has been trained.
+
+    Attributes:
+        recipe: all that decides it; precision and compile are settled when the session is made.
+        folder: where it writes; only the first process does.
+        splits: the samples.
+        network: a module of the user's own; None: the recipe says how to build one.
+        own_data: whether the samples were handed over, too.
+        process: which of several this is.
+        device: where this process computes.
+    """
+
+    recipe: Recipe
+    folder: Path
+    splits: Splits
+    network: nn.Module | None
+    own_data: bool
+    process: Process
+    device: torch.device
+
+    @property
+    def resume_by(self) -> str:
+        """What to type to go on: what was handed over in Python has to be handed over again."""
+        given = ["network=..."] * (self.network is not None) + ["data=..."] * self.own_data
+        if not given:
+            return f"spikedistill train --resume {self.folder}"
+        return f"spikedistill.resume({str(self.folder)!r}, {', '.join(given)}) in Python"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A session, and how it computes."""
+
+    run: Run
+    session: Session
+    kernels_reason: str
+    precision_reason: str
+
+    @property
+    def kernels(self) -> Kernels:
+        return self.session.learner.kernels
+
+
+def prepare(run: Run, resume: bool) -> Prepared:
+    """Build what trains, settle precision and kernels, and read the checkpoint of a resumed run."""
+    torch.manual_seed(run.recipe.seed)
+    learner = make_learner(run.recipe, run.splits.train, run.network).to(run.device)
+    random = torch.get_rng_state()  # measuring must not move what training draws
+    batch_size = min(run.recipe.optimizer.batch_size // run.process.count, len(run.splits.train))
+    images = run.splits.train.batch(torch.arange(batch_size)).inputs.to(run.device)
+    precision, precision_reason = choose_precision(run.recipe.precision, learner, images)
+    samples = len(run.splits.train) * run.recipe.optimizer.epochs
+    example = example_of(run.splits.train).to(run.device)
+    learner.kernels, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
+    torch.set_rng_state(random)
+    compile = "off" if kernels_reason.startswith("eager") else "on"
+    recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
+    run = dataclasses.replace(run, recipe=recipe)
+    optimizer = make_optimizer(learner, recipe.optimizer)
+    session = Session(learner, learner, optimizer, Progress(), _average(learner, recipe.optimizer.ema))
+    if resume:
+        _restore(session, run.folder)
+    return Prepared(run, session, kernels_reason, precision_reason)
+
+
+def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | None:
+    """The moving average of the network's weights and of batch norm's statistics."""
+    if decay is None:
+        return None
+    return AveragedModel(learner.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _restore(session: Session, folder: Path) -> None:
+    path = folder / CHECKPOINT
+    state = load_checkpoint(path)
+    apply_state(session.learner, state["learner"], str(path))
+    session.optimizer.load_state_dict(state["optimizer"])
+    if session.average is not None:
+        apply_state(session.average, state["average"], str(path))
+    for name, value in state["progress"].items():
+        setattr(session.progress, name, value)
+    torch.set_rng_state(state["random"])
+    if state["random_cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+
+
+def about(prepared: Prepared) -> list[str]:
+    """What a run says about itself at its start."""
+    run, learner = prepared.run, prepared.session.learner
+    name = run.recipe.model.name if run.network is None else type(learner.network.body).__name__
+    return [
+        f"{name} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
+        f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
+        f"{run.device}, {prepared.precision_reason}",
+        f"kernels {prepared.kernels_reason}",
+        f"folder {run.folder}",
+    ]
+
+
+def _parameters(learner: SelfDistillation) -> str:
+    whole = sum(p.numel() for p in learner.parameters())
+    bare = sum(p.numel() for p in learner.strip().parameters())
+    return f"{bare:,} parameters" + (f", {whole - bare:,} more in branches" if whole > bare else "")
