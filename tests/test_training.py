@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -519,6 +520,43 @@ def test_a_run_starts_from_the_weights_of_another(finished, tmp_path, capsys):
     assert "does not fit the network" in capsys.readouterr().err
     assert main([*words[:-1], str(tmp_path / "nowhere"), "--out", str(tmp_path / "other")]) == 1
     assert "there is no" in capsys.readouterr().err
+
+
+def test_a_finished_run_goes_on_for_more_epochs_and_with_moved_data(tmp_path, capsys):
+    run = tmp_path / "run"
+    own = picture_folder(tmp_path / "own", ["cat", "dog"])
+    words = ["--data.name=picture-folder", "--data.size=16", "--model.width=2", "--optimizer.epochs=1", "--timesteps=2"]
+    words += ["--optimizer.batch_size=4", "--data.validation_rows=0", "--data.root", own]
+    assert main(["train", *words, "--out", str(run)]) == 0
+    (tmp_path / "own").rename(tmp_path / "moved")
+    assert main(["train", "--resume", str(run)]) == 1
+    assert "is not a folder" in capsys.readouterr().err
+    more = ["--data.root", str(tmp_path / "moved"), "--optimizer.epochs", "3"]
+    assert main(["train", "--resume", str(run), *more]) == 0
+    with (run / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    assert saved_recipe(run).optimizer.epochs == 3
+    for words, message in {
+        ("--optimizer.lr=1",): "keeps its recipe; --optimizer.lr",
+        ("--out", "x"): "leave out --out",
+    }.items():
+        assert main(["train", "--resume", str(run), *words]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_several_seeds_are_several_runs_and_a_table(tmp_path, capsys):
+    words = ["train", *TINY, "--optimizer.epochs=1", "--precision=fp32", "--out", str(tmp_path / "run")]
+    assert main([*words, "--seeds", "3", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {"run-3", "run-5"}
+    assert [saved_recipe(tmp_path / f"run-{seed}").seed for seed in (3, 5)] == [3, 5]
+    assert re.search(r"\| run \| 2 \| \d+\.\d\d, \d+\.\d\d \| \*\*", shown)
+    before = (tmp_path / "run-3/model.safetensors").stat().st_mtime_ns
+    assert main([*words, "--seeds", "3", "5"]) == 0  # said again: nothing is done twice
+    assert "left alone" in capsys.readouterr().err
+    assert (tmp_path / "run-3/model.safetensors").stat().st_mtime_ns == before
+    assert main([*words, "--seeds", "3", "3"]) == 1
+    assert "takes different whole numbers" in capsys.readouterr().err
 
 
 def test_compiling_is_left_out_where_it_does_not_pay(monkeypatch):

@@ -2,49 +2,93 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spikedistill.cli.parser import recipe_from, take_option, wants_help
 from spikedistill.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from spikedistill.training.recipe import Recipe
+
 USAGE = """\
 usage: spikedistill train [RECIPE] [--out FOLDER] [--FIELD VALUE ...]
-       spikedistill train --resume FOLDER [--trust]
+       spikedistill train [RECIPE] --seeds 0 1 2 [--out FOLDER] [--FIELD VALUE ...]
+       spikedistill train --resume FOLDER [--FIELD VALUE ...] [--trust]
 
 Train by a recipe: a name (spikedistill list recipes; default: fashion-small) or a YAML file. Any field can be replaced:
 
   spikedistill train cifar100-resnet18 --timesteps 4 --data.root ~/data
   spikedistill train cifar10-foundation --rule bptt --model.width 32 --branches.enabled false
   spikedistill train my_recipe.yaml --objectives.distillation.teacher runs/ann
-
   spikedistill train cifar10-resnet18 --model.import my_nets:small --model.depth 3      # a function in my_nets.py
 
 --timesteps is short for --rule.timesteps. The run is written to runs/RECIPE, or to --out.
+--seeds trains once for each seed, in FOLDER-0, FOLDER-1, ... It leaves alone what is finished, goes on with what stopped,
+and ends with the table of `spikedistill compare`.
+--resume goes on with a run by its own recipe; replaced can be what changes no step that was taken: {resumable}.
 """
 
 
 def run(words: list[str]) -> None:
+    from spikedistill.training.recipe_files import DEFAULT, RESUMABLE
+
     if wants_help(words):
-        print(USAGE)
+        print(USAGE.format(resumable=", ".join(f"--{name}" for name in RESUMABLE)))
         print("Fields of a recipe, with their defaults:\n")
         print("\n".join(_fields()))
         return
     from spikedistill.training import run as training
-    from spikedistill.training.recipe_files import DEFAULT
 
-    resumed, out = take_option(words, "resume"), take_option(words, "out")
+    words = list(words)
+    resumed, out, seeds = take_option(words, "resume"), take_option(words, "out"), _take_seeds(words)
     if resumed is not None:
-        trust = "--trust" in words
-        words = [word for word in words if word != "--trust"]
-        if words or out:
+        if out or seeds:
             raise InvalidArgument(
-                f"--resume takes the recipe of the run as it is; leave out {' '.join(words) or '--out'}"
+                f"--resume goes on in the folder of the run; leave out {'--out' if out else '--seeds'}"
             )
-        training.resume(resumed, trust=trust)
+        trust = "--trust" in words
+        training.resume(resumed, [word for word in words if word != "--trust"], trust=trust)
         return
     name, recipe = recipe_from(words, DEFAULT)
-    training.train(recipe, out, name=Path(name).stem)
+    stem = Path(name).stem
+    if seeds:
+        _train_seeds(recipe, Path(out or f"runs/{stem}"), seeds)
+        return
+    training.train(recipe, out, name=stem)
+
+
+def _take_seeds(words: list[str]) -> list[int]:
+    """Take `--seeds 0 1 2` out of the words."""
+    if "--seeds" not in words:
+        return []
+    start = words.index("--seeds")
+    end = next((k for k in range(start + 1, len(words)) if words[k].startswith("--")), len(words))
+    given = words[start + 1 : end]
+    if not given or not all(word.isdigit() for word in given) or len(set(given)) < len(given):
+        raise InvalidArgument(f"--seeds takes different whole numbers, as --seeds 0 1 2; given {' '.join(given)!r}")
+    del words[start:end]
+    return [int(word) for word in given]
+
+
+def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int]) -> None:
+    """One run for each seed; what an earlier call has finished is not done again."""
+    from spikedistill.report.compare import find_runs, rows_of, table
+    from spikedistill.training import run as training
+
+    folders = [folder.with_name(f"{folder.name}-{seed}") for seed in seeds]
+    for seed, place in zip(seeds, folders, strict=True):
+        if (place / "result.json").is_file():
+            print(f"{place} is finished already, and left alone", file=sys.stderr)
+        elif (place / "recipe.yaml").is_file():
+            training.resume(place, trust=True)  # its model is the one that was named just now
+        else:
+            training.train(dataclasses.replace(recipe, seed=seed), place)
+    print()
+    print(table(rows_of(find_runs(folders))))
 
 
 def _fields() -> list[str]:

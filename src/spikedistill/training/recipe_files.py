@@ -18,6 +18,10 @@ DEFAULT = "fashion-small"
 CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
 """Fields that may be replaced without making a recipe's claim untrue."""
 
+RESUMABLE = ("optimizer.epochs", "data.root", "data.download", "data.workers", "data.events.cache", "device")
+"""Fields that may be replaced when a run goes on: none of them changes a step that was taken. (More epochs stretch the
+schedule of the learning rate, so what follows is not what a longer run would have done from the start.)"""
+
 
 def list_recipes() -> list[str]:
     """The names of the recipes that ship with the package."""
@@ -89,18 +93,27 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, yaml.safe_dump(values_of(recipe), sort_keys=False, allow_unicode=True))
 
 
-def saved_recipe(folder: Path, trust: bool = False) -> Recipe:
+def saved_recipe(folder: Path, trust: bool = False, overrides: list[str] | None = None) -> Recipe:
     """The recipe of a run's folder.
 
     Args:
         trust: whether a network of the user's own may be imported; a folder may come from anybody.
+        overrides: command-line words for the fields in `RESUMABLE`.
 
     Raises:
         CheckpointError: not the folder of a run.
-        InvalidArgument: the run's network would have to be imported.
+        InvalidArgument: the run's network would have to be imported, or a field that cannot be replaced any more.
     """
     path = folder / "recipe.yaml"
     if not path.is_file():
         there = f"it holds {sorted(p.name for p in folder.iterdir())[:8]}" if folder.is_dir() else "it does not exist"
         raise CheckpointError(f"{folder} is not the folder of a run: there is no recipe.yaml ({there})")
-    return recipe_of(_read_yaml(path.read_text(encoding="utf-8"), str(path)), str(path), trust)
+    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    recipe = recipe_of(values, str(path), trust)
+    replaced = [(SHORT.get(key, key), value) for key, value in pairs_of(overrides or [])]
+    for key, _ in replaced:
+        if key not in RESUMABLE:
+            raise InvalidArgument(
+                f"a run that goes on keeps its recipe; --{key} cannot be replaced any more, only {', '.join(RESUMABLE)}"
+            )
+    return recipe_with(values, replaced, str(path)) if replaced else recipe

@@ -78,14 +78,20 @@ def train(
 
 
 def resume(
-    folder: str | Path, *, network: nn.Module | None = None, data: Splits | None = None, trust: bool = False
+    folder: str | Path,
+    overrides: list[str] | None = None,
+    *,
+    network: nn.Module | None = None,
+    data: Splits | None = None,
+    trust: bool = False,
 ) -> Evaluation:
     """Go on with a run by its own recipe.
 
     Args and errors: as `train`.
+        overrides: command-line words that replace what may change: more epochs, where the data lie, the device.
         trust: whether a network "package.module:function" may be imported, which runs its code.
     """
-    recipe = saved_recipe(Path(folder), trust)
+    recipe = saved_recipe(Path(folder), trust, overrides)
     return train(recipe, folder, network=network, data=data, resume=True)
 
 
@@ -117,8 +123,8 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
     run, session = prepared.run, prepared.session
     batches = _batches(run)
     if run.process.is_first:
+        save_recipe(run.recipe, run.folder / "recipe.yaml")  # a resumed run may have more epochs now
         if not resume:
-            save_recipe(run.recipe, run.folder / "recipe.yaml")
             write_json(run.folder / "environment.json", environment())
             # from here on the run can be resumed, whatever happens in its first epoch
             save_checkpoint(run.folder / CHECKPOINT, session.state())
