@@ -27,7 +27,7 @@ Train by a recipe: a name (spikedistill list recipes; default: fashion-small) or
   spikedistill train cifar10-resnet18 --model.import my_nets:small --model.depth 3      # a function in my_nets.py
 
 --timesteps is short for --rule.timesteps. The run is written to runs/RECIPE, or to --out.
---seeds trains once for each seed, in FOLDER-0, FOLDER-1, ... It leaves alone what is finished, goes on with what stopped,
+--seeds trains once for each seed, in FOLDER-0, FOLDER-1, ... It leaves alone what is finished, goes on with the rest,
 and ends with the table of `spikedistill compare`.
 --resume goes on with a run by its own recipe; replaced can be what changes no step that was taken: {resumable}.
 """
