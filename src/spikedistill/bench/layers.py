@@ -6,16 +6,28 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spikedistill.bench.subjects import Point, Step
+from spikedistill.bench.point import Point
+from spikedistill.bench.step import Step
 
 _aten = torch.ops.aten
 BARE = {_aten.convolution, _aten.convolution_backward, _aten.mm, _aten.addmm, _aten.bmm}
 """The operations that any way of training this network has to do."""
+KERNELS_SHOWN = 15
+
+
+class Profile(TypedDict):
+    """Seconds of a step and of its bare operations, their ratio, and the self time of the largest kernels by name."""
+
+    step: float
+    bare: float
+    ratio: float
+    kernels: dict[str, float]
 
 
 class _Recorder(TorchDispatchMode):
@@ -23,22 +35,21 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Any, Any, Any]] = []
+        self.calls: list[tuple[OpOverload, tuple[Any, ...], dict[str, Any]]] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func.overloadpacket in BARE:
             self.calls.append((func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def seconds_of(function: Callable[[], object], repeats: int) -> float:
-    """Median time of a call."""
-    times = []
-    for _ in range(repeats):
-        before = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - before)
-    return statistics.median(times)
+def seconds_of(function: Callable[[], object]) -> float:
+    """Time of one call."""
+    before = time.perf_counter()
+    function()
+    return time.perf_counter() - before
 
 
 def bare_step(step: Step) -> Callable[[], None]:
@@ -51,15 +62,22 @@ def bare_step(step: Step) -> Callable[[], None]:
             for func, args, kwargs in recorder.calls:
                 func(*args, **kwargs)
         if step.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(step.device)
 
     return replay
 
 
-def profile(subject: str, point: Point, repeats: int = 9) -> dict[str, Any]:
-    """Seconds of a step, of its bare operations, their ratio, and the share of each kernel.
+def profile(subject: str, point: Point, repeats: int = 9) -> Profile:
+    """Where the time of a step goes.
 
     Step and bare operations are timed in turn, so that drift of the machine hits both.
+
+    Args:
+        subject: a key of `SUBJECTS`.
+        repeats: how often both are timed; seconds are medians, and `ratio` is the median of the ratios.
+
+    Raises:
+        InvalidArgument: an unknown subject, model or device, or a package that is not installed.
     """
     step = Step(subject, point)
     step.warm()
@@ -67,10 +85,13 @@ def profile(subject: str, point: Point, repeats: int = 9) -> dict[str, Any]:
     bare = bare_step(step)
     step()
     bare()
-    pairs = [(seconds_of(step, 1), seconds_of(bare, 1)) for _ in range(repeats)]
-    whole, alone = statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
-    ratio = statistics.median(p[0] / p[1] for p in pairs)
-    return {"step": whole, "bare": alone, "ratio": ratio, "kernels": _kernels(step)}
+    pairs = [(seconds_of(step), seconds_of(bare)) for _ in range(repeats)]
+    return {
+        "step": statistics.median(whole for whole, _ in pairs),
+        "bare": statistics.median(alone for _, alone in pairs),
+        "ratio": statistics.median(whole / alone for whole, alone in pairs),
+        "kernels": _kernels(step),
+    }
 
 
 def _kernels(step: Step) -> dict[str, float]:
@@ -84,6 +105,8 @@ def _kernels(step: Step) -> dict[str, float]:
     times: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         spent = event.self_device_time_total if cuda else event.self_cpu_time_total
+        # each fused kernel has a name of its own, which says nothing to a reader
         name = "fused kernels (torch.compile)" if "CompiledFxGraph" in event.key else event.key
         times[name] += spent / 1e6
-    return dict(sorted(times.items(), key=lambda item: -item[1])[:15])
+    largest = sorted(times.items(), key=lambda item: item[1], reverse=True)
+    return dict(largest[:KERNELS_SHOWN])

@@ -1,6 +1,11 @@
-"""The same network in other libraries, trained by BPTT: convolutions and norms are ours, the neurons are theirs."""
+"""The same network in other libraries, trained by BPTT, with the neurons of the preset (method.md §1).
 
-# the peers are optional
+Every peer takes a network's body, whose weights it copies, and maps images [N, C, H, W] to logits [N, classes], the
+mean over T steps. An image is the same at every step, so what comes before the first neuron (the stem, where a network
+has one) is computed once.
+"""
+
+# The peers are optional: they are imported where they are used.
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
@@ -12,69 +17,150 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikedistill.core.neuron import LIF
+from spikedistill.core.modules import replace_modules
+from spikedistill.core.neuron import LIF, Neuron, compute_dtype
+from spikedistill.models.layers import Head, StridedPointwise
+
+PRESET = Neuron()
+TAU = 1 / (1 - PRESET.decay)
+FEWEST_CHANNELS = 16
+"""Fewer channels in a strided 1×1 convolution are not safe in oneDNN, see `StridedPointwise`."""
 
 
-def with_neurons(body: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
-    """A copy of `body` with every LIF layer replaced by `make()`."""
-    body = copy.deepcopy(body)
-    for module in list(body.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, LIF):
-                setattr(module, name, make())
-    return body
+def take_stem(body: nn.Module) -> nn.Module:
+    """Take the stem out of a body; of a network without one an identity."""
+    stem = dict(body.named_children()).get("stem")
+    if stem is None:
+        return nn.Identity()
+    body.add_module("stem", nn.Identity())
+    return stem
 
 
-class _OverTime(nn.Module):
-    """A multi-step neuron [T, N, ...] in a network of folded tensors [T·N, ...], as SpikingJelly's own layers do it."""
-
-    def __init__(self, neuron: nn.Module, timesteps: int) -> None:
-        super().__init__()
-        self.neuron, self.timesteps = neuron, timesteps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.neuron(x.unflatten(0, (self.timesteps, -1))).flatten(0, 1)
+# ---------------------------------------------------------------- SpikingJelly
 
 
 class SpikingJelly(nn.Module):
-    """SpikingJelly 2.x, multi-step LIF with the paper's constants; the stem sees the static image once."""
+    """SpikingJelly 2.x, built of its own multi-step layers on [T, N, ...].
 
-    def __init__(self, body: Any, timesteps: int) -> None:
+    Args:
+        body: the network; each layer is replaced by SpikingJelly's of the same kind with the same weights.
+        timesteps: T.
+        functional_neurons: SpikingJelly's neuron as a function instead of its module: without state, which is what
+            torch.compile wants.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+
+    def __init__(self, body: nn.Module, timesteps: int, functional_neurons: bool = False) -> None:
         super().__init__()
-        from spikingjelly.activation_based import neuron, surrogate
-
-        def make() -> nn.Module:
-            constants = {"tau": 1.25, "decay_input": False, "v_reset": None, "detach_reset": True, "step_mode": "m"}
-            return _OverTime(neuron.LIFNode(surrogate_function=surrogate.Sigmoid(4.0), **constants), timesteps)
-
-        self.body, self.timesteps = with_neurons(body, make), timesteps
-        self.stem: nn.Module = self.body.get_submodule("stem")
-        self.body.stem = nn.Identity()
+        self.timesteps, self.has_state = timesteps, not functional_neurons
+        self.body = copy.deepcopy(body)
+        self.stem = take_stem(self.body)
+        make_neuron = FunctionalLIF if functional_neurons else spikingjelly_neuron
+        replace_modules(self.body, lambda module: spikingjelly_layer(module, make_neuron))
 
     def forward(self, images: Tensor) -> Tensor:
-        from spikingjelly.activation_based import functional
+        if self.has_state:
+            from spikingjelly.activation_based import functional
 
-        functional.reset_net(self)
+            functional.reset_net(self.body)  # the neurons keep their membrane between calls
         current = self.stem(images)
-        repeated = current.unsqueeze(0).expand(self.timesteps, *current.shape).flatten(0, 1)
-        return self.body(repeated).unflatten(0, (self.timesteps, -1)).mean(0)
+        return self.body(current.unsqueeze(0).expand(self.timesteps, *current.shape)).mean(0)
+
+
+def spikingjelly_neuron() -> nn.Module:
+    from spikingjelly.activation_based import neuron, surrogate
+
+    return neuron.LIFNode(
+        tau=TAU,
+        decay_input=False,
+        v_threshold=PRESET.threshold,
+        v_reset=None,  # soft reset
+        surrogate_function=surrogate.Sigmoid(PRESET.surrogate.alpha),
+        detach_reset=PRESET.detach_reset,
+        step_mode="m",
+    )
+
+
+class FunctionalLIF(nn.Module):
+    """SpikingJelly's neuron as a function of currents [T, N, ...], with a membrane of at least float32.
+
+    Its module takes the membrane's type from the current; in bf16 that is slower and coarser.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from spikingjelly.activation_based import functional, surrogate
+
+        self.function = functional.lif_multi_step
+        self.surrogate = surrogate.Sigmoid(PRESET.surrogate.alpha)
+
+    def forward(self, current: Tensor) -> Tensor:
+        membrane = torch.zeros_like(current[0], dtype=compute_dtype(current.dtype))
+        constants = (TAU, False, PRESET.threshold, None)  # input not scaled, soft reset
+        return self.function(current, membrane, *constants, self.surrogate, PRESET.detach_reset)[0]
+
+
+def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[], nn.Module]) -> nn.Module | None:
+    """SpikingJelly's layer for one of ours, in multi-step mode and with its weights; None for containers.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from spikingjelly.activation_based import layer
+
+    if isinstance(module, LIF):
+        return make_neuron()
+    if isinstance(module, StridedPointwise) and module.in_channels < FEWEST_CHANNELS:
+        return layer.SeqToANNContainer(module)
+    if isinstance(module, Head):
+        parts = nn.Sequential(module.pool, layer.Flatten(step_mode="m"), module.hidden, module.classifier)
+        replace_modules(parts, lambda part: spikingjelly_layer(part, make_neuron))
+        return parts
+    for kind, arguments in _LAYERS.items():
+        if isinstance(module, kind):
+            made = getattr(layer, kind.__name__)(*arguments(module), step_mode="m")
+            made.load_state_dict(module.state_dict())
+            return made
+    return None
+
+
+_LAYERS: dict[type[nn.Module], Callable[[Any], tuple[Any, ...]]] = {
+    nn.Conv2d: lambda m: (
+        m.in_channels,
+        m.out_channels,
+        m.kernel_size,
+        m.stride,
+        m.padding,
+        m.dilation,
+        m.groups,
+        m.bias is not None,
+    ),
+    nn.BatchNorm2d: lambda m: (m.num_features, m.eps, m.momentum),
+    nn.Linear: lambda m: (m.in_features, m.out_features, m.bias is not None),
+    nn.AvgPool2d: lambda m: (m.kernel_size, m.stride, m.padding),
+    nn.AdaptiveAvgPool2d: lambda m: (m.output_size,),
+}
+"""Kinds of layers that SpikingJelly has under the same name, and the arguments that make an equal one."""
+
+
+# ---------------------------------------------------------------- snnTorch
 
 
 class SnnTorch(nn.Module):
-    """snnTorch, step by step as its tutorials do, with hidden states in the neurons."""
+    """snnTorch, step by step as its tutorials do, with hidden states in the neurons; other layers are PyTorch's.
 
-    def __init__(self, body: Any, timesteps: int) -> None:
+    Raises:
+        ImportError: it is not installed.
+    """
+
+    def __init__(self, body: nn.Module, timesteps: int) -> None:
         super().__init__()
-        import snntorch
-        from snntorch import surrogate
-
-        def make() -> nn.Module:
-            gradient = surrogate.sigmoid(slope=4)
-            return snntorch.Leaky(beta=0.2, spike_grad=gradient, init_hidden=True, reset_delay=False)
-
-        self.body, self.timesteps = with_neurons(body, make), timesteps
-        self.stem: nn.Module = self.body.get_submodule("stem")
-        self.body.stem = nn.Identity()
+        self.timesteps = timesteps
+        self.body = copy.deepcopy(body)
+        self.stem = take_stem(self.body)
+        replace_modules(self.body, lambda module: snntorch_neuron() if isinstance(module, LIF) else None)
 
     def forward(self, images: Tensor) -> Tensor:
         from snntorch import utils
@@ -82,3 +168,11 @@ class SnnTorch(nn.Module):
         utils.reset(self.body)
         current = self.stem(images)
         return torch.stack([self.body(current) for _ in range(self.timesteps)]).mean(0)
+
+
+def snntorch_neuron() -> nn.Module:
+    import snntorch
+    from snntorch import surrogate
+
+    gradient = surrogate.sigmoid(slope=int(PRESET.surrogate.alpha))
+    return snntorch.Leaky(beta=PRESET.decay, spike_grad=gradient, init_hidden=True, reset_delay=False)

@@ -1,129 +1,161 @@
-"""What is benchmarked: a training step of the same ResNet-18 by each way of doing it."""
+"""What is benchmarked: a training step of the same network by each way of taking it, as a table."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikedistill.bench import peers
+from spikedistill.bench.peers import SnnTorch, SpikingJelly
+from spikedistill.bench.point import Point
 from spikedistill.bench.two_pass import TwoPass
-from spikedistill.errors import SpikedistillError
-from spikedistill.core.kernels import EAGER, compiled
+from spikedistill.core.kernels import EAGER, Kernels, compiled
+from spikedistill.core.learning import ANN, BPTT, LearningRule, Rate
+from spikedistill.core.network import Network
+from spikedistill.errors import InvalidArgument
+from spikedistill.machine.compiler import missing_compiler
 from spikedistill.training.learner import SelfDistillation
-from spikedistill.models import create_model
-from spikedistill.training import setup
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-    """One place of the benchmark: network, input and T."""
+class Trainee:
+    """A network that can be trained, by whatever library.
 
-    timesteps: int = 6
-    batch: int = 32
-    width: int = 64
-    size: int = 32
-    classes: int = 100
-    model: str = "resnet18"
-    stem: str = "cifar"
-    device: str = "auto"
+    Attributes:
+        module: has the parameters.
+        loss: (images [N, C, H, W], labels [N]) -> the loss of a forward pass, a scalar with gradient.
+        channels_last: the memory format it is fastest in; False is PyTorch's default.
+        learner: where it is one of ours, what `choose_precision` takes.
+        setting: how it computes, in words.
+        one_batch_size: whether it is compiled for the batch that it sees first, and would be anew for another.
+    """
+
+    module: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    channels_last: bool = False
+    learner: SelfDistillation | None = None
+    setting: str = ""
+    one_batch_size: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """A way to take a training step.
 
-    Args:
-        summary: what it is, in the table.
-        build: (bare network, point, device) → (module, loss of its output and labels).
-        fast: bf16 where the processor computes in it, channels_last, memory kept; else fp32 and torch's defaults.
+    Attributes:
+        summary: what it is, in the table and the figure.
+        build: makes it from a bare network.
+        tuned: whether it computes at its best (precision measured, fused optimizer, memory kept between steps), or as
+            its authors' examples do: fp32 and PyTorch's defaults.
+        package: what has to be installed for it (None: nothing).
     """
 
     summary: str
-    build: Callable[[Any, Point, torch.device], tuple[nn.Module, Callable[[Any, Tensor], Tensor]]]
-    fast: bool = True
+    build: Callable[[Network, Point, torch.device], Trainee]
+    tuned: bool = True
+    package: str | None = None
+
+    def is_installed(self) -> bool:
+        return self.package is None or importlib.util.find_spec(self.package) is not None
+
+    def check_installed(self) -> None:
+        """
+        Raises:
+            InvalidArgument: its package is missing.
+        """
+        if not self.is_installed():
+            raise InvalidArgument(
+                f"{self.summary} needs {self.package}, which is not installed (pip install 'spikedistill[bench]'); or "
+                "name other --subjects"
+            )
 
 
-def _learner(**options: Any) -> Any:
-    def build(network: Any, point: Point, device: torch.device) -> Any:
-        timesteps = None if options.get("propagation") == "ann" else point.timesteps
-        kernels = EAGER if timesteps is None or setup.missing_compiler(device) else compiled()
-        learner = SelfDistillation(network, timesteps, kernels=kernels, **options)
-        return learner, lambda output, labels: learner.loss(output, labels).total
+def _ours(rule: Callable[[int], LearningRule], branches: tuple[str, ...] | None = ()) -> Callable[..., Trainee]:
+    """Our own learner: `rule(T)` says how it learns; branches None are those of the paper, () none."""
+
+    def build(network: Network, point: Point, device: torch.device) -> Trainee:
+        learning_rule = rule(point.timesteps)
+        kernels, setting = _kernels(learning_rule, device)
+        learner = SelfDistillation(network, learning_rule, branches=branches, kernels=kernels)
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            return learner.loss(learner(images), labels).total
+
+        return Trainee(learner, loss, channels_last=True, learner=learner, setting=setting)
 
     return build
 
 
-def _two_pass(network: Any, point: Point, device: torch.device) -> Any:
-    learner = SelfDistillation(network, point.timesteps)
-    return TwoPass(learner), lambda output, labels: learner.loss(output, labels).total
+def _kernels(rule: LearningRule, device: torch.device) -> tuple[Kernels, str]:
+    """The fastest kernels here, and which they are in words."""
+    if rule.timesteps is None:
+        return EAGER, "no spiking neurons"
+    missing = missing_compiler(device)
+    return (EAGER, f"eager kernels: {missing}") if missing else (compiled(), "compiled kernels")
 
 
-def _peer(kind: type[nn.Module]) -> Any:
-    def build(network: Any, point: Point, device: torch.device) -> Any:
-        return kind(network.body, point.timesteps), F.cross_entropy
+def _two_pass(network: Network, point: Point, device: torch.device) -> Trainee:
+    learner = SelfDistillation(network, Rate(point.timesteps))
+    twin = TwoPass(learner)
 
-    return build
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return learner.loss(twin(images), labels).total
+
+    return Trainee(twin, loss, setting="eager")
 
 
-SUBJECTS = {
-    "self-distillation": Subject("self-distillation, three branches", _learner()),
-    "rate": Subject("rate-based backpropagation alone", _learner(branches=())),
-    "bptt": Subject("our BPTT", _learner(branches=(), propagation="bptt")),
-    "ann": Subject("ANN twin", _learner(branches=(), propagation="ann")),
-    "two-pass": Subject("self-distillation in two passes, eager fp32", _two_pass, fast=False),
-    "spikingjelly-best": Subject("SpikingJelly BPTT, best setting", _peer(peers.SpikingJelly)),
-    "spikingjelly": Subject("SpikingJelly BPTT, default", _peer(peers.SpikingJelly), fast=False),
-    "snntorch": Subject("snnTorch BPTT", _peer(peers.SnnTorch), fast=False),
+def _classifier(module: nn.Module, channels_last: bool, setting: str) -> Trainee:
+    """A peer: a module that gives logits, trained by cross entropy."""
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(module(images), labels)
+
+    return Trainee(module, loss, channels_last, setting=setting)
+
+
+def _spikingjelly_best(network: Network, point: Point, device: torch.device) -> Trainee:
+    """The fastest of the settings that docs/performance.md compares."""
+    missing = missing_compiler(device)
+    # On CUDA it brings fused kernels of its own. On a CPU its neuron is a loop in PyTorch, which torch.compile fuses.
+    if device.type != "cpu" or missing is not None:
+        module = SpikingJelly(network.body, point.timesteps)
+        return _classifier(module, channels_last=True, setting=f"not compiled: {missing or 'its own CUDA kernels'}")
+    module = SpikingJelly(network.body, point.timesteps, functional_neurons=True)
+    module.compile(fullgraph=True)
+    return dataclasses.replace(
+        _classifier(module, channels_last=True, setting="compiled as a whole"), one_batch_size=True
+    )
+
+
+def _spikingjelly(network: Network, point: Point, device: torch.device) -> Trainee:
+    return _classifier(SpikingJelly(network.body, point.timesteps), channels_last=False, setting="its own neurons")
+
+
+def _snntorch(network: Network, point: Point, device: torch.device) -> Trainee:
+    return _classifier(SnnTorch(network.body, point.timesteps), channels_last=False, setting="its own neurons")
+
+
+def _ann(timesteps: int) -> ANN:
+    """The twin has no time: its step is the same at every T."""
+    return ANN()
+
+
+SUBJECTS: dict[str, Subject] = {
+    "self-distillation": Subject("self-distillation, three branches", _ours(Rate, branches=None)),
+    "rate": Subject("rate-based backpropagation alone", _ours(Rate)),
+    "bptt": Subject("our BPTT", _ours(BPTT)),
+    "ann": Subject("ANN twin", _ours(_ann)),
+    "two-pass": Subject("self-distillation in two passes, eager fp32", _two_pass, tuned=False),
+    "spikingjelly-best": Subject("SpikingJelly BPTT, best setting", _spikingjelly_best, package="spikingjelly"),
+    "spikingjelly": Subject("SpikingJelly BPTT, default", _spikingjelly, tuned=False, package="spikingjelly"),
+    "snntorch": Subject("snnTorch BPTT, default", _snntorch, tuned=False, package="snntorch"),
 }
 
 
-class Step:
-    """A training step that can be taken again and again, on random pictures."""
-
-    def __init__(self, subject: str, point: Point) -> None:
-        how = SUBJECTS[subject]
-        device = setup.find_device(point.device)
-        torch.manual_seed(0)
-        network = create_model(point.model, point.classes, width=point.width, stem=point.stem)
-        try:
-            module, self.loss = how.build(network, point, device)
-        except ImportError as error:
-            raise SpikedistillError(f"{error.name} is not installed (pip install 'spikedistill[bench]')") from error
-        if how.fast:
-            setup.keep_memory()
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.module = module.to(device).train()
-        self.precision = setup.find_precision("auto", device) if how.fast else "fp32"
-        self.device, self.point = device, point
-        self.optimizer = torch.optim.SGD(module.parameters(), 1e-3, momentum=0.9, fused=True if how.fast else None)
-        self.images, self.labels = self._input(point.batch, how.fast)
-        self.few = self._input(2, how.fast)
-
-    def _input(self, count: int, channels_last: bool) -> tuple[Tensor, Tensor]:
-        images = torch.randn(count, 3, self.point.size, self.point.size, device=self.device)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images, torch.randint(0, self.point.classes, (count,), device=self.device)
-
-    def warm(self) -> None:
-        """A step on two pictures: compiles and allocates what is not the step's own memory."""
-        self._take(*self.few)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def __call__(self) -> None:
-        self._take(self.images, self.labels)
-
-    def _take(self, images: Tensor, labels: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        with setup.autocast(self.precision, self.device):
-            output = self.module(images)
-            loss = self.loss(output, labels)
-        loss.backward()
-        self.optimizer.step()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+def installed_subjects() -> list[str]:
+    """The subjects that can run here: all but those whose package is missing."""
+    return [name for name, subject in SUBJECTS.items() if subject.is_installed()]

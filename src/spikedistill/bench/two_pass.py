@@ -2,7 +2,8 @@
 
 First T spiking steps without gradient, on inputs repeated T times, in which every neuron and batch norm notes what it
 saw; then the whole network once more on rates, with the gradients of method.md §2 imposed. Written from the method, for
-networks of convolutions, batch norm, max pooling and the preset neuron. The tests compare the single pass with it.
+networks of convolutions, batch norm, max pooling and the preset neuron. It shares nothing with the single pass, which
+the tests compare with it.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikedistill.training.learner import SelfDistillation
-from spikedistill.core.network import Output, observed
+from spikedistill.core.modules import replace_modules
+from spikedistill.core.network import observed
 from spikedistill.core.neuron import LIF
+from spikedistill.core.output import Output
+from spikedistill.training.learner import SelfDistillation
+
+DECAY, THRESHOLD, ALPHA = 0.2, 1.0, 4.0
+"""The preset neuron (method.md §1), with soft, detached reset."""
+SPACE = (0, 2, 3)
+"""Dimensions of [N, C, H, W] that batch norm takes its statistics over."""
 
 
-def _surrogate(v: Tensor) -> Tensor:
-    """h(v) = α·σ(α(v−θ))·(1 − σ(α(v−θ))) with α = 4, θ = 1."""
-    s = torch.sigmoid(4 * (v - 1))
-    return 4 * s * (1 - s)
+def surrogate(v: Tensor) -> Tensor:
+    """h(v) = α·σ(α(v−θ))·(1 − σ(α(v−θ))), method.md §1."""
+    s = torch.sigmoid(ALPHA * (v - THRESHOLD))
+    return ALPHA * s * (1 - s)
 
 
 class TwoPassLIF(nn.Module):
-    """The preset: decay 0.2, threshold 1, soft reset, detached."""
+    """The preset neuron: currents [T·N, ...] to spikes, then a mean current [N, ...] to the rate."""
 
     def __init__(self, timesteps: int) -> None:
         super().__init__()
@@ -33,22 +41,23 @@ class TwoPassLIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.spiking:
+            # the value of the rate, with the slope of the eligibility
             return self.rate + self.eligibility * (x - x.detach())
         current = x.unflatten(0, (self.timesteps, -1))
         u, kappa, weighted = torch.zeros_like(current[0]), 1.0, torch.zeros_like(current[0])
         spikes = []
         for t in range(self.timesteps):
-            v = 0.2 * u + current[t]
-            spikes.append((v >= 1).to(v.dtype))
-            u = v - spikes[-1]
-            weighted = weighted + kappa * _surrogate(v)
-            kappa = 1 + 0.2 * kappa
+            v = DECAY * u + current[t]
+            spikes.append((v >= THRESHOLD).to(v.dtype))
+            u = v - THRESHOLD * spikes[-1]
+            weighted = weighted + kappa * surrogate(v)
+            kappa = 1 + DECAY * kappa
         self.rate, self.eligibility = torch.stack(spikes).mean(0), weighted / self.timesteps
         return torch.cat(spikes)
 
 
 class _NormOnRate(torch.autograd.Function):
-    """The backward of method.md §2, formula by formula."""
+    """Batch norm of rates with the statistics of spikes; its backward is that of method.md §2, formula by formula."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
@@ -58,15 +67,18 @@ class _NormOnRate(torch.autograd.Function):
         return gamma.view(1, -1, 1, 1) * x_hat + beta.view(1, -1, 1, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x_hat, gamma, var = ctx.saved_tensors
-        g, over = grads[0], (0, 2, 3)
+        g = grads[0]
         factor = (gamma / torch.sqrt(var + ctx.eps)).view(1, -1, 1, 1)
-        dx = factor * (g - g.mean(over, keepdim=True) - x_hat * (g * x_hat).mean(over, keepdim=True))
-        return dx, (g * x_hat).sum(over), g.sum(over), None, None, None
+        # x̂ has no unit variance: var is of the spikes, x̂ is of the rates
+        dx = factor * (g - g.mean(SPACE, keepdim=True) - x_hat * (g * x_hat).mean(SPACE, keepdim=True))
+        return dx, (g * x_hat).sum(SPACE), g.sum(SPACE), None, None, None
 
 
 class TwoPassNorm(nn.Module):
+    """Batch norm whose second pass takes mean and variance from the first."""
+
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.norm, self.spiking = norm, True
@@ -74,12 +86,16 @@ class TwoPassNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm
         if self.spiking:
-            self.var, self.mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            self.var, self.mean = torch.var_mean(x, SPACE, correction=0)
             return norm(x)  # updates the running statistics, once
-        return _NormOnRate.apply(x, norm.weight, norm.bias, self.mean, self.var, norm.eps)  # type: ignore[no-any-return]
+        rates = _NormOnRate.apply(x, norm.weight, norm.bias, self.mean, self.var, norm.eps)
+        assert isinstance(rates, Tensor)
+        return rates
 
 
 class TwoPassMax(nn.Module):
+    """Max pooling: the value is the time mean of the maxima, the gradient goes where the rate is largest."""
+
     def __init__(self, pool: nn.MaxPool2d, timesteps: int) -> None:
         super().__init__()
         self.pool, self.timesteps, self.spiking = pool, timesteps, True
@@ -92,16 +108,15 @@ class TwoPassMax(nn.Module):
         return self.mean + y - y.detach()
 
 
-def _replace(module: nn.Module, timesteps: int) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, LIF):
-            setattr(module, name, TwoPassLIF(timesteps))
-        elif isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, TwoPassNorm(child))
-        elif isinstance(child, nn.MaxPool2d):
-            setattr(module, name, TwoPassMax(child, timesteps))
-        else:
-            _replace(child, timesteps)
+def two_pass_layer(module: nn.Module, timesteps: int) -> nn.Module | None:
+    """What stands for a layer whose rate is not that of a linear operation; None for all others."""
+    if isinstance(module, LIF):
+        return TwoPassLIF(timesteps)
+    if isinstance(module, nn.BatchNorm2d):
+        return TwoPassNorm(module)
+    if isinstance(module, nn.MaxPool2d):
+        return TwoPassMax(module, timesteps)
+    return None
 
 
 class TwoPass(nn.Module):
@@ -111,9 +126,13 @@ class TwoPass(nn.Module):
         super().__init__()
         self.learner = copy.deepcopy(learner).train()
         self.timesteps = learner.timesteps or 1
-        _replace(self.learner.network.body, self.timesteps)
+        replace_modules(self.learner.network.body, lambda module: two_pass_layer(module, self.timesteps))
 
     def forward(self, images: Tensor) -> Output:
+        """
+        Args:
+            images: [N, C, H, W], or event frames [T, N, C, H, W].
+        """
         body, stages = self.learner.network.body, self.learner.network.stages
         frames = images if images.dim() == 5 else images.unsqueeze(0).repeat(self.timesteps, 1, 1, 1, 1)
         self._switch(spiking=True)

@@ -2,68 +2,88 @@
 
     python -m spikedistill.bench.worker SUBJECT POINT_AS_JSON
 
-Reads lines: "step" answers {"seconds": s}; "memory" answers {"bytes": peak above the state before the first step}.
+It takes a first step and answers {"ready": seconds since its start, "precision": ..., "setting": ...}. Then it reads
+lines: "step" answers {"seconds": time of a step}, "memory" answers {"bytes": peak above the state before the first
+step}. Where it cannot go on it answers {"failure": why} and ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import torch
 
-from spikedistill.bench.subjects import Point, Step
+from spikedistill.bench.point import Point
+from spikedistill.bench.step import Step
+
+STATUS = Path("/proc/self/status")
 
 
 class Memory:
-    """The peak of the process's memory above where it was when this was made."""
+    """The peak of the process's memory above where it was when this was made, in bytes."""
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        self.device = device
         gc.collect()
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
             return
+        # What earlier steps left free goes back to the system; else this step would reuse it and seem to need nothing.
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        self.before = self._status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak VmHWM back to what is in use now
+        self.before = _status("VmRSS")
 
     def peak(self) -> int:
-        return (torch.cuda.max_memory_allocated() if self.cuda else self._status("VmHWM")) - self.before
-
-    @staticmethod
-    def _status(name: str) -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) * 1024
-        return 0
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        return _status("VmHWM") - self.before
 
 
-def answer(**values: Any) -> None:
-    print(json.dumps(values), flush=True)
+def _status(name: str) -> int:
+    """A line of the process's status, in bytes."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
 
 
-def main() -> None:
+def answers(subject: str, point: Point, requests: Iterator[str]) -> Iterator[dict[str, float | str]]:
+    """One answer when the first step is done, and one to each request."""
     started = time.perf_counter()
-    step = Step(sys.argv[1], Point(**json.loads(sys.argv[2])))
+    step = Step(subject, point)
     step.warm()
     memory = Memory(step.device)
     step()
-    answer(ready=time.perf_counter() - started, precision=step.precision)
-    for line in sys.stdin:
-        if line.strip() == "step":
+    yield {"ready": time.perf_counter() - started, "precision": step.precision, "setting": step.setting}
+    for request in requests:
+        if request == "step":
             before = time.perf_counter()
             step()
-            answer(seconds=time.perf_counter() - before)
-        elif line.strip() == "memory":
-            answer(bytes=memory.peak())
+            yield {"seconds": time.perf_counter() - before}
+        elif request == "memory":
+            yield {"bytes": memory.peak()}
+
+
+def main(stdout: TextIO) -> None:
+    """Answer on `stdout` what is asked on stdin."""
+    requests = (line.strip() for line in sys.stdin)
+    # Libraries that print something must not get between the answers.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            for answer in answers(sys.argv[1], Point(**json.loads(sys.argv[2])), requests):
+                print(json.dumps(answer), file=stdout, flush=True)
+        except Exception as error:  # whatever it is, the row of this subject says it in one line
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            print(json.dumps({"failure": lines[0]}), file=stdout, flush=True)
+            raise
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.stdout)

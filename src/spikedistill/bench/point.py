@@ -1,0 +1,70 @@
+"""One point of the benchmark: which network, which input, which T."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from spikedistill.core.network import Network
+from spikedistill.errors import InvalidArgument, choose
+from spikedistill.machine.device import find_device
+from spikedistill.models import MODELS, create_model, options_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What a training step is taken on.
+
+    Args:
+        timesteps: T.
+        batch: N, images in a step.
+        width: channels of the network's first stage.
+        size: height and width of an image in pixels.
+        classes: size of the network's output.
+        model: a name that `create_model` knows.
+        stem: of residual networks, "cifar" or "imagenet"; other networks have none.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    timesteps: int = 6
+    batch: int = 32
+    width: int = 64
+    size: int = 32
+    classes: int = 100
+    model: str = "resnet18"
+    stem: str = "cifar"
+    device: str = "auto"
+
+    def network(self) -> Network:
+        """The bare network, with random weights.
+
+        Raises:
+            InvalidArgument: an unknown model or stem, or a stem for a network that has none.
+        """
+        options: dict[str, Any] = {"width": self.width}
+        if "stem" in options_of(choose("model", self.model, MODELS)):
+            options["stem"] = self.stem
+        elif self.stem != Point.stem:
+            raise InvalidArgument(f"--stem {self.stem} has no effect on {self.model}, which has no stem; leave it out")
+        return create_model(self.model, self.classes, **options)
+
+    def check(self) -> None:
+        """Refuse what cannot work, without computing anything.
+
+        Raises:
+            InvalidArgument: a device, model or stem that is not there, or images that are too small for the network.
+        """
+        find_device(self.device)
+        # On the meta device tensors have shapes and no values, so this costs neither time nor memory.
+        with torch.device("meta"):
+            network = self.network()
+            images = torch.empty(2, 3, self.size, self.size)
+        try:
+            network(images, timesteps=None)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InvalidArgument(
+                f"{self.model} cannot take images of {self.size}×{self.size} ({reason}); give a larger --size"
+            ) from error

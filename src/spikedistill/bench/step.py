@@ -1,0 +1,120 @@
+"""A training step of a subject, on random images: forward, loss, backward, optimizer."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from spikedistill.bench.point import Point
+from spikedistill.bench.subjects import SUBJECTS
+from spikedistill.errors import choose
+from spikedistill.machine.allocator import keep_memory
+from spikedistill.machine.compiler import automatic
+from spikedistill.machine.device import PRECISIONS, autocast, computes_in_bf16, find_device
+from spikedistill.training.precision import choose_precision
+
+REPEATS = 3
+FEW = 2
+"""Images of a step that only warms up."""
+
+
+class Step:
+    """A training step that can be taken again and again, with SGD on random images and labels.
+
+    Args:
+        name: a key of `SUBJECTS`.
+
+    Attributes:
+        precision: "fp32" or "bf16".
+        setting: how the subject computes, and why in this precision, in words.
+
+    Raises:
+        InvalidArgument: an unknown subject, model or device, or a package that is not installed.
+    """
+
+    def __init__(self, name: str, point: Point) -> None:
+        self.subject = SUBJECTS[choose("subject", name, SUBJECTS)]
+        self.subject.check_installed()
+        self.device, self.point = find_device(point.device), point
+        if self.subject.tuned:
+            keep_memory()
+        torch.manual_seed(0)
+        self.trainee = self.subject.build(point.network(), point, self.device)
+        self.module = self.trainee.module.to(self.device).train()
+        if self.trainee.channels_last:
+            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = True if self.subject.tuned else None
+        self.optimizer = torch.optim.SGD(self.module.parameters(), 1e-3, momentum=0.9, fused=fused)
+        self.images, self.labels = self._input(point.batch)
+        self.precision, reason = self._choose_precision()
+        self.setting = f"{self.trainee.setting}; {reason}"
+
+    def _input(self, count: int) -> tuple[Tensor, Tensor]:
+        """`count` images and labels, the same ones for every subject."""
+        # A generator of its own: building a peer's layers draws random numbers too.
+        generator = torch.Generator().manual_seed(1)
+        images = torch.randn(count, 3, self.point.size, self.point.size, generator=generator).to(self.device)
+        if self.trainee.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, torch.randint(0, self.point.classes, (count,), generator=generator).to(self.device)
+
+    def _choose_precision(self) -> tuple[str, str]:
+        """The precision, and the reason in words: for ours as in a training run, for peers by their own steps."""
+        if not self.subject.tuned:
+            return "fp32", "fp32, PyTorch's default"
+        if self.trainee.learner is not None:
+            return choose_precision("auto", self.trainee.learner, self.images)
+        wish = automatic("precision", PRECISIONS)
+        if wish is not None:
+            return wish, f"{wish}, as SPIKEDISTILL_PRECISION says"
+        if not computes_in_bf16(self.device):
+            return "fp32", "fp32: this processor has no units for bf16"
+        seconds = self._seconds_by_precision()
+        best, other = sorted(PRECISIONS, key=seconds.__getitem__)
+        return best, f"{best}: {seconds[best]:.3f} s against {seconds[other]:.3f} s in {other} for a step"
+
+    def _seconds_by_precision(self) -> dict[str, float]:
+        """Median seconds of forward and backward in each precision, taken in turn.
+
+        Not compiled, for compiling in both precisions takes minutes; the convolutions decide, and they are the same.
+        """
+        found: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+        with torch.compiler.set_stance("force_eager"):
+            for repeat in range(REPEATS + 1):
+                for precision in PRECISIONS:
+                    start = time.perf_counter()
+                    self._gradients(self.images, self.labels, precision)
+                    if repeat:  # the first warms up
+                        found[precision].append(time.perf_counter() - start)
+        self.optimizer.zero_grad(set_to_none=True)
+        return {precision: statistics.median(times) for precision, times in found.items()}
+
+    def warm(self) -> None:
+        """A step before the first one that counts: compiles and allocates what is not the step's own memory."""
+        # Few images where that is possible: what they leave behind in the allocator is small.
+        images, labels = (self.images, self.labels) if self.trainee.one_batch_size else self._input(FEW)
+        self._take(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def __call__(self) -> None:
+        self._take(self.images, self.labels)
+
+    def _take(self, images: Tensor, labels: Tensor) -> None:
+        self._gradients(images, labels, self.precision)
+        self.optimizer.step()
+        self._synchronise()
+
+    def _gradients(self, images: Tensor, labels: Tensor, precision: str) -> None:
+        """Forward and backward."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(precision, self.device):
+            loss = self.trainee.loss(images, labels)
+        loss.backward()
+        self._synchronise()
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":  # it is over when the GPU has done it
+            torch.cuda.synchronize(self.device)
