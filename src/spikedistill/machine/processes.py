@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -50,6 +51,7 @@ def process_group(process: Process, device: torch.device) -> Iterator[None]:
         yield
         torch.distributed.barrier()  # a process that leaves while another still talks to it can abort at its exit
     finally:
+        gc.collect()  # what still holds the group would end its threads only when the interpreter ends, and abort it
         torch.distributed.destroy_process_group()
 
 
