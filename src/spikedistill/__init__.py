@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from spikedistill.core.neuron import LIF, Neuron, Surrogate
     from spikedistill.core.output import Batch, Output
     from spikedistill.core.rules import forget_rule, register_rule
+    from spikedistill.data import DATASETS, Batches, ImageSet, Samples, Splits
     from spikedistill.errors import SpikedistillError
     from spikedistill.export.authors import load_authors_checkpoint
     from spikedistill.measure.evaluation import Evaluation, evaluate
-    from spikedistill.data import DATASETS, Batches, ImageSet, Samples, Splits
     from spikedistill.models import MODELS, create_model, list_models
     from spikedistill.models.conversion import to_spiking
     from spikedistill.objectives import OBJECTIVES, Distillation, Needs, Objective, SelfDistillationLoss, Terms

@@ -42,6 +42,7 @@ def samples_per_second(batches: Batches, seconds: float = 2.0, repeats: int = 5)
     source = batches_without_end(batches)
     next(source)  # starts the workers
     rates = []
+    # Several stretches instead of a long one: their spread shows how busy the machine is.
     for _ in range(repeats):
         start, samples = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
@@ -64,10 +65,12 @@ def bench_data(recipe: Recipe) -> dict[str, float]:
     Raises:
         DataError: the data set is missing or damaged.
     """
-    keep_memory()  # as a training run does
+    # As a training run does; without it a large batch is paid for in page faults each time.
+    keep_memory()
     data = recipe.data
     on_noise = DATASETS[data.name].kind == "memory" and data.root is None
     samples = random_images(data.name) if on_noise else load(data, recipe.rule.timesteps).train
+    # Recipes are written for whole data sets; a small one has fewer samples than a batch.
     batch_size = min(recipe.optimizer.batch_size, len(samples))
     source = "noise in the form of" if on_noise else f"{len(samples)} samples of"
     threads = torch.get_num_threads()

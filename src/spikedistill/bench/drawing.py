@@ -15,6 +15,7 @@ def draw(result: Result, path: Path) -> None:
     time_axes, memory_axes = figure.subplots(1, 2)
     for name, subject in SUBJECTS.items():
         rows = [row for row in measured_rows(result) if row["subject"] == name]
+        # Nothing was measured where a subject was left out, or failed at every T.
         if not rows:
             continue
         timesteps = [row["timesteps"] for row in rows]
@@ -25,10 +26,12 @@ def draw(result: Result, path: Path) -> None:
         time_axes.plot(timesteps, seconds, marker="o", linestyle=line, label=subject.summary)
         memory_axes.plot(timesteps, megabytes, marker="o", linestyle=line, label=subject.summary)
     point, machine = result["point"], result["environment"]
+    # From 0, so that the eye can compare heights.
     time_axes.set(xlabel="time steps T", ylabel="seconds per training step", ylim=(0, None))
     memory_axes.set(xlabel="time steps T", ylabel="peak memory of a step (MB)", ylim=(0, None))
     time_axes.set_title(f"{point['model']}, width {point['width']}, batch {point['batch']}", fontsize=10)
     memory_axes.set_title(str(machine["cuda"] or machine["processor"]), fontsize=10)
+    # matplotlib warns of a legend without lines.
     if memory_axes.lines:
         memory_axes.legend(fontsize=7)
     save_figure(figure, path, dpi=130)

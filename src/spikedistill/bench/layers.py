@@ -40,6 +40,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        # Arguments are kept as they are, not copied: the same memory, layout and types as in the step.
         if func.overloadpacket in BARE:
             self.calls.append((func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -54,10 +55,12 @@ def seconds_of(function: Callable[[], object]) -> float:
 
 def bare_step(step: Step) -> Callable[[], None]:
     """A function that does only the convolutions and matrix products of a step, on the same tensors."""
-    with torch.compiler.set_stance("force_eager"), _Recorder() as recorder:  # compiled code refuses to be recorded
+    # Compiled code refuses to be recorded. Its convolutions are the same, so an eager step serves as well.
+    with torch.compiler.set_stance("force_eager"), _Recorder() as recorder:
         step()
 
     def replay() -> None:
+        # Backward convolutions are in the list themselves, so nothing has to be remembered for a backward pass.
         with torch.no_grad():
             for func, args, kwargs in recorder.calls:
                 func(*args, **kwargs)
@@ -80,6 +83,7 @@ def profile(subject: str, point: Point, repeats: int = 9) -> Profile:
         InvalidArgument: an unknown subject, model or device, or a package that is not installed.
     """
     step = Step(subject, point)
+    # Both are run once untimed: the first run compiles, and finds its memory not yet mapped.
     step.warm()
     step()
     bare = bare_step(step)
@@ -105,7 +109,7 @@ def _kernels(step: Step) -> dict[str, float]:
     times: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         spent = event.self_device_time_total if cuda else event.self_cpu_time_total
-        # each fused kernel has a name of its own, which says nothing to a reader
+        # Each fused kernel has a name of its own, which says nothing to a reader.
         name = "fused kernels (torch.compile)" if "CompiledFxGraph" in event.key else event.key
         times[name] += spent / 1e6
     largest = sorted(times.items(), key=lambda item: item[1], reverse=True)

@@ -30,6 +30,7 @@ FEWEST_CHANNELS = 16
 def take_stem(body: nn.Module) -> nn.Module:
     """Take the stem out of a body; of a network without one an identity."""
     stem = dict(body.named_children()).get("stem")
+    # Without one, everything is computed T times: correct, though slower than it could be.
     if stem is None:
         return nn.Identity()
     body.add_module("stem", nn.Identity())
@@ -66,6 +67,7 @@ class SpikingJelly(nn.Module):
 
             functional.reset_net(self.body)  # the neurons keep their membrane between calls
         current = self.stem(images)
+        # A view with stride 0 along time, not T copies.
         return self.body(current.unsqueeze(0).expand(self.timesteps, *current.shape)).mean(0)
 
 
@@ -112,8 +114,10 @@ def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[], nn.Module]) 
 
     if isinstance(module, LIF):
         return make_neuron()
+    # Its own convolution is faster than picking pixels, so it is taken wherever it is safe.
     if isinstance(module, StridedPointwise) and module.in_channels < FEWEST_CHANNELS:
         return layer.SeqToANNContainer(module)
+    # Our head flattens what follows the batch dimension; SpikingJelly's tensors have time in front of it.
     if isinstance(module, Head):
         parts = nn.Sequential(module.pool, layer.Flatten(step_mode="m"), module.hidden, module.classifier)
         replace_modules(parts, lambda part: spikingjelly_layer(part, make_neuron))
@@ -121,6 +125,7 @@ def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[], nn.Module]) 
     for kind, arguments in _LAYERS.items():
         if isinstance(module, kind):
             made = getattr(layer, kind.__name__)(*arguments(module), step_mode="m")
+            # Its layers are subclasses of PyTorch's and keep their weights under the same names.
             made.load_state_dict(module.state_dict())
             return made
     return None
@@ -165,7 +170,7 @@ class SnnTorch(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         from snntorch import utils
 
-        utils.reset(self.body)
+        utils.reset(self.body)  # the neurons keep their membrane between calls
         current = self.stem(images)
         return torch.stack([self.body(current) for _ in range(self.timesteps)]).mean(0)
 
@@ -174,5 +179,7 @@ def snntorch_neuron() -> nn.Module:
     import snntorch
     from snntorch import surrogate
 
+    # `reset_delay=False` resets in the step of the spike, as method.md §1 does. Where a membrane reaches twice the
+    # threshold it still subtracts otherwise than the preset; that changes spikes, not the work of a step.
     gradient = surrogate.sigmoid(slope=int(PRESET.surrogate.alpha))
     return snntorch.Leaky(beta=PRESET.decay, spike_grad=gradient, init_hidden=True, reset_delay=False)

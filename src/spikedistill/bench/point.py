@@ -46,6 +46,7 @@ class Point:
         options: dict[str, Any] = {"width": self.width}
         if "stem" in options_of(choose("model", self.model, MODELS)):
             options["stem"] = self.stem
+        # The default stands for "nothing said", so it is refused nowhere.
         elif self.stem != Point.stem:
             raise InvalidArgument(f"--stem {self.stem} has no effect on {self.model}, which has no stem; leave it out")
         return create_model(self.model, self.classes, **options)
@@ -64,6 +65,7 @@ class Point:
         try:
             network(images, timesteps=None)
         except (RuntimeError, ValueError) as error:
+            # torch's words say which layer ran out of pixels; the size is what the user can change.
             reason = str(error).splitlines()[0]
             raise InvalidArgument(
                 f"{self.model} cannot take images of {self.size}×{self.size} ({reason}); give a larger --size"

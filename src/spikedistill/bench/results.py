@@ -68,7 +68,9 @@ def ratio(
     found = {row["subject"]: row for row in measured_rows(result, timesteps)}
     if subject not in found or other not in found:
         return None
+    # A peak is one number for all steps, so there is nothing to pair.
     if quantity == "peak_bytes":
         return found[subject]["peak_bytes"] / found[other]["peak_bytes"]
+    # Row k of both is from the same round of steps. The ratio of the medians would compare different rounds.
     pairs = zip(found[subject]["times"], found[other]["times"], strict=True)
     return statistics.median(mine / theirs for mine, theirs in pairs)

@@ -43,12 +43,16 @@ class Worker:
         command = [sys.executable, "-m", "spikedistill.bench.worker", subject, json.dumps(dataclasses.asdict(point))]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
-        # Waits until the first step is done, so that no subject compiles while another is timed.
+        self.started: dict[str, Any] = {}
+
+    def wait(self) -> None:
+        """Wait until the first step is done; what the process says of it is kept for the row."""
         self.started = self._answer()
 
     def _answer(self) -> dict[str, Any]:
         """The next line that the process wrote; nothing if it has ended."""
         assert self.process.stdout is not None
+        # Blocks until there is a line. An empty one means that the other end is closed: the process is gone.
         line = self.process.stdout.readline()
         answer = json.loads(line) if line else {"failure": self._last_words()}
         self.failure = answer.get("failure")
@@ -58,6 +62,7 @@ class Worker:
         """Why the process ended without an answer."""
         if self.process.wait() == KILLED:
             return "killed: too little memory for this point"
+        # Python writes the error itself below its traceback, so the last line says most.
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors if line.strip()]
         return lines[-1] if lines else "ended without a word"
@@ -79,6 +84,7 @@ class Worker:
 
     def row(self) -> Row:
         """What was found."""
+        # Asked after the last step: the peak is of all steps since the first.
         memory = self._ask("memory")
         if self.failure is not None:
             return Failed(subject=self.subject, timesteps=self.point.timesteps, failure=self.failure)
@@ -99,8 +105,9 @@ class Worker:
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
+        # It may be in the middle of a step, or of compiling, and would not hear a polite request.
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate()  # closes the pipes, and leaves no zombie behind
         self.errors.close()
 
 
@@ -112,6 +119,8 @@ def workers_for(subjects: list[str], point: Point) -> Iterator[list[Worker]]:
         for subject in subjects:
             worker = Worker(subject, point)
             stack.callback(worker.close)
+            # One after the other: no subject compiles, or measures its precision, while another one works.
+            worker.wait()
             workers.append(worker)
         yield workers
 
@@ -134,6 +143,7 @@ def run_benchmark(
             for a folder that holds a benchmark already.
     """
     names = installed_subjects() if subjects is None else subjects
+    # A benchmark takes minutes to hours: what can be known to fail is said before it.
     check(names, point)
     if out is not None:
         _make_folder(out)
@@ -142,7 +152,8 @@ def run_benchmark(
         for row in _rows_at(names, dataclasses.replace(point, timesteps=steps), repeats):
             result["rows"].append(row)
             print(line_of(row), flush=True)
-        if out is not None:  # after every T, so that a stopped benchmark keeps what it has
+        # After every T, so that a stopped benchmark keeps what it has.
+        if out is not None:
             write_json(out / "bench.json", result)
             draw(result, out / "bench.png")
     if out is not None:
@@ -169,6 +180,7 @@ def _make_folder(out: Path) -> None:
 
 def _environment() -> dict[str, Any]:
     """The machine and the versions, those of the peers included."""
+    # A peer's number means nothing without its version; None says that it was not there.
     found: dict[str, Any] = dict(environment())
     for package in sorted({subject.package for subject in SUBJECTS.values() if subject.package is not None}):
         found[package] = None
@@ -180,6 +192,7 @@ def _environment() -> dict[str, Any]:
 def _rows_at(subjects: list[str], point: Point, repeats: int) -> list[Row]:
     """The rows of one T."""
     with workers_for(subjects, point) as workers:
+        # Steps in turn, not one subject after the other: what slows the machine down then slows all of them.
         for _ in range(repeats):
             for worker in workers:
                 worker.step()

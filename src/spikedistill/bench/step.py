@@ -39,13 +39,16 @@ class Step:
         self.subject = SUBJECTS[choose("subject", name, SUBJECTS)]
         self.subject.check_installed()
         self.device, self.point = find_device(point.device), point
+        # Before anything is allocated: it changes where the C library takes memory from.
         if self.subject.tuned:
             keep_memory()
+        # The same weights for every subject; peers copy those of our network.
         torch.manual_seed(0)
         self.trainee = self.subject.build(point.network(), point, self.device)
         self.module = self.trainee.module.to(self.device).train()
         if self.trainee.channels_last:
             self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # None lets PyTorch choose, which is what an example that does not think about it gets.
         fused = True if self.subject.tuned else None
         self.optimizer = torch.optim.SGD(self.module.parameters(), 1e-3, momentum=0.9, fused=fused)
         self.images, self.labels = self._input(point.batch)
@@ -65,6 +68,7 @@ class Step:
         """The precision, and the reason in words: for ours as in a training run, for peers by their own steps."""
         if not self.subject.tuned:
             return "fp32", "fp32, PyTorch's default"
+        # Ours must not look better here than in a training run, so the same function chooses.
         if self.trainee.learner is not None:
             return choose_precision("auto", self.trainee.learner, self.images)
         wish = automatic("precision", PRECISIONS)
@@ -73,6 +77,7 @@ class Step:
         if not computes_in_bf16(self.device):
             return "fp32", "fp32: this processor has no units for bf16"
         seconds = self._seconds_by_precision()
+        # The faster one, however little: a peer gets the benefit of the doubt.
         best, other = sorted(PRECISIONS, key=seconds.__getitem__)
         return best, f"{best}: {seconds[best]:.3f} s against {seconds[other]:.3f} s in {other} for a step"
 
@@ -89,6 +94,7 @@ class Step:
                     self._gradients(self.images, self.labels, precision)
                     if repeat:  # the first warms up
                         found[precision].append(time.perf_counter() - start)
+        # Gradients would be memory that the first step finds already there.
         self.optimizer.zero_grad(set_to_none=True)
         return {precision: statistics.median(times) for precision, times in found.items()}
 
@@ -110,6 +116,7 @@ class Step:
     def _gradients(self, images: Tensor, labels: Tensor, precision: str) -> None:
         """Forward and backward."""
         self.optimizer.zero_grad(set_to_none=True)
+        # The backward runs outside: it repeats the types of the forward by itself.
         with autocast(precision, self.device):
             loss = self.trainee.loss(images, labels)
         loss.backward()

@@ -67,6 +67,7 @@ class Subject:
         Raises:
             InvalidArgument: its package is missing.
         """
+        # Found, not imported: importing takes seconds, and this is asked for every subject before the work.
         if not self.is_installed():
             raise InvalidArgument(
                 f"{self.summary} needs {self.package}, which is not installed (pip install 'spikedistill[bench]'); or "
@@ -78,6 +79,7 @@ def _ours(rule: Callable[[int], LearningRule], branches: tuple[str, ...] | None 
     """Our own learner: `rule(T)` says how it learns; branches None are those of the paper, () none."""
 
     def build(network: Network, point: Point, device: torch.device) -> Trainee:
+        # The rule is all that our subjects differ in, beside the branches.
         learning_rule = rule(point.timesteps)
         kernels, setting = _kernels(learning_rule, device)
         learner = SelfDistillation(network, learning_rule, branches=branches, kernels=kernels)
@@ -85,6 +87,7 @@ def _ours(rule: Callable[[int], LearningRule], branches: tuple[str, ...] | None 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             return learner.loss(learner(images), labels).total
 
+        # `encode` lays images out as channels_last anyway; weights in the same format save a copy at each convolution.
         return Trainee(learner, loss, channels_last=True, learner=learner, setting=setting)
 
     return build
@@ -99,6 +102,7 @@ def _kernels(rule: LearningRule, device: torch.device) -> tuple[Kernels, str]:
 
 
 def _two_pass(network: Network, point: Point, device: torch.device) -> Trainee:
+    # The twin holds a copy of the network; of the learner itself only the loss is used.
     learner = SelfDistillation(network, Rate(point.timesteps))
     twin = TwoPass(learner)
 
@@ -124,8 +128,10 @@ def _spikingjelly_best(network: Network, point: Point, device: torch.device) -> 
     if device.type != "cpu" or missing is not None:
         module = SpikingJelly(network.body, point.timesteps)
         return _classifier(module, channels_last=True, setting=f"not compiled: {missing or 'its own CUDA kernels'}")
+    # Compiled together with the layers, the neurons stay in channels_last, which convolutions want. Compiled one by one
+    # they are at their best in PyTorch's default format, and the step takes a few percent longer.
     module = SpikingJelly(network.body, point.timesteps, functional_neurons=True)
-    module.compile(fullgraph=True)
+    module.compile(fullgraph=True)  # an error rather than parts that silently run uncompiled
     return dataclasses.replace(
         _classifier(module, channels_last=True, setting="compiled as a whole"), one_batch_size=True
     )
@@ -144,6 +150,7 @@ def _ann(timesteps: int) -> ANN:
     return ANN()
 
 
+# Another subject is one more row, and a function that builds it.
 SUBJECTS: dict[str, Subject] = {
     "self-distillation": Subject("self-distillation, three branches", _ours(Rate, branches=None)),
     "rate": Subject("rate-based backpropagation alone", _ours(Rate)),

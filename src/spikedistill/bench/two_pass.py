@@ -41,7 +41,7 @@ class TwoPassLIF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.spiking:
-            # the value of the rate, with the slope of the eligibility
+            # The value of the rate, with the slope of the eligibility: x − x.detach() is 0 and has slope 1.
             return self.rate + self.eligibility * (x - x.detach())
         current = x.unflatten(0, (self.timesteps, -1))
         u, kappa, weighted = torch.zeros_like(current[0]), 1.0, torch.zeros_like(current[0])
@@ -51,6 +51,7 @@ class TwoPassLIF(nn.Module):
             spikes.append((v >= THRESHOLD).to(v.dtype))
             u = v - THRESHOLD * spikes[-1]
             weighted = weighted + kappa * surrogate(v)
+            # κ is a number here: with a detached soft reset it does not depend on the spikes.
             kappa = 1 + DECAY * kappa
         self.rate, self.eligibility = torch.stack(spikes).mean(0), weighted / self.timesteps
         return torch.cat(spikes)
@@ -71,7 +72,7 @@ class _NormOnRate(torch.autograd.Function):
         x_hat, gamma, var = ctx.saved_tensors
         g = grads[0]
         factor = (gamma / torch.sqrt(var + ctx.eps)).view(1, -1, 1, 1)
-        # x̂ has no unit variance: var is of the spikes, x̂ is of the rates
+        # x̂ has no unit variance: var is of the spikes, x̂ is of the rates.
         dx = factor * (g - g.mean(SPACE, keepdim=True) - x_hat * (g * x_hat).mean(SPACE, keepdim=True))
         return dx, (g * x_hat).sum(SPACE), g.sum(SPACE), None, None, None
 
@@ -105,6 +106,7 @@ class TwoPassMax(nn.Module):
         if self.spiking:
             self.mean = y.unflatten(0, (self.timesteps, -1)).mean(0)
             return y
+        # The value of the first pass, and the gradient of max pooling on the rates.
         return self.mean + y - y.detach()
 
 
@@ -135,9 +137,11 @@ class TwoPass(nn.Module):
         """
         body, stages = self.learner.network.body, self.learner.network.stages
         frames = images if images.dim() == 5 else images.unsqueeze(0).repeat(self.timesteps, 1, 1, 1, 1)
+        # The first pass is run for what neurons and norms note on the way; its output is thrown away.
         self._switch(spiking=True)
         with torch.no_grad():
             body(frames.flatten(0, 1))
+        # The second runs the same modules on N rates. Every value is replaced by the mean of the first pass.
         self._switch(spiking=False)
         with observed(body, stages) as features:
             logits = body(frames.mean(0))

@@ -32,6 +32,7 @@ class Memory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        # Tensors in reference cycles would count as in use until Python happens to collect them.
         gc.collect()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -58,6 +59,7 @@ def answers(subject: str, point: Point, requests: Iterator[str]) -> Iterator[dic
     """One answer when the first step is done, and one to each request."""
     started = time.perf_counter()
     step = Step(subject, point)
+    # Machine code, weights and oneDNN's caches are no part of a step, so they come before the count.
     step.warm()
     memory = Memory(step.device)
     step()
@@ -79,7 +81,8 @@ def main(stdout: TextIO) -> None:
         try:
             for answer in answers(sys.argv[1], Point(**json.loads(sys.argv[2])), requests):
                 print(json.dumps(answer), file=stdout, flush=True)
-        except Exception as error:  # whatever it is, the row of this subject says it in one line
+        except Exception as error:
+            # Whatever it is, the row of this subject says it in one line; the traceback goes to stderr.
             lines = str(error).strip().splitlines() or [type(error).__name__]
             print(json.dumps({"failure": lines[0]}), file=stdout, flush=True)
             raise

@@ -30,6 +30,7 @@ Shapes: time and batch are folded, T·N with time slowest; `[N, ...]` is any per
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -39,8 +40,11 @@ from torch.autograd import Function
 
 from spikedistill.core.kernels import Kernels, Norm, Term, computed, norm_backward, time_mean, total
 from spikedistill.core.neuron import Neuron
-from spikedistill.core.signal import Context, Rule, Signal
+from spikedistill.core.signal import Context, Signal, TorchFunction
 from spikedistill.errors import InvalidArgument
+
+Adjoint = Callable[[Tensor, Tensor, Tensor, tuple[bool, ...]], tuple[Tensor | None, ...]]
+"""adjoint(grad, rate, weight, needed): the gradients of rate, weight and bias, None where one is not needed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class Static(Signal):
     context: Context
 
     def over_time(self, tensor: Tensor) -> Tensor:
-        """[T·N, ...], a view for as long as nobody writes."""
+        """[T·N, ...]: `tensor` at every step. A copy, so it is made only where a static signal meets a moving one."""
         return tensor.unsqueeze(0).expand(self.timesteps, *tensor.shape).flatten(0, 1)
 
     def with_rate(self, rate: Tensor) -> Static:
@@ -66,21 +70,18 @@ class Unrolled(Signal):
     values: Tensor
     context: Context
 
-    @cached_property
+    @cached_property  # few ask for it; it is kept in __dict__, which a frozen dataclass does not guard
     def rate(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         return time_mean(self.values, self.timesteps)
 
     @property
     def shape(self) -> torch.Size:
+        # Read off the values, where time is folded into dimension 0: the rate need not be computed for it.
         return torch.Size((self.values.shape[0] // self.timesteps, *self.values.shape[1:]))
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
+    def carrier(self) -> Tensor:
+        return self.values
 
     @property
     def requires_grad(self) -> bool:
@@ -88,7 +89,7 @@ class Unrolled(Signal):
 
     @classmethod
     def from_static(cls, x: Static) -> Unrolled:
-        return cls(x.over_time(x.rate), x.context)
+        return cls(x.over_time(x.rate), x.context)  # autograd adds up the gradients of the T copies
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,19 +116,14 @@ class Dual(Signal):
             first = first + other
         return first
 
-    # shape, dtype and device are asked often: of a term, so that nothing pending is computed for it
+    # Shape, dtype and device are asked often: of a term, so that nothing pending is computed for it.
+    @property
+    def carrier(self) -> Tensor:
+        return self.terms[0].rate
 
     @property
     def shape(self) -> torch.Size:
         return self.terms[0].rate.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.terms[0].rate.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.terms[0].rate.device
 
     def computed(self) -> Term:
         """The whole signal as one term with nothing pending."""
@@ -141,6 +137,7 @@ class Dual(Signal):
 
     @classmethod
     def from_static(cls, x: Static) -> Dual:
+        # The spike path has no gradient from the start; the input gets its gradient through the rate.
         return cls((Term(x.over_time(x.rate.detach()), x.rate),), x.context)
 
 
@@ -150,7 +147,7 @@ class Dual(Signal):
 class _Stitch(Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, source: Tensor) -> Tensor:
-        return value.view_as(value)
+        return value.view_as(value)  # a tensor of its own: the one passed in keeps having no gradient
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -158,30 +155,28 @@ class _Stitch(Function):
 
 
 def stitch(value: Tensor, source: Tensor) -> Tensor:
-    """The value of the first, the gradient of the second; both of one shape."""
+    """The value of the first, the gradient of the second; both of one shape, or InvalidArgument is raised."""
     if value.shape != source.shape:
         raise InvalidArgument(f"stitch: value {tuple(value.shape)} and source {tuple(source.shape)} differ in shape")
-    return _Stitch.apply(value, source)  # type: ignore[no-any-return]
+    return _Stitch.apply(value, source)
 
 
 class _LinearOfRate(Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | None, adjoint: Any) -> Tensor:
-        ctx.save_for_backward(rate, weight)
+    def forward(ctx: Any, value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | None, adjoint: Adjoint) -> Tensor:
+        ctx.save_for_backward(rate, weight)  # of size N, where BPTT keeps T·N
         ctx.adjoint = adjoint
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        # One result for each argument of forward; 1:4 are rate, weight and bias.
         return None, *ctx.adjoint(grads[0], *ctx.saved_tensors, ctx.needs_input_grad[1:4]), None
 
 
-def linear_of_rate(value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | None, adjoint: Any) -> Tensor:
-    """The rate after a linear layer whose `value` is known: the layer's backward without its forward (step 1 above).
-
-    `adjoint(grad, rate, weight, needed)` returns the gradients of rate, weight and bias.
-    """
-    return _LinearOfRate.apply(value, rate, weight, bias, adjoint)  # type: ignore[no-any-return]
+def linear_of_rate(value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | None, adjoint: Adjoint) -> Tensor:
+    """The rate after a linear layer whose `value` is known: its backward alone (step 1, method.md §2.3)."""
+    return _LinearOfRate.apply(value, rate, weight, bias, adjoint)
 
 
 class _NormalisedRate(Function):
@@ -193,12 +188,13 @@ class _NormalisedRate(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         rate, *norm = ctx.saved_tensors
+        # None for mean and rstd: what the rate does to them is already in norm_backward.
         return *norm_backward(grads[0], rate, Norm(*norm)), None, None
 
 
 def normalised_rate(term: Term) -> Tensor:
-    """The rate of a term with its batch norm applied (norm.py)."""
-    return term.rate if term.norm is None else _NormalisedRate.apply(term.rate, *term.norm)  # type: ignore[no-any-return]
+    """The rate of a term with its batch norm applied (method.md §2.4)."""
+    return term.rate if term.norm is None else _NormalisedRate.apply(term.rate, *term.norm)
 
 
 class _NeuronOfRate(Function):
@@ -206,7 +202,9 @@ class _NeuronOfRate(Function):
 
     @staticmethod
     def forward(ctx: Any, rate: Tensor, eligibility: Tensor, kernels: Kernels, normed: int, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(eligibility, *inputs[: 5 * normed])  # rate and norm of each normed term; then plain rates
+        # First each normed term's rate and the four tensors of its norm, then the rates of the plain terms. Those are
+        # not kept: their gradient does not depend on them.
+        ctx.save_for_backward(eligibility, *inputs[: 5 * normed])
         ctx.kernels, ctx.plain = kernels, len(inputs) - 5 * normed
         return rate.view_as(rate)
 
@@ -214,7 +212,9 @@ class _NeuronOfRate(Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         eligibility, *saved = ctx.saved_tensors
         normed = [(saved[k], Norm(*saved[k + 1 : k + 5])) for k in range(0, len(saved), 5)]
+        # `through` is e·g, the gradient of the mean input (method.md §2.2); each pending norm passes it on.
         through, of_normed = ctx.kernels.rate_backward(grads[0], eligibility, normed)
+        # In the order of forward. Mean and rstd of a norm get none; a plain summand gets what the sum gets.
         return None, None, None, None, *(g for of in of_normed for g in (*of, None, None)), *[through] * ctx.plain
 
 
@@ -222,20 +222,22 @@ class _NeuronOfRate(Function):
 
 
 def _dual_lif(x: Dual | Static, neuron: Neuron) -> Dual:
+    # A static input is one step, which the kernel uses T times; no T copies of it are made.
     terms, steps = (x.terms, x.timesteps) if isinstance(x, Dual) else ((Term(x.rate.detach(), x.rate),), 1)
     spikes, rate, eligibility = x.kernels.rate_response(terms, steps, x.timesteps, neuron)
     normed = [(term.rate, *term.norm) for term in terms if term.norm is not None]
     plain = [term.rate for term in terms if term.norm is None]
     inputs = [tensor for group in normed for tensor in group] + plain
+    # The kernel's numbers have no gradient; here the rate gets one, to the terms' rates and their norms' γ and β.
     rate = _NeuronOfRate.apply(rate, eligibility, x.kernels, len(normed), *inputs)
-    return Dual((Term(spikes, rate),), x.context)  # type: ignore[arg-type]
+    return Dual((Term(spikes, rate),), x.context)
 
 
 class _ThroughTime(Function):
     @staticmethod
     def forward(ctx: Any, current: Tensor, neuron: Neuron, kernels: Kernels) -> Tensor:
         spikes, membranes = kernels.membrane_response(current, neuron)
-        ctx.save_for_backward(membranes)
+        ctx.save_for_backward(membranes)  # [T, N, ...]: the memory that BPTT costs
         ctx.neuron, ctx.kernels = neuron, kernels
         return spikes
 
@@ -246,17 +248,18 @@ class _ThroughTime(Function):
 
 def _unrolled_lif(x: Unrolled | Static, neuron: Neuron) -> Unrolled:
     if isinstance(x, Static):
-        current = x.rate.unsqueeze(0).expand(x.timesteps, *x.rate.shape)
+        current = x.rate.unsqueeze(0).expand(x.timesteps, *x.rate.shape)  # no copy: all steps are one memory
     else:
         current = x.values.unflatten(0, (x.timesteps, -1))
     if torch.is_grad_enabled() and current.requires_grad:
-        spikes: Any = _ThroughTime.apply(current, neuron, x.kernels)
+        spikes: Tensor = _ThroughTime.apply(current, neuron, x.kernels)
     else:  # evaluation keeps no membranes
         spikes = x.kernels.spike_response(current, neuron)
     return Unrolled(spikes.flatten(0, 1), x.context)
 
 
-def lif_rule(function: Rule, x: Signal, neuron: Neuron) -> Signal:
-    """What a layer of LIF neurons does to each kind of signal (step 2 above)."""
-    kind = x.kind if isinstance(x, Static) else type(x)
-    return _dual_lif(x, neuron) if kind is Dual else _unrolled_lif(x, neuron)  # type: ignore[arg-type]
+def lif_rule(function: TorchFunction, x: Static | Unrolled | Dual, neuron: Neuron) -> Dual | Unrolled:
+    """What a layer of LIF neurons does to each kind of signal (step 2 above, method.md §2.2)."""
+    if isinstance(x, Dual) or (isinstance(x, Static) and x.kind is Dual):
+        return _dual_lif(x, neuron)
+    return _unrolled_lif(x, neuron)

@@ -5,13 +5,13 @@
     ANN()     the ANN twin: every LIF neuron is a ReLU, and there is no time
 
 A rule carries T and what the loss is multiplied with. The authors divide the loss of rate-based backpropagation by T,
-which amounts to a learning rate of lr/T with T times the weight decay (method.md §4).
+which amounts to a learning rate of lr/T with T times the weight decay (method.md §4.3).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from spikedistill.core.dual import Dual, Static, Unrolled
 from spikedistill.core.kernels import EAGER, Kernels, Term, time_mean
 from spikedistill.core.rules import RULES
-from spikedistill.core.signal import Context, check_timesteps
+from spikedistill.core.signal import Context, Flow, check_timesteps
 from spikedistill.errors import InvalidArgument
 
 
@@ -36,8 +36,8 @@ class LearningRule(Protocol):
         """What the loss is multiplied with."""
         ...
 
-    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Any:
-        """What is fed to the network, made of images [N, C, H, W] or event frames [T, N, C, H, W].
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Flow:
+        """What is fed to the network, made of images [N, C, H, W] or event frames [T, N, C, H, W] (method.md §2.6).
 
         Raises:
             InvalidArgument: shape, dtype or T do not fit.
@@ -76,9 +76,11 @@ class Rate:
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Dual:
         _check_inputs(inputs, self.timesteps)
         context = Context(self.timesteps, RULES, kernels)
+        # Images stay [N, ...] until the first neuron: what comes before it is computed once, not T times.
         if inputs.dim() != 5:
             return Static(_channels_last(inputs), Dual, context)
         values = _channels_last(inputs.flatten(0, 1))
+        # Only the rate keeps the gradient of the input, for who asks for it (saliency, adversarial examples).
         return Dual((Term(values.detach(), time_mean(values, self.timesteps)),), context)
 
 
@@ -103,7 +105,7 @@ class BPTT:
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Unrolled:
         _check_inputs(inputs, self.timesteps)
         context = Context(self.timesteps, RULES, kernels)
-        if inputs.dim() != 5:
+        if inputs.dim() != 5:  # as for `Rate`: once, not T times
             return Static(_channels_last(inputs), Unrolled, context)
         return Unrolled(_channels_last(inputs.flatten(0, 1)), context)
 
@@ -114,17 +116,22 @@ class ANN:
 
     Args:
         loss_scale: what the loss is multiplied with.
+
+    Raises:
+        InvalidArgument: no number above 0.
     """
 
     loss_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        # Recipes and the other two rules know "1/T", so it is given here too: it gets an error of its own.
         if self.loss_scale == "1/T":
             raise InvalidArgument('loss_scale="1/T" has no meaning for the ANN twin, which has no T; give a number')
         _check_scale(self.loss_scale)
 
     @property
     def timesteps(self) -> None:
+        """None: the twin has no time."""
         return None
 
     @property
@@ -144,10 +151,14 @@ LEARNING_RULES: dict[str, type[Rate] | type[BPTT] | type[ANN]] = {"rate": Rate, 
 
 def _channels_last(tensor: Tensor) -> Tensor:
     """Convolutions and the fused sweeps are fastest on channels_last memory; only images have such a layout."""
+    # Once, at the input: torch's convolutions hand the layout on.
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
-def _check_tensor(inputs: Any) -> None:
+# What users feed is of any type, whatever the annotations say: the most frequent slip is uint8 images.
+
+
+def _check_tensor(inputs: object) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         kind = f"{inputs.dtype} tensor" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise InvalidArgument(f"images must be a floating-point tensor; given a {kind} (uint8 images: x.float() / 255)")
@@ -155,8 +166,9 @@ def _check_tensor(inputs: Any) -> None:
         raise InvalidArgument(f"images must be [N, C, H, W] or [T, N, C, H, W], not empty; given {tuple(inputs.shape)}")
 
 
-def _check_inputs(inputs: Any, timesteps: int) -> None:
+def _check_inputs(inputs: Tensor, timesteps: int) -> None:
     _check_tensor(inputs)
+    # Frames are T steps already. Showing some of them, or some twice, would be another input.
     if inputs.dim() == 5 and inputs.shape[0] != timesteps:
         raise InvalidArgument(
             f"event frames [T, N, C, H, W] = {tuple(inputs.shape)} have {inputs.shape[0]} steps but timesteps="

@@ -8,16 +8,21 @@ from typing import Any
 
 from torch import nn
 
+Look = Callable[[str, nn.Module, Any], None]
+"""look(name, module, output), called after the module; an output is whatever the module returns."""
+
 
 @contextlib.contextmanager
-def watching(modules: Mapping[str, nn.Module], look: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
+def watching(modules: Mapping[str, nn.Module], look: Look) -> Iterator[None]:
     """Call `look(name, module, output)` after every call of the named modules, during the `with` block only.
 
     A module that is used more than once is looked at each time. What is returned is not changed.
     """
 
-    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+    # A hook does not learn under which name it was registered, so each gets its own function. One that gives None
+    # leaves the output as it is.
+    def hook_for(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _inputs: object, output: object) -> None:
             look(name, module, output)
 
         return hook
@@ -26,6 +31,7 @@ def watching(modules: Mapping[str, nn.Module], look: Callable[[str, nn.Module, A
     try:
         yield
     finally:
+        # Also after an error: a hook that stayed would look at every later call, and keep alive what it wrote to.
         for handle in handles:
             handle.remove()
 
@@ -33,6 +39,7 @@ def watching(modules: Mapping[str, nn.Module], look: Callable[[str, nn.Module, A
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode during the `with` block; afterwards every submodule has the mode that it had."""
+    # By submodule: users freeze parts of a network (batch norm in evaluation mode), and train() would thaw them.
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -51,7 +58,7 @@ def replace_modules(root: nn.Module, choose: Callable[[nn.Module], nn.Module | N
     count = 0
     for name, child in root.named_children():
         new = choose(child)
-        if new is None:
+        if new is None:  # what was replaced is not looked into, or a new module could be replaced again
             count += replace_modules(child, choose)
         else:
             setattr(root, name, new)

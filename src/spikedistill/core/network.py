@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import overload
 
 from torch import Tensor, nn
 
@@ -13,12 +13,12 @@ from spikedistill.core.kernels import EAGER, Kernels
 from spikedistill.core.learning import ANN, BPTT
 from spikedistill.core.modules import watching
 from spikedistill.core.output import Output
-from spikedistill.core.signal import Signal
+from spikedistill.core.signal import Flow, Signal
 from spikedistill.errors import InvalidArgument, choose
 
 
-def rate(signal: Any) -> Tensor:
-    """The time mean of a signal; a plain tensor (the ANN twin) is its own."""
+def rate(signal: Flow) -> Tensor:
+    """The time mean [N, ...] of a signal; a plain tensor (the ANN twin) is its own."""
     return signal.rate if isinstance(signal, Signal) else signal
 
 
@@ -34,7 +34,7 @@ def observed(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tens
     known = dict(module.named_modules())
     seen: dict[str, Tensor] = {}
 
-    def look(name: str, _module: nn.Module, output: Any) -> None:
+    def look(name: str, _module: nn.Module, output: Flow) -> None:
         seen[name] = rate(output)
 
     with watching({choose("module", name, known): known[name] for name in names}, look):
@@ -57,15 +57,21 @@ class Network(nn.Module):
     def __init__(self, body: nn.Module, stages: Iterable[str] = (), notes: Iterable[str] = ()) -> None:
         super().__init__()
         self.body = body
+        # Branches are no submodules of it: the network is the same, and has the same weights, with and without them.
         self.stages, self.notes = tuple(stages), tuple(notes)
         known = {name for name, _ in body.named_modules()}
         for stage in self.stages:
             choose("stage", stage, known)
 
-    def propagate(self, signal: Any, features: Iterable[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
+    @overload
+    def propagate(self, signal: Tensor, features: Iterable[str] | None = None) -> tuple[Tensor, dict[str, Tensor]]: ...
+    @overload
+    def propagate(self, signal: Flow, features: Iterable[str] | None = None) -> tuple[Flow, dict[str, Tensor]]: ...
+    def propagate(self, signal: Flow, features: Iterable[str] | None = None) -> tuple[Flow, dict[str, Tensor]]:
         """Run the body on what a learning rule encoded.
 
         Args:
+            signal: as `LearningRule.encode` gives it.
             features: names of submodules whose rates are wanted (None: the stages).
 
         Returns:
@@ -91,16 +97,25 @@ class Network(nn.Module):
 
         Returns:
             `Output` without branches. Gradients flow through time (BPTT); run evaluation under torch.no_grad().
+
+        Raises:
+            InvalidArgument: images or timesteps that do not fit (`LearningRule.encode`).
         """
+        # Evaluation needs spikes and no rates beside them, which is what BPTT feeds (method.md §2.6).
         learning_rule = ANN() if timesteps is None else BPTT(timesteps)
         logits, features = self.propagate(learning_rule.encode(images, kernels))
         return Output(rate(logits), {}, features)
 
     def logits_over_time(self, images: Tensor, timesteps: int, kernels: Kernels = EAGER) -> Tensor:
-        """Logits of every step [T, N, ...]; the mean of the first k is the output at timesteps=k."""
+        """Logits of every step [T, N, ...]; the mean of the first k is the output at timesteps=k.
+
+        Neurons are causal: what they do in the first k steps does not depend on the later ones.
+        """
+        # No features: the rates of the stages would be computed for nobody.
         out, _ = self.propagate(BPTT(timesteps).encode(images, kernels), features=())
-        if isinstance(out, Static):  # a network without a neuron
+        if isinstance(out, Static):  # a network without a neuron says the same at every step
             out = Unrolled.from_static(out)
+        assert isinstance(out, Unrolled)
         return out.values.unflatten(0, (timesteps, -1))
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,12 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from spikedistill.errors import InvalidArgument, choose
 
+Flow = TypeVar("Flow")
+"""What flows through a network: a tensor, or a signal over time (dual.py), which is built on neurons."""
+
 # ---------------------------------------------------------------- surrogate gradients
+
+# Names in these formulas are those of method.md §1.1: x is the distance v − θ, alpha the inverse width.
 
 
 def _sigmoid(x: Tensor, alpha: float) -> Tensor:
@@ -54,18 +59,23 @@ SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "triangle": _triangle,  # α·max(0, 1 − α|x|)
     "rectangle": _rectangle,  # α where |x| < 1/(2α), else 0
 }
-"""Derivative of the step function H at x = v − threshold. Each has unit area; α is the inverse width."""
+"""The stand-ins for the derivative of H at x = v − threshold. Each has unit area; α is the inverse width."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """The stand-in for dH/dv (method.md §1): a shape from `SURROGATES` and its inverse width `alpha`."""
+    """The stand-in for dH/dv (method.md §1.1): a shape from `SURROGATES` and its inverse width `alpha`.
+
+    Raises:
+        InvalidArgument: an unknown shape, or alpha not above 0.
+    """
 
     name: str = "sigmoid"
     alpha: float = 4.0
 
     def __post_init__(self) -> None:
         choose("surrogate", self.name, SURROGATES)
+        # "not above" instead of "at most": NaN is refused too. The checks of `Neuron` are written the same way.
         if not self.alpha > 0:
             raise InvalidArgument(f"surrogate alpha is {self.alpha}; expected a number above 0 (the paper uses 4)")
 
@@ -78,22 +88,26 @@ class Surrogate:
 
 
 class Reset(NamedTuple):
-    """A reset rule: u_t(v, s, neuron), and d_t = du_t/dv_t (v, s, h, neuron) with the spike detached there or not."""
+    """A reset rule: u_t(v, s, neuron), and d_t = du_t/dv_t (v, s, h, neuron) with the spike detached there or not.
+
+    method.md §2.2 derives d_t = ∂u/∂v + ∂u/∂s·h; a detached spike drops the second summand.
+    """
 
     apply: Callable[[Tensor, Tensor, Neuron], Tensor]
     slope_detached: Callable[[Tensor, Tensor, Tensor, Neuron], Tensor]
     slope_attached: Callable[[Tensor, Tensor, Tensor, Neuron], Tensor]
 
 
+# The functions of a column have the same arguments, so that whoever looks a rule up need not ask which it is.
 RESETS: dict[str, Reset] = {
     "soft": Reset(
         apply=lambda v, s, n: v - n.threshold * s,
-        slope_detached=lambda v, s, h, n: torch.ones_like(v),
+        slope_detached=lambda v, s, h, n: torch.ones_like(v),  # ∂u/∂v = 1: what is left over stays in the membrane
         slope_attached=lambda v, s, h, n: 1 - n.threshold * h,
     ),
     "hard": Reset(
         apply=lambda v, s, n: (1 - s) * v + s * n.reset_value,
-        slope_detached=lambda v, s, h, n: 1 - s,
+        slope_detached=lambda v, s, h, n: 1 - s,  # after a spike the membrane has forgotten its input
         slope_attached=lambda v, s, h, n: (1 - s) - (v - n.reset_value) * h,
     ),
 }
@@ -130,22 +144,28 @@ class Neuron:
             )
         if not self.threshold > 0:
             raise InvalidArgument(f"threshold is {self.threshold}; expected a number above 0")
+        # A constant without effect is refused: whoever sets it believes that it has one.
         if self.reset == "soft" and self.reset_value != 0:
             raise InvalidArgument(
                 f"reset_value={self.reset_value} has no effect with reset='soft'; use reset='hard' or leave it out"
             )
+        # A membrane that is reset to the threshold or above it would not be reset at all.
         if self.reset_value >= self.threshold:
             raise InvalidArgument(f"reset_value {self.reset_value} must lie below the threshold {self.threshold}")
 
     @classmethod
     def from_tau(cls, tau: float, **constants: Any) -> Neuron:
-        """The neuron with membrane time constant `tau` ≥ 1 in steps: decay = 1 − 1/τ."""
+        """The neuron with membrane time constant `tau` ≥ 1 in steps: decay = 1 − 1/τ (method.md §1).
+
+        Raises:
+            InvalidArgument: tau below 1.
+        """
         if not tau >= 1:
             raise InvalidArgument(f"tau is {tau}; expected tau ≥ 1 (in time steps)")
         return cls(decay=1 - 1 / tau, **constants)
 
     def fire(self, membrane: Tensor) -> Tensor:
-        """s = H(v − θ) as 0/1 in the membrane's dtype."""
+        """s = H(v − θ) as 0/1 in the membrane's dtype; exactly at the threshold it fires (method.md §1)."""
         return (membrane >= self.threshold).to(membrane.dtype)
 
     def derivative(self, membrane: Tensor) -> Tensor:
@@ -157,7 +177,7 @@ class Neuron:
         return RESETS[self.reset].apply(membrane, spike, self)
 
     def slope(self, membrane: Tensor, spike: Tensor, derivative: Tensor) -> Tensor:
-        """d = du/dv by the reset rule (the table of method.md §2)."""
+        """d = du/dv by the reset rule (the table of method.md §2.2)."""
         rule = RESETS[self.reset]
         slope = rule.slope_detached if self.detach_reset else rule.slope_attached
         return slope(membrane, spike, derivative, self)
@@ -168,6 +188,7 @@ class Neuron:
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype membranes are integrated in: float64 for float64, else float32."""
+    # bf16 has 8 significant bits. Membranes near the threshold would be rounded to its other side.
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -178,7 +199,7 @@ class RateResponse(NamedTuple):
 
 
 def rate_response(current: Tensor, neuron: Neuron) -> RateResponse:
-    """Spikes, firing rate and eligibility in one sweep over time (method.md §2).
+    """Spikes, firing rate and eligibility in one sweep over time (method.md §2.2).
 
         e = (1/T) Σ_t κ_t·h_t,   κ_1 = 1,   κ_{t+1} = 1 + decay·κ_t·d_t
 
@@ -186,34 +207,38 @@ def rate_response(current: Tensor, neuron: Neuron) -> RateResponse:
 
     Args:
         current: [T, ...].
+
+    Returns:
+        Spikes in the dtype of the current; rate and eligibility in `compute_dtype` of it.
     """
     timesteps, dtype = current.shape[0], compute_dtype(current.dtype)
-    membrane = torch.zeros_like(current[0], dtype=dtype)
+    membrane = torch.zeros_like(current[0], dtype=dtype)  # u_0 = 0, in the memory layout of the current
     count, eligibility = torch.zeros_like(membrane), torch.zeros_like(membrane)
-    kappa = torch.ones_like(membrane)
+    kappa = torch.ones_like(membrane)  # κ_1 = 1: v_1 = I_1 + ε
     spikes = []
     for t in range(timesteps):
         v = neuron.decay * membrane + current[t].to(dtype)
         s, h = neuron.fire(v), neuron.derivative(v)
         membrane = neuron.after_spike(v, s)
         count = count + s
+        # e takes κ_t, so κ moves on to the next step only after it.
         eligibility = eligibility + kappa * h
         kappa = 1 + neuron.decay * kappa * neuron.slope(v, s, h)
-        spikes.append(s.to(current.dtype))
+        spikes.append(s.to(current.dtype))  # 0 and 1 are exact in every dtype
     return RateResponse(torch.stack(spikes), count / timesteps, eligibility / timesteps)
 
 
 def membrane_response(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Spikes and membranes v_t before the reset, both [T, ...], for `current` [T, ...] (method.md §1)."""
     dtype = compute_dtype(current.dtype)
-    membrane = torch.zeros_like(current[0], dtype=dtype)
+    membrane = torch.zeros_like(current[0], dtype=dtype)  # u_0 = 0
     spikes, membranes = [], []
     for t in range(current.shape[0]):
         v = neuron.decay * membrane + current[t].to(dtype)
         s = neuron.fire(v)
         membrane = neuron.after_spike(v, s)
         spikes.append(s.to(current.dtype))
-        membranes.append(v)
+        membranes.append(v)  # in full precision: the backward decides again from them which neurons fired
     return torch.stack(spikes), torch.stack(membranes)
 
 
@@ -223,35 +248,44 @@ def spike_response(current: Tensor, neuron: Neuron) -> Tensor:
 
 
 def backward_through_time(grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
-    """dL/dI_t [T, ...] from dL/ds_t and v_t, by BPTT: δ_t = dL/ds_t·h_t + decay·δ_{t+1}·d_t."""
-    delta = torch.zeros_like(membranes[0])
+    """dL/dI_t [T, ...] from dL/ds_t and v_t, by BPTT: δ_t = dL/ds_t·h_t + decay·δ_{t+1}·d_t.
+
+    δ_t is dL/dv_t and dL/dI_t in one, because v_t = decay·u_{t−1} + I_t (method.md §1). Its second summand is what
+    reaches v_t through u_t and the charge of the next step.
+    """
+    delta = torch.zeros_like(membranes[0])  # δ_{T+1} = 0: nothing comes after the last step
     gradients = []
     for t in reversed(range(membranes.shape[0])):
         v = membranes[t]
+        # Computed again from v: keeping s and h as well would take three times the memory.
         s, h = neuron.fire(v), neuron.derivative(v)
         delta = grad_spikes[t].to(v.dtype) * h + neuron.decay * delta * neuron.slope(v, s, h)
         gradients.append(delta.to(grad_spikes.dtype))
-    return torch.stack(gradients[::-1])
+    return torch.stack(gradients[::-1])  # they were found from the last step to the first
 
 
 # ---------------------------------------------------------------- what a network is built of
 
 
-def lif(x: Any, neuron: Neuron) -> Any:
+def lif(x: Flow, neuron: Neuron) -> Flow:
     """Apply the neuron to whatever flows through the network; that decides how it learns.
 
     A `Dual` signal gives rate-based backpropagation, an `Unrolled` one gives BPTT or evaluation (both in `dual.py`),
-    and an ordinary tensor [N, ...] gives the ANN twin: a ReLU.
+    and an ordinary tensor [N, ...] gives the ANN twin: a ReLU (method.md §2.6).
     """
+    # A signal looks this function up in its table of rules, as it does torch's own (core/rules).
     if has_torch_function_unary(x):
         return handle_torch_function(lif, (x,), x, neuron)
-    return torch.relu(x)
+    return torch.relu(x)  # pyright: ignore[reportArgumentType, reportReturnType]  # a signal does not come this far
 
 
 class LIF(nn.Module):
     """A layer of LIF neurons: put it where a ReLU would stand. It has no parameters and keeps no state.
 
     Args: as `Neuron`, or pass a ready one as `neuron`.
+
+    Raises:
+        InvalidArgument: both a neuron and constants, or constants that `Neuron` refuses.
     """
 
     def __init__(self, neuron: Neuron | None = None, **constants: Any) -> None:
@@ -260,7 +294,7 @@ class LIF(nn.Module):
             raise InvalidArgument(f"LIF(neuron=...) takes no further constants; given {sorted(constants)}")
         self.neuron = neuron if neuron is not None else Neuron(**constants)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Flow) -> Flow:
         return lif(x, self.neuron)
 
     def extra_repr(self) -> str:

@@ -38,7 +38,7 @@ class Batch:
     """
 
     inputs: Tensor
-    targets: Any
+    targets: Any  # only the task and its objectives know what they are
     teachers: Mapping[str, Output] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:

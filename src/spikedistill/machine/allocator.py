@@ -13,6 +13,7 @@ def keep_memory() -> None:
     m_trim_threshold, m_mmap_threshold = -1, -3  # names and numbers of <malloc.h>
     try:
         libc = ctypes.CDLL("libc.so.6")
+        # Blocks below 1 GiB come from the heap, not from the system one by one; and the heap is never given back.
         libc.mallopt(m_mmap_threshold, 2**30)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
     except (OSError, AttributeError):  # not glibc: its allocator decides

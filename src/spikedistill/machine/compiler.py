@@ -12,12 +12,14 @@ from spikedistill.errors import InvalidArgument
 
 def missing_compiler(device: torch.device) -> str | None:
     """Why torch.compile cannot work for `device`, or None if it can."""
+    # For a GPU torch.compile writes Triton, for a CPU it writes C++.
     if device.type == "cuda":
         try:
             import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError:
             return "triton is not installed"
         return None
+    # torch calls what CXX names, or g++ (on a Mac clang++).
     compiler = os.environ.get("CXX", "g++")
     return None if shutil.which(compiler) or shutil.which("clang++") else f"no C++ compiler ({compiler}) on the PATH"
 
@@ -28,6 +30,7 @@ def automatic(what: str, allowed: tuple[str, ...]) -> str | None:
     Raises:
         InvalidArgument: the variable holds something else than `allowed`.
     """
+    # A cluster or a test can decide for all its runs, and a recipe stays the same everywhere.
     variable = f"SPIKEDISTILL_{what.upper()}"
     wish = os.environ.get(variable)
     if wish is not None and wish not in allowed:

@@ -19,7 +19,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device)  # "cuda:7" is a valid name; only memory on it shows whether it is there
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InvalidArgument(
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device auto"
@@ -30,11 +30,12 @@ def find_device(name: str) -> torch.device:
 def computes_in_bf16(device: torch.device) -> bool:
     """Whether the device has units for bf16: CUDA from compute capability 8, or a CPU with AMX or AVX-512 BF16.
 
-    Elsewhere bf16 is emulated, and slow. Where it has them, it may still lose on small networks.
+    Elsewhere bf16 is emulated, and slow (docs/LOG.md). Where it has them, it may still lose on small networks.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
+        # The one hasattr of the package: an old torch does not say what the processor can do.
         cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(cpu.get("amx_bf16") or cpu.get("avx512_bf16"))
     return False
@@ -42,4 +43,5 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which a network computes in `precision`, "fp32" or "bf16"."""
+    # A context also for fp32, where it does nothing: callers need no second form of their loop.
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -8,12 +8,11 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, str | int | None]:
     """What a number depends on beside its recipe. Every key is always there; what is not known is None."""
     return {
         "commit": _commit(),
@@ -40,11 +39,12 @@ def _commit() -> str | None:
     An installed package may lie in a repository of somebody else's, whose commit says nothing about it.
     """
     package = Path(__file__).parents[1]
+    # Of the folders above, only the one that has this package in its `src` is ours.
     checkout = package.parents[1]
     if package != checkout / "src" / "spikedistill" or not (checkout / ".git").exists():
         return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        # a checkout may set programs that git would run: none is needed to describe it
+        # A checkout may set programs that git would run: none is needed to describe it.
         command = ["git", "-c", "core.fsmonitor=false", "-C", str(checkout), "describe", "--always", "--dirty"]
         described = subprocess.run(command, capture_output=True, text=True, timeout=20)
         return described.stdout.strip() or None
@@ -52,6 +52,7 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
+    # Linux has the name of the model; Python itself has at most the architecture there.
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

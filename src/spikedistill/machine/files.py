@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from spikedistill.errors import WriteError
 
@@ -18,12 +17,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         WriteError: it could not be written (a full disk); the old file is untouched.
     """
+    # In the same folder, for a move between file systems would be a copy; by process, for two may write at once.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
+        # On the disk before it takes the old file's name: after a power cut one of the two is there, whole.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    # Of any kind: `write` is the caller's, and torch's and safetensors' errors are of no common class.
     except Exception as error:
         raise WriteError(
             f"could not write {path}: {error}. The previous version, if any, is unchanged; free some space"
@@ -38,6 +40,6 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")

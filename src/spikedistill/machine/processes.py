@@ -7,10 +7,12 @@ import dataclasses
 import gc
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Process:
 
     @classmethod
     def find(cls) -> Process:
+        """This process, by torchrun's variables; without them it is the only one."""
         numbers = (os.environ.get(name, default) for name, default in _TORCHRUN)
         return cls(*(int(number) for number in numbers))
 
@@ -49,13 +52,16 @@ def process_group(process: Process, device: torch.device) -> Iterator[None]:
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
-        torch.distributed.barrier()  # a process that leaves while another still talks to it can abort at its exit
+        # A process that leaves while another still talks to it can abort at its exit.
+        torch.distributed.barrier()
     finally:
-        gc.collect()  # what still holds the group would end its threads only when the interpreter ends, and abort it
+        # What still holds the group would end its threads only when the interpreter ends, and abort it.
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
 def _is_distributed() -> bool:
+    # Asked of torch and not of a `Process`: an objective is called by code that has none.
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
@@ -63,15 +69,15 @@ def mean_over_processes(value: Tensor) -> Tensor:
     """The mean of a number over the processes of a distributed run; itself otherwise."""
     if not _is_distributed():
         return value
-    value = value.clone()
+    value = value.clone()  # all_reduce writes into its argument
     torch.distributed.all_reduce(value)
     return value / torch.distributed.get_world_size()
 
 
-def from_all_processes(value: Any) -> list[Any]:
+def from_all_processes(value: Value) -> list[Value]:
     """`value` of every process, by rank; plain values and CPU tensors. A list of one where there is one process."""
     if not _is_distributed():
         return [value]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
+    found = [value] * torch.distributed.get_world_size()  # every entry is overwritten
     torch.distributed.all_gather_object(found, value)
     return found

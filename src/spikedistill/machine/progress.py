@@ -16,5 +16,6 @@ def show_progress(what: str, done: int, before: int, total: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == total else "\r"
         print(f"{what}: {done} of {total}", end=end, file=sys.stderr, flush=True)
-    elif done * 10 // total > before * 10 // total:  # another tenth was reached
+    # A log keeps every line, so it gets one for each tenth: where the tenths reached differ from those before.
+    elif done * 10 // total > before * 10 // total:
         print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)

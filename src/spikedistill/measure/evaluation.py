@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,20 @@ from spikedistill.core.modules import evaluating, watching
 from spikedistill.core.network import Network, as_network, rate
 from spikedistill.core.neuron import LIF
 from spikedistill.core.output import Batch
-from spikedistill.core.signal import Signal
+from spikedistill.core.signal import Flow, Signal
 from spikedistill.errors import InvalidArgument
 from spikedistill.tasks import Classification, Meter, Task
 
 DEAD, SATURATED = 0.001, 0.9
 """A layer that fires less or more than this, in spikes per neuron and step, carries next to no information."""
 
-Gather = Callable[[Any], list[Any]]
+Value = TypeVar("Value")
+
+
+class Gather(Protocol):
+    """gather(value): the values of all processes, by rank."""
+
+    def __call__(self, value: Value, /) -> list[Value]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +92,10 @@ def evaluate(
         InvalidArgument: no batch, or a number of steps below 1.
     """
     steps = _steps(timesteps)
+    # Of a learner this is the network alone: branches are for training and cost time here (method.md §3).
     task = Classification() if task is None else task
     network = as_network(network)
+    # A meter for each T: one run gives the logits of all of them.
     sums = _Sums({t: task.meter() for t in steps})
     device = next((p.device for p in network.parameters()), None)
     with evaluating(network):
@@ -95,11 +104,13 @@ def evaluate(
             inputs = batch.inputs if device is None else batch.inputs.to(device)
             with watching_neurons(network, sums.fired, len(batch)):
                 logits = _logits(network, inputs, steps, kernels)
+            # Targets that are no tensor (a task may have tuples) are the meter's to move.
             for t, meter in sums.meters.items():
                 targets = batch.targets.to(inputs.device) if isinstance(batch.targets, Tensor) else batch.targets
                 task.check(logits[t], targets)
                 meter.add(logits[t], targets)
             sums.samples += len(batch)
+    # Processes without a batch gather too: all of them have to, or the others would wait.
     whole = _together([*gather(sums.state())], {t: task.meter() for t in steps})
     if whole.samples == 0:
         raise InvalidArgument("there are no samples to evaluate on")
@@ -110,7 +121,7 @@ def evaluate(
 
 def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:
     if timesteps is None:
-        return [None]
+        return [None]  # the ANN twin: one score, which belongs to no number of steps
     steps = [timesteps] if isinstance(timesteps, int) else list(timesteps)
     if not steps or min(steps) < 1:
         raise InvalidArgument(f"timesteps are {steps}; expected at least one number, each at least 1")
@@ -118,15 +129,27 @@ def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:
 
 
 def _logits(network: Network, inputs: Tensor, steps: list[int | None], kernels: Kernels) -> dict[int | None, Tensor]:
-    """Mean logits over the first t steps, for each t."""
+    """Mean logits [N, ...] over the first t steps, for each t."""
     numbers = [t for t in steps if t is not None]
     if not numbers:
         return {None: network(inputs, timesteps=None).logits}
+    # In float32: T bf16 logits of one sign would add up with an error as large as their differences.
     summed = network.logits_over_time(inputs, max(numbers), kernels).float().cumsum(0)
     return {t: summed[t - 1] / t for t in numbers}
 
 
 # ---------------------------------------------------------------- sums over batches and processes
+
+
+# Only sums are kept, never shares: the last batch is smaller, and so may be the part of a process.
+
+
+class _State(TypedDict):
+    """Sums as plain values: this is what processes send to each other."""
+
+    samples: int
+    meters: dict[int | None, dict[str, Any]]
+    fired: dict[str, float]
 
 
 @dataclasses.dataclass
@@ -135,15 +158,16 @@ class _Sums:
 
     meters: dict[int | None, Meter]
     samples: int = 0
-    fired: dict[str, Any] = dataclasses.field(default_factory=lambda: defaultdict(float))
+    # By layer, the mean firing rate of each batch times its samples.
+    fired: dict[str, Tensor | float] = dataclasses.field(default_factory=lambda: defaultdict(float))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> _State:
         """As plain values, for another process."""
         fired = {name: float(value) for name, value in self.fired.items()}
         return {"samples": self.samples, "meters": {t: m.state() for t, m in self.meters.items()}, "fired": fired}
 
 
-def _together(states: list[dict[str, Any]], meters: dict[int | None, Meter]) -> _Sums:
+def _together(states: list[_State], meters: dict[int | None, Meter]) -> _Sums:
     whole = _Sums(meters)
     for state in states:
         whole.samples += state["samples"]
@@ -154,16 +178,17 @@ def _together(states: list[dict[str, Any]], meters: dict[int | None, Meter]) -> 
     return whole
 
 
-def watching_neurons(network: Network, fired: dict[str, Any], samples: int) -> Any:
+def watching_neurons(network: Network, fired: dict[str, Tensor | float], samples: int) -> AbstractContextManager[None]:
     """Add the firing rate of every LIF layer times `samples` to `fired`, by name; each use of a layer counts apart."""
     layers = {name: module for name, module in network.body.named_modules() if isinstance(module, LIF)}
+    # One layer that is used twice, as a shared ReLU was, is two layers of neurons with rates of their own.
     uses: dict[str, int] = defaultdict(int)
 
-    def look(name: str, _module: nn.Module, output: Any) -> None:
+    def look(name: str, _module: nn.Module, output: Flow) -> None:
         if isinstance(output, Signal):  # the ANN twin does not fire
             uses[name] += 1
             key = name if uses[name] == 1 else f"{name} (use {uses[name]})"
-            # a tensor where the network is, so that counting waits for no GPU
+            # A tensor where the network is, so that counting waits for no GPU.
             fired[key] = fired[key] + rate(output).float().mean() * samples
 
     return watching(layers, look)

@@ -1,4 +1,4 @@
-"""How far products of spikes are from what rate-based backpropagation takes them for (method.md §7).
+"""How far products of spikes are from what rate-based backpropagation takes them for (method.md §7.4).
 
 The gradient of a product a∘b goes through ā∘b̄. The difference mean_t(a∘b) − ā∘b̄ is the covariance over time of the
 two; it is at hand in the forward pass, so looking at it costs nothing but this call.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import ChainMap
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from spikedistill.core.learning import Rate
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import as_network
 from spikedistill.core.rules import RULES
-from spikedistill.core.signal import Rule, Signal, name_of
+from spikedistill.core.signal import Rule, Signal, Signals, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
 
 
@@ -41,15 +40,21 @@ def product_covariance(network: nn.Module, images: Tensor, timesteps: int) -> li
 
     Args:
         images: [N, C, H, W], or event frames [T, N, C, H, W].
+        timesteps: T ≥ 1.
+
+    Raises:
+        InvalidArgument: images or timesteps that do not fit.
     """
     network = as_network(network)
     found: list[ProductCovariance] = []
 
     def recording(rule: Rule) -> Rule:
-        def recorded(function: Any, *args: Any, **kwargs: Any) -> Any:
+        def recorded(function: TorchFunction, *args: object, **kwargs: object) -> Signals:
             out = rule(function, *args, **kwargs)
+            # The same functions also multiply by constants, which is exact: only two signals are of interest.
             if isinstance(out, Dual) and sum(isinstance(a, Signal) for a in args) == 2:
                 of_rates = function(*(a.rate if isinstance(a, Signal) else a for a in args), **kwargs)
+                # The floor keeps the product of silent signals, 0 beside 0, from being NaN.
                 error = (out.rate - of_rates).norm() / out.rate.norm().clamp(min=1e-12)
                 found.append(ProductCovariance(f"{name_of(function)} at {user_frame()}", float(error)))
             return out
@@ -57,8 +62,10 @@ def product_covariance(network: nn.Module, images: Tensor, timesteps: int) -> li
         return recorded
 
     bilinear = [f for f in RULES if name_of(f).rpartition(".")[2] in ("mul", "multiply", "matmul", "bmm", "einsum")]
+    # A table of its own for this forward pass, in front of the usual one; nothing global is changed.
     rules = ChainMap({function: recording(RULES[function]) for function in bilinear}, dict(RULES))
     signal = Rate(timesteps).encode(images)
+    # Results of rules carry the context on, so the table goes through the whole network.
     signal = dataclasses.replace(signal, context=dataclasses.replace(signal.context, rules=rules))
     with evaluating(network):
         network.propagate(signal)

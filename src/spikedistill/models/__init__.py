@@ -13,8 +13,9 @@ from spikedistill.models.resnet import resnet18, resnet19, resnet34
 from spikedistill.models.vgg import vgg11
 
 Builder = Callable[..., Network]
-"""builder(outputs, in_channels, *, OPTIONS) -> Network; the options, with their types, are the model's recipe fields."""
+"""builder(outputs, in_channels, *, OPTIONS) -> Network. Its typed options are the model's recipe fields."""
 
+# A model is called as its builder is, so that there is one name only.
 MODELS: dict[str, Builder] = {
     builder.__name__: builder for builder in (resnet18, resnet19, resnet34, preact_resnet18, preact_resnet34, vgg11)
 }
@@ -32,7 +33,7 @@ def options_of(name: str) -> list[str]:
     return [option for option in inspect.signature(MODELS[name]).parameters if option not in NOT_OPTIONS]
 
 
-def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **options: Any) -> Network:
+def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **options: object) -> Network:
     """Build a spiking network.
 
     Args:
@@ -46,6 +47,7 @@ def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **op
         InvalidArgument: an unknown name, option or stem, or a size below 1.
     """
     choose("model", name, MODELS)
+    # Checked before building: what torch says of a width of −1 does not name the option.
     for option, value in options.items():
         choose(f"option of {name}", option, options_of(name))
         _check_option(name, option, value)
@@ -57,8 +59,9 @@ def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **op
 
 def _check_option(name: str, option: str, value: Any) -> None:
     """Sizes are at least 1, and a word is one of the words that the model knows."""
+    # A builder says by its annotations what it takes; annotations are text until they are evaluated.
     annotation = inspect.signature(MODELS[name], eval_str=True).parameters[option].annotation
-    words = getattr(annotation, "__args__", ())
+    words = getattr(annotation, "__args__", ())  # of a Literal
     if words and all(isinstance(word, str) for word in words):
         choose(f"{option} of {name}", value, words)
     if annotation is int and not (isinstance(value, int) and value >= 1):

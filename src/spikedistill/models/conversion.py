@@ -16,6 +16,7 @@ from spikedistill.errors import InvalidArgument, UnsupportedOperation
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6)
 """Activations that a spiking neuron can stand in for: non-negative, and zero for negative input."""
 
+# They are negative somewhere, or not zero for negative input: a firing rate cannot follow them.
 _OTHER_ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.GELU,
     nn.SiLU,
@@ -30,6 +31,7 @@ _OTHER_ACTIVATIONS: tuple[type[nn.Module], ...] = (
 )
 _BY_SAMPLE = "normalises each sample by itself, which is not linear in the rates; use BatchNorm"
 _OWN_STATE = "keeps its own state over time"
+# Refused at the conversion, by the layer's name; otherwise the first forward pass would refuse them, one by one.
 _UNSUPPORTED: dict[type[nn.Module], str] = {
     nn.LayerNorm: _BY_SAMPLE,
     nn.GroupNorm: _BY_SAMPLE,
@@ -39,6 +41,7 @@ _UNSUPPORTED: dict[type[nn.Module], str] = {
     nn.GRU: _OWN_STATE,
     nn.RNN: _OWN_STATE,
 }
+# What works, but not quite as in the network that was given.
 _REMARKS: dict[type[nn.Module], str] = {
     nn.MaxPool2d: "max pooling after a neuron: the gradient is routed by the rates, an approximation (average pooling "
     "is exact)",
@@ -68,6 +71,7 @@ def to_spiking(
         InvalidArgument: nothing to replace, or a stage the model does not have.
         UnsupportedOperation: layers that cannot work on spikes; names all of them.
     """
+    # A copy with its own weights: training it leaves the user's network as it was.
     body = copy.deepcopy(model)
     _refuse_unsupported(body)
     constants = neuron or Neuron()
@@ -75,14 +79,16 @@ def to_spiking(
     if replaced == 0:
         raise InvalidArgument(_nothing_to_replace(model, activations))
     found = _find_stages(body) if stages is None else list(stages)
+    # Stages that were named, even none of them, are a choice and no surprise.
     surprises = [*_stages_note(body, found, asked=stages is not None), *_training_note(model)]
     for surprise in surprises:
-        warnings.warn(surprise, stacklevel=2)
+        warnings.warn(surprise, stacklevel=2)  # at the user's line
     return Network(body, found, [f"{replaced} activations became LIF neurons", *_remarks(body), *surprises])
 
 
 def _nothing_to_replace(model: nn.Module, activations: tuple[type[nn.Module], ...]) -> str:
     wanted = " or ".join(a.__name__ for a in activations)
+    # Either it has another activation, or it calls F.relu, which a search through modules does not find.
     kinds = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _OTHER_ACTIVATIONS)})
     hint = f"it has {', '.join(kinds)} (pass activations=...)" if kinds else "use nn.ReLU() modules, not F.relu"
     return f"{type(model).__name__} has no {wanted} module to replace; {hint}"
@@ -100,6 +106,7 @@ def _stages_note(body: nn.Module, found: list[str], asked: bool) -> list[str]:
 
 def _training_note(model: nn.Module) -> list[str]:
     """A network whose batch norm has seen data was trained; as a spiking one it answers nearly at random."""
+    # Only batch norm counts what it has seen; a network without it gives no sign.
     norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     if not any(m.num_batches_tracked is not None and int(m.num_batches_tracked) > 0 for m in norms):
         return []
@@ -111,6 +118,7 @@ def _training_note(model: nn.Module) -> list[str]:
 
 def _refuse_unsupported(body: nn.Module) -> None:
     """Raise UnsupportedOperation with every layer that cannot work on spikes."""
+    # All at once: nobody wants to mend a network layer by layer, error by error.
     found = []
     for name, module in body.named_modules():
         why = next((why for kind, why in _UNSUPPORTED.items() if isinstance(module, kind)), None)
@@ -130,6 +138,7 @@ def _remarks(body: nn.Module) -> list[str]:
 def _find_stages(body: nn.Module) -> list[str]:
     """The ends of the stages of the usual layouts: torchvision's and timm's ResNets, VGG's `features`."""
     children = dict(body.named_children())
+    # The first layout that fits: layer1, layer2, ... of ResNets, a list `stages`, VGG's flat `features`.
     layers = [name for name in children if name.startswith("layer") and name[5:].isdigit()]
     if layers:
         return layers
@@ -139,5 +148,6 @@ def _find_stages(body: nn.Module) -> list[str]:
     if isinstance(features, nn.Sequential):
         names = [name for name, _ in features.named_children()]
         pools = [k for k, m in enumerate(features) if isinstance(m, (nn.MaxPool2d, nn.AvgPool2d))]
+        # The layer before a pooling ends a stage at the stage's own resolution.
         return [f"features.{names[k - 1]}" for k in pools if k > 0]
     return []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.core.signal import Flow
 from spikedistill.models.layers import Head, Stem, add_stages, conv, stem_layers
 
 
@@ -16,6 +15,7 @@ class Block(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int, neuron: Neuron) -> None:
         super().__init__()
+        # Biases have no effect before batch norm, which subtracts them; the authors' network has them (method.md §5).
         self.neuron1 = LIF(neuron)
         self.conv1, self.bn1 = conv(c_in, c_out, 3, stride, bias=True), nn.BatchNorm2d(c_out)
         self.neuron2 = LIF(neuron)
@@ -24,10 +24,11 @@ class Block(nn.Module):
         if stride != 1 or c_in != c_out:
             self.downsample = nn.Sequential(conv(c_in, c_out, 1, stride, bias=True), nn.BatchNorm2d(c_out))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Flow) -> Flow:
         y = self.neuron1(x)  # one name: at T steps a signal is worth dropping as soon as it is used
         y = self.bn1(self.conv1(y))
         y = self.neuron2(y)
+        # The shortcut takes x before its neuron: membrane inputs are added to membrane inputs.
         return self.bn2(self.conv2(y)) + self.downsample(x)
 
 
@@ -43,14 +44,16 @@ class PreActResNet(nn.Module):
         self.head = Head(channels, outputs, neuron)
         self.apply(_initialise)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Flow) -> Flow:
         x = self.stem(x)
+        # Stages are attributes with the names that `Network` and the weight files use.
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
         return self.head(x)
 
 
 def _initialise(module: nn.Module) -> None:
+    """Kaiming-normal fan-out for convolutions (method.md §5); batch norm starts at 1 and 0 by itself."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.core.signal import Flow
 from spikedistill.models.layers import Head, Stem, add_stages, conv, stem_layers
 
 
@@ -19,14 +18,15 @@ class Block(nn.Module):
         self.conv1, self.bn1 = conv(c_in, c_out, 3, stride), nn.BatchNorm2d(c_out)
         self.neuron1 = LIF(neuron)
         self.conv2, self.bn2 = conv(c_out, c_out, 3), nn.BatchNorm2d(c_out)
-        self.shortcut = nn.Sequential()
+        self.shortcut = nn.Sequential()  # empty: the identity
         if stride != 1 or c_in != c_out:
             self.shortcut = nn.Sequential(conv(c_in, c_out, 1, stride), nn.BatchNorm2d(c_out))
         self.neuron2 = LIF(neuron)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Flow) -> Flow:
         y = self.neuron1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))  # one name: at T steps a signal is worth dropping as soon as it is used
+        # The sum stays pending: the neuron adds both summands up in its own sweep (core/rules/sums.py).
         return self.neuron2(y + self.shortcut(x))
 
 
@@ -54,7 +54,8 @@ class ResNet(nn.Module):
         channels, self.stages = add_stages(self, Block, blocks, width, neuron)
         self.head = Head(channels, outputs, neuron, hidden)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Flow) -> Flow:
+        # Static images are [N, ...] up to here; this neuron makes T steps of them.
         x = self.neuron(self.stem(x))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)

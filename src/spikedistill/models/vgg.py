@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.core.signal import Flow
 from spikedistill.models.layers import Head, conv
 
 VGG11 = ((1,), (2,), (4, 4), (8, 8), (8, 8))
@@ -21,8 +20,10 @@ class VGG(nn.Module):
         self, factors: tuple[tuple[int, ...], ...], outputs: int, width: int, in_channels: int, neuron: Neuron
     ) -> None:
         super().__init__()
+        # What the layer before gives: at first the channels of the data, 3 for images and 2 for event frames.
         channels = in_channels
         for k, stage in enumerate(factors):
+            # Pooling begins the next stage: what branches see of a stage are its spikes, before they are averaged.
             layers: list[nn.Module] = [nn.AvgPool2d(2)] if k else []
             for factor in stage:
                 layers += [conv(channels, width * factor, 3), nn.BatchNorm2d(width * factor), LIF(neuron)]
@@ -31,7 +32,7 @@ class VGG(nn.Module):
         self.stages = tuple(f"stage{k + 1}" for k in range(len(factors)))
         self.head = Head(channels, outputs, neuron)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Flow) -> Flow:
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
         return self.head(x)

@@ -20,6 +20,9 @@ class Distillation(Objective):
         teacher: folder of a finished run, or the name of a module given to the learner.
         temperature: τ.
         weight: factor of this loss.
+
+    Raises:
+        InvalidArgument: no teacher, or a temperature not above 0; when it is computed, logits of another shape.
     """
 
     teacher: str = ""
@@ -33,6 +36,7 @@ class Distillation(Objective):
             raise InvalidArgument(f"temperature is {self.temperature}; expected a number above 0")
 
     def needs(self) -> Needs:
+        # Whoever trains runs the teacher, frozen and without gradient, and puts what it says into the batch.
         return Needs(teachers=(self.teacher,))
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
@@ -43,8 +47,10 @@ class Distillation(Objective):
                 f"the teacher {self.teacher} gives logits {tuple(target.shape)}, the network {tuple(logits.shape)}; "
                 "both must have been made for the same classes"
             )
+        # The teacher may compute in another dtype than the network.
         dtype = compute_dtype(logits.dtype)
         log_target = F.log_softmax(target.to(dtype) / tau, dim=-1)
         log_student = F.log_softmax(logits.to(dtype) / tau, dim=-1)
+        # torch's kl_div has the student first; "batchmean" divides by N, not by N·classes. τ²: as in method.md §4.2.
         loss = tau**2 * F.kl_div(log_student, log_target, reduction="batchmean", log_target=True)
         return Terms(self.weight * loss, {"distillation": loss.detach()})

@@ -23,6 +23,11 @@ class Terms:
     parts: Mapping[str, Tensor]
 
     def __getitem__(self, name: str) -> Tensor:
+        """One part, [] (a number).
+
+        Raises:
+            InvalidArgument: a part that the objective does not have.
+        """
         return self.parts[choose("loss term", name, self.parts)]
 
 
@@ -38,6 +43,7 @@ class Needs:
         teacher_features: submodules of the teachers whose outputs shall be in their `features`.
     """
 
+    # Everything is off by default: what nobody asks for is not computed and not kept.
     features: tuple[str, ...] = ()
     inputs: bool = False
     teachers: tuple[str, ...] = ()
@@ -48,6 +54,7 @@ class Objective:
     """Base of objectives; a subclass is a frozen dataclass."""
 
     def needs(self) -> Needs:
+        """What it wants beside logits, branches and targets."""
         return Needs()
 
     def adapter(self, output: Output, teachers: Mapping[str, Output]) -> nn.Module | None:
@@ -59,7 +66,9 @@ class Objective:
         Args:
             output, teachers: what network and teachers say about one example, for their shapes.
         """
+        # Parameters cannot be a field: an objective is a frozen value that a recipe writes down.
         return None
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
+        """The loss of one batch of N samples, before the learning rule scales it."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to compute its loss")

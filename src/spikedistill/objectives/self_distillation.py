@@ -24,7 +24,9 @@ logits [N, classes] and the samples [N] that it speaks for."""
 
 
 def reliable_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """z̄_i: the mean over the heads that are right on sample i; silent where none is."""
+    """z̄_i: the mean over the heads that are right on sample i; silent where none is (method.md §4.2)."""
+    # Weights that are 0 for wrong heads: samples differ in their right heads, and no loop over them is needed. Where no
+    # head is right the target is 0 and is not used.
     share = correct.to(logits.dtype) / correct.sum(0).clamp(min=1)
     return (share.unsqueeze(-1) * logits).sum(0), correct.any(0)
 
@@ -35,7 +37,7 @@ def mean_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deepest_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """The network's own output."""
+    """The network's own output, which is the last head."""
     return logits[-1], torch.ones_like(correct[0])
 
 
@@ -44,7 +46,7 @@ TEACHERS: dict[str, Teacher] = {"reliable": reliable_teacher, "mean": mean_teach
 
 @dataclasses.dataclass(frozen=True)
 class SelfDistillationLoss(Objective):
-    """hard and soft loss over the heads k = 1..K, the last the network's own (method.md §4):
+    """hard and soft loss over the heads k = 1..K, the last the network's own (method.md §4.1 to §4.3):
 
         hard = network_weight·CE(z_K, y) + branch_weight·Σ_{k<K} CE(z_k, y)
         soft = Σ_k τ²·KL(softmax(z̄/τ) ‖ softmax(z_k/τ)), the mean over the samples that have a teacher z̄
@@ -57,6 +59,9 @@ class SelfDistillationLoss(Objective):
         temperature: τ.
         network_weight, branch_weight: the paper's α (1 and 1 on CIFAR, 1 and 0.7 on ImageNet).
         soft_weight: the paper's β (0.3 on CIFAR and ImageNet, 0.1 on CIFAR10-DVS).
+
+    Raises:
+        InvalidArgument: an unknown teacher, or a temperature not above 0.
     """
 
     teacher: str | None = "reliable"
@@ -76,15 +81,21 @@ class SelfDistillationLoss(Objective):
         Args:
             output: logits and branches [N, classes].
             batch: its targets are class indices [N].
+
+        Returns:
+            The total, without the scale of the learning rule, and its parts `hard` and `soft`.
         """
         labels = batch.targets
         logits = torch.stack([*output.branches.values(), output.logits])
+        # Logarithms of bf16 probabilities would be worth little.
         logits = logits.to(compute_dtype(logits.dtype))
-        # the mean over processes of gradients is that of one process only if all divide by the same number
+        # The mean over processes of gradients is that of one process only if all divide by the same number.
         samples = mean_over_processes(torch.tensor(float(len(labels)), device=labels.device))
+        # All heads in one call. Summed by hand, because the division is not by the size of this batch.
         ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
         ce = ce.view(len(logits), -1).sum(1) / samples
         hard = self.network_weight * ce[-1] + self.branch_weight * ce[:-1].sum()
+        # One head alone has nobody to learn from.
         if self.teacher is None or not output.branches:
             return Terms(hard, {"hard": hard.detach()})
         soft = self.soft(logits, labels)
@@ -95,11 +106,13 @@ class SelfDistillationLoss(Objective):
         """The soft loss of heads [K, N, classes]; the teacher has no gradient."""
         assert self.teacher is not None
         tau = self.temperature
-        with torch.no_grad():
+        with torch.no_grad():  # a teacher that had gradient would learn to agree with its pupils
             target, has_teacher = TEACHERS[self.teacher](logits, logits.argmax(-1) == labels)
             log_target = F.log_softmax(target / tau, dim=-1)
             taught = mean_over_processes(has_teacher.sum().to(logits.dtype))
         log_heads = F.log_softmax(logits / tau, dim=-1)
+        # From logarithms on both sides: a probability that is 0 in float32 gives 0, not NaN.
         kl = (log_target.exp() * (log_target - log_heads)).sum(-1) * has_teacher
-        # where no process has a taught sample, the sum is 0 and so is the loss
+        # Where no process has a taught sample, the sum is 0 and so is the loss. τ² makes up for the gradient, which
+        # shrinks by 1/τ² (method.md §4.2).
         return tau**2 * kl.sum() / taught.clamp(min=1e-6)

@@ -56,6 +56,8 @@ class Record:
         """At the number of time steps that the run was trained for, the largest."""
         return list(self.scores.values())[-1]
 
+    # By prefix: "claim" leaves out all fields below it too.
+
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the result, the seed apart."""
@@ -68,11 +70,13 @@ def read_record(folder: Path) -> Record:
     Raises:
         DataError: a file is missing or cannot be read.
     """
+    # The files of a run are read as plain values: a recipe of another version may have fields that this one refuses.
     try:
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         rows = read_metrics(folder / "metrics.csv")
+        # The column is test_accuracy, or test_ and what another task measures.
         name = next(key for key, value in result.items() if key.startswith("test_") and isinstance(value, dict))
         seconds = statistics.median(row["seconds"] for row in rows)
         values = dict(_flat(recipe, ""))
@@ -155,6 +159,7 @@ def rows_of(records: list[Record]) -> list[Row]:
 
     A field that one recipe has and the other does not (they may be of different versions) separates nothing.
     """
+    # A group collects the fields of all its runs, so the next run is compared with everything that is known of it.
     groups: list[tuple[dict[str, Any], list[Record]]] = []
     for record in records:
         for settings, members in groups:

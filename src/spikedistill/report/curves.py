@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spikedistill.measure.evaluation import Evaluation
 from spikedistill.report.figure import new_figure, save_figure
 from spikedistill.report.metrics import Row
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# What is left of a row's columns are the terms of the loss, whatever the objectives call them.
 NOT_LOSSES = ("epoch", "lr", "seconds")
 
 
 def draw_curves(rows: list[Row], found: Evaluation, path: Path) -> None:
-    """Draw a run from its metrics and its final evaluation."""
+    """Draw a run from its metrics and its final evaluation, in the format that the name of `path` ends with."""
     figure = new_figure(11, 6.5)
     losses, scores, by_time, fired = figure.subplots(2, 2).flat
-    names = list(rows[0]) if rows else []
+    names = list(rows[0]) if rows else []  # a run may have been stopped before its first epoch was over
     shares = [name for name in names if name.startswith(("train_", "validation_"))]
     terms = [name for name in names if name not in (*NOT_LOSSES, *shares)]
     _lines(losses, rows, {name: name for name in terms}, 1.0)
     losses.set(xlabel="epoch", ylabel="loss", title="Loss")
+    # A meter may have several columns; of these only the score is a curve (train_..., validation_...).
     shown = [name for name in shares if name.endswith(found.score_name)]
     _lines(scores, rows, {name: name.partition("_")[0] for name in shown}, 100.0)
     scores.set(xlabel="epoch", ylabel=f"{found.score_name} (%)", title=f"{found.score_name.capitalize()} by epoch")
@@ -29,29 +34,31 @@ def draw_curves(rows: list[Row], found: Evaluation, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _lines(axes: Any, rows: list[Row], labels: dict[str, str], factor: float) -> None:
+def _lines(axes: Axes, rows: list[Row], labels: dict[str, str], factor: float) -> None:
     """A line for each column, over whole epochs."""
     epochs = [row["epoch"] for row in rows]
     for name, label in labels.items():
         axes.plot(epochs, [factor * row[name] for row in rows], label=label, marker=".")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    # matplotlib's default locator knows `integer`, though the base class that is declared here does not.
+    axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
     if labels:
         axes.legend()
 
 
-def _bars_by_time(axes: Any, found: Evaluation) -> None:
+def _bars_by_time(axes: Axes, found: Evaluation) -> None:
+    # As words, so that the bars stand side by side: T = 1, 2 and 6 would have gaps between them.
     labels = ["ANN" if t is None else str(t) for t in found.score]
     bars = axes.bar(labels, [100 * value for value in found.score.values()], color="tab:green")
     axes.bar_label(bars, fmt="%.1f")
-    axes.margins(y=0.15)
+    axes.margins(y=0.15)  # room for the numbers over the bars
     title = f"Test {found.score_name} by timesteps"
     axes.set(xlabel="timesteps T", ylabel=f"test {found.score_name} (%)", title=title)
 
 
-def _firing_rates(axes: Any, rates: dict[str, float]) -> None:
+def _firing_rates(axes: Axes, rates: dict[str, float]) -> None:
     axes.barh(range(len(rates)), [100 * rate for rate in rates.values()], color="tab:orange")
     axes.set_yticks(range(len(rates)), list(rates), fontsize=6)
-    axes.invert_yaxis()
+    axes.invert_yaxis()  # the first layer on top
     axes.set(xlabel="firing rate (% of neurons per step)", title="Firing rate by layer")
     if not rates:
         axes.text(0.5, 0.5, "no spiking layers", ha="center", transform=axes.transAxes)

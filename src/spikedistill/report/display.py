@@ -6,13 +6,18 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from spikedistill.report.metrics import MetricsFile, Row
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class Going(Protocol):
-    """What is shown of a run's progress."""
+    """What is shown of a run's progress: `seconds` of training, and `mean(name)` of a loss, both of this epoch."""
+
+    # A protocol, because the loop stands above this room and cannot be imported here.
 
     @property
     def epoch(self) -> int: ...
@@ -34,14 +39,17 @@ class Display:
         self.epochs = epochs
         self.events = _tensorboard(folder)
         self.live = sys.stderr.isatty()
+        # Steps since this start: a resumed run does not count those that it has not made itself.
         self.started, self.trained = time.perf_counter(), 0
         self._header_shown = False
 
     def on_step(self, progress: Going, steps: int) -> None:
+        """After each of the `steps` steps of an epoch: rewrite the line on the terminal."""
         self.trained += 1
-        if not self.live:
+        if not self.live:  # a log would keep every line
             return
         per_step = (time.perf_counter() - self.started) / self.trained
+        # Includes what lies between epochs, which is part of waiting, too.
         left = per_step * (steps * (self.epochs - progress.epoch) - progress.step)
         filled = round(20 * progress.step / steps)
         line = (
@@ -49,13 +57,16 @@ class Display:
             f"{progress.samples / max(progress.seconds, 1e-9):.0f} samples/s  loss {progress.mean('loss'):.3f}  "
             f"{_clock(left)} left"
         )
+        # Back to the start of the line, and clear it, for the new text may be shorter.
         sys.stderr.write(f"\r\x1b[K{line}")
         sys.stderr.flush()
 
     def on_epoch(self, row: Row) -> None:
+        """After each epoch: its numbers by name, to all that show or keep them."""
         self.metrics.add(row)
         if self.live:
             sys.stderr.write("\r\x1b[K")
+        # The first row has the names; before it nobody knows what the objectives call their terms.
         if not self._header_shown:
             self._header_shown = True
             print("  ".join(f"{name:>{_width(name)}}" for name in row))
@@ -73,6 +84,7 @@ class Display:
         return f"{value:.1f}" if name == "seconds" else f"{value:.4f}"
 
     def close(self) -> None:
+        """Leave the terminal as it was, and write TensorBoard's last events."""
         if self.live:
             sys.stderr.write("\r\x1b[K")
         if self.events is not None:
@@ -81,7 +93,7 @@ class Display:
 
 @dataclasses.dataclass
 class Silence:
-    """The watcher of processes other than the first."""
+    """The watcher of processes other than the first: each would show and write the same."""
 
     def on_step(self, progress: Going, steps: int) -> None:
         pass
@@ -93,7 +105,8 @@ class Silence:
         pass
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> SummaryWriter | None:
+    # It is an extra of the package; without it there are no events, and nothing else is missing.
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

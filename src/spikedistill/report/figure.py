@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Commands check the name of a figure's file by these before they begin the work that comes before it.
 FORMATS = (".png", ".jpg", ".pdf", ".svg")
 
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` × `height` inches whose parts arrange themselves."""
+    # Imported here, because it takes long and most commands draw nothing. Agg draws into memory and needs no display;
+    # pyplot would keep every figure until somebody closes it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -24,7 +24,7 @@ def grid(inputs: Tensor, captions: list[str], path: Path) -> None:
     """Draw a batch, in the format that the name of `path` ends with.
 
     Args:
-        inputs: pictures [N, C, H, W], eight in a row with a caption over each; or event frames [T, N, 2, H, W], a row
+        inputs: images [N, C, H, W], eight in a row with a caption over each; or event frames [T, N, 2, H, W], a row
             for each of the first eight recordings with its caption at the left, and up to five time steps.
         captions: N of them.
     """
@@ -35,7 +35,7 @@ def grid(inputs: Tensor, captions: list[str], path: Path) -> None:
 
 
 def _picture_grid(images: Tensor, captions: list[str], path: Path) -> None:
-    rows = -(-len(images) // COLUMNS)
+    rows = -(-len(images) // COLUMNS)  # rounded up
     width = min(len(images), COLUMNS)
     figure = new_figure(CELL * width, (CELL + 0.2) * rows)
     # Always a grid, also for one row or one picture.

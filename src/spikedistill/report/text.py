@@ -14,6 +14,7 @@ def print_start(lines: list[str]) -> None:
 
 
 def samples_in_words(splits: Splits) -> str:
+    """How many samples each split has, and how they were divided."""
     held_out = f", {len(splits.validation)} held out" if splits.validation else ""
     division = f"; {splits.division}" if splits.division else ""
     return f"{len(splits.train)} training samples{held_out}, {len(splits.test)} for the test{division}"
@@ -26,6 +27,7 @@ def print_evaluation(found: Evaluation, division: str, precision: str) -> None:
         division: what the test samples are, in words; "" for a test set of its own.
         precision: in which the network computed.
     """
+    # This is the result of a command, so it goes to stdout, where it can be piped.
     of_what = f" ({division})" if division else ""
     print(f"\ntest {found.score_name} on {found.samples} samples{of_what}, computed in {precision}")
     for t, value in found.score.items():
@@ -33,6 +35,7 @@ def print_evaluation(found: Evaluation, division: str, precision: str) -> None:
     if found.firing_rates:
         print("firing rate (spikes per neuron and step)")
         width = max(map(len, found.firing_rates))
+        # 40 signs are one spike in every step.
         for name, fired in found.firing_rates.items():
             print(f"  {name:<{width}}  {fired:.3f}  {'#' * round(40 * fired)}")
     for warning in found.warnings():

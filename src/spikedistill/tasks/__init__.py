@@ -3,6 +3,7 @@
 from spikedistill.tasks.classification import Classification, Labels
 from spikedistill.tasks.task import Description, Meter, Targets, Task
 
+# Recipes and weight files name a task; everything else gets it as a value.
 TASKS: dict[str, type[Task]] = {"classification": Classification}
 
 __all__ = ["TASKS", "Classification", "Description", "Labels", "Meter", "Targets", "Task"]

@@ -30,6 +30,7 @@ class Labels:
     def __post_init__(self) -> None:
         if self.numbers.dim() != 1 or self.numbers.is_floating_point():
             raise DataError(f"labels must be class indices [M]; given {self.numbers.dtype} {tuple(self.numbers.shape)}")
+        # Looking at numbers on a GPU would make it wait; there they come from labels that were checked on the CPU.
         if len(self.numbers) and self.numbers.device.type == "cpu":
             low, high = int(self.numbers.min()), int(self.numbers.max())
             if low < 0 or high >= len(self.names):
@@ -39,16 +40,19 @@ class Labels:
         return len(self.numbers)
 
     def rows(self, index: Tensor | slice) -> Labels:
+        # All names stay, so that a part without some class keeps the numbering of the whole.
         return Labels(self.numbers[index], self.names)
 
     def to(self, device: torch.device) -> Labels:
         return Labels(self.numbers.to(device), self.names)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Class indices [N]."""
+        """Class indices [N] of the samples `index` [N]."""
+        # The index may be on the CPU while the labels have been moved to a GPU.
         return self.numbers[index.to(self.numbers.device)]
 
     def description(self) -> Description:
+        """The names of the classes, in the order of the logits."""
         return {"classes": list(self.names)}
 
     def matched(self, description: Description) -> Labels:
@@ -57,6 +61,7 @@ class Labels:
         Raises:
             DataError: a class that the description does not have.
         """
+        # By name: where the folder of a class is missing, the numbers of those after it are other ones.
         known = list(description.get("classes", ()))
         unknown = [name for name in self.names if name not in known]
         if unknown:
@@ -65,10 +70,12 @@ class Labels:
                 f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}. Name the folders as it was trained, or "
                 "evaluate on data of the same classes"
             )
+        # order[k] is the number there of what is class k here.
         order = torch.tensor([known.index(name) for name in self.names], device=self.numbers.device)
         return Labels(order[self.numbers], tuple(known))
 
     def captions(self, index: Tensor) -> list[str]:
+        """The names of their classes."""
         return [self.names[k] for k in self.batch(index).tolist()]
 
     def counts(self) -> dict[str, int]:
@@ -85,6 +92,7 @@ class Accuracy:
         self.correct: Tensor | int = 0  # a tensor where the batches are, so that counting waits for no GPU
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch: logits [N, classes] and class indices [N]."""
         self.samples += len(targets)
         self.correct = self.correct + (logits.detach().argmax(1) == targets).sum()
 
@@ -92,6 +100,7 @@ class Accuracy:
         return {"samples": self.samples, "correct": int(self.correct)}
 
     def add_state(self, state: Mapping[str, Any]) -> None:
+        """Add another meter's counts; counts, and not shares, because batches and processes differ in size."""
         self.samples += state["samples"]
         self.correct = self.correct + state["correct"]
 
@@ -103,9 +112,10 @@ class Accuracy:
 class Classification:
     """One class for each sample; scored by accuracy."""
 
-    score: str = dataclasses.field(default="accuracy", init=False)
+    score: str = dataclasses.field(default="accuracy", init=False)  # no argument: recipes cannot set it
 
     def head_size(self, description: Description) -> int:
+        """One logit for each class."""
         if "classes" not in description:
             raise InvalidArgument(f"classification needs samples with classes; these have {', '.join(description)}")
         return len(description["classes"])
@@ -127,6 +137,8 @@ class Classification:
         return Accuracy()
 
     def answer(self, logits: Tensor, description: Description) -> str:
+        """The three likeliest classes with their probabilities, from the logits [classes] of one sample."""
+        # In float32: the sum of bf16 probabilities is not near enough to 100 %.
         best = logits.float().softmax(0).topk(min(ANSWERS_SHOWN, len(logits)))
         shares = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return ", ".join(f"{description['classes'][k]} {share:.1%}" for share, k in shares)

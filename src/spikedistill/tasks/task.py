@@ -27,7 +27,7 @@ class Targets(Protocol):
 
     def to(self, device: torch.device) -> Self: ...
 
-    def batch(self, index: Tensor) -> Any:
+    def batch(self, index: Tensor) -> Tensor | tuple[Tensor, ...]:
         """What objectives and meters get for the samples `index` [N]: a tensor or a tuple of tensors, N in front."""
         ...
 
@@ -48,6 +48,9 @@ class Targets(Protocol):
         ...
 
 
+# Targets of meters and tasks below are `Any`: each task knows its own, and no other code looks into them.
+
+
 class Meter(Protocol):
     """A measurement that adds up over batches and over processes."""
 
@@ -63,6 +66,8 @@ class Meter(Protocol):
         """Take in what another meter of this kind has measured."""
         ...
 
+    # Sums are handed on and not results, because a mean of means is right only for parts of one size.
+
     def columns(self) -> dict[str, float]:
         """The numbers to show, by name; empty where nothing was measured."""
         ...
@@ -70,6 +75,8 @@ class Meter(Protocol):
 
 class Task(Protocol):
     """A kind of question: what a head looks like, which targets fit, how answers are scored."""
+
+    # A property without a setter: frozen dataclasses can be tasks.
 
     @property
     def score(self) -> str:

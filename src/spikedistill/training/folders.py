@@ -32,7 +32,8 @@ def new_folder(out: str | Path | None, name: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for made in dict.fromkeys([*([] if out is not None else [folder]), *missing]):
+        made_here = missing if out is not None else [folder, *missing]
+        for made in dict.fromkeys(made_here):
             with contextlib.suppress(OSError):  # it holds something, or is gone
                 made.rmdir()
 

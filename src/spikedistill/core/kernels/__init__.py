@@ -6,7 +6,7 @@ from spikedistill.core.kernels.terms import Norm, Term, computed, per_channel, t
 
 
 def compiled() -> Kernels:
-    """The kernels fused by torch.compile."""
+    """The kernels fused by torch.compile; nothing is compiled before the first use."""
     return FUSED
 
 

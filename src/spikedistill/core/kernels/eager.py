@@ -6,8 +6,8 @@ replaces some of the methods; nothing else in the core knows how a spike path is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from spikedistill.core.kernels.terms import Norm, Term, per_channel, time_mean, 
 from spikedistill.core.neuron import Neuron, RateResponse
 
 Gradients = tuple[Tensor, ...]
+Result = TypeVar("Result")
 
 
 class Weighted(NamedTuple):
@@ -41,7 +42,7 @@ class Kernels:
         values: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        options: Mapping[str, Any],
+        options: Mapping[str, object],
         timesteps: int,
     ) -> Weighted:
         """A convolution or linear layer on a spike path, with the time mean that the rate needs.
@@ -53,17 +54,20 @@ class Kernels:
         out = operation(values, weight, bias, **options)
         if out.dim() <= 2:  # a classifier, or a hidden layer: small, and seldom followed by batch norm
             return Weighted(out, time_mean(out, timesteps), None)
+        # Moments are taken here and not in batch norm, because the fused kernels get them in the sweep for the mean.
         mean, average, variance = self.moments(out, timesteps)
         return Weighted(out, mean, (average, variance))
 
-    def apply(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def apply(self, function: Callable[..., Result], args: Iterable[object], kwargs: Mapping[str, object]) -> Result:
         """Any other operation that acts on each time step alone (pooling, concatenation, ...)."""
+        # Only passed on; it is here so that a subclass can compute it in another way (8-bit spikes, for example).
         return function(*args, **kwargs)
 
     # ---- batch norm
 
     def moments(self, values: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
         """The time mean [N, C, ...], and mean and biased variance per channel [C], of values [T·N, C, ...]."""
+        # Batch norm normalises with the biased variance; rules/norm.py makes the unbiased one of it.
         over = [d for d in range(values.dim()) if d != 1]
         var, mean = torch.var_mean(values.to(lif.compute_dtype(values.dtype)), over, correction=0)
         return time_mean(values, timesteps), mean, var
@@ -77,6 +81,7 @@ class Kernels:
             steps: how many steps the terms hold, T or 1.
         """
         current = total(terms).unflatten(0, (steps, -1))
+        # One step becomes T by expanding, which copies nothing.
         spikes, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape[1:]), neuron)
         return RateResponse(spikes.flatten(0, 1), rate, eligibility)
 
@@ -84,6 +89,8 @@ class Kernels:
         self, grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]
     ) -> tuple[Tensor, list[Gradients]]:
         """From the gradient of a neuron's rate: that of its mean input, and for each batch norm before it its own.
+
+        method.md §2.2 for the neuron, §2.4 for the norms. Both are one call, so that they can be one sweep.
 
         Args:
             normed: the rate and the pending norm of each term that has one.
@@ -93,6 +100,8 @@ class Kernels:
         """
         through = grad * eligibility
         return through, [norm_backward(through, rate, norm) for rate, norm in normed]
+
+    # The three below serve BPTT and evaluation. Their currents are [T, N, C, ...], with time unfolded.
 
     def membrane_response(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Spikes and membranes before the reset, both [T, ...]."""
@@ -108,13 +117,14 @@ class Kernels:
 
 
 def norm_backward(grad: Tensor, rate: Tensor, norm: Norm) -> Gradients:
-    """Gradients of rate, γ and β through batch norm of a rate (the formula: core/rules/norm.py)."""
+    """Gradients of rate [N, C, ...], γ and β [C] through batch norm of a rate (method.md §2.4)."""
     over = [d for d in range(grad.dim()) if d != 1]
     x_hat = (rate - per_channel(norm.mean, rate)) * per_channel(norm.rstd, rate)
-    # sums over all positions are taken in the statistics' dtype: bf16 would lose them
+    # Sums over all positions are taken in the statistics' dtype: bf16 would lose them.
     grad_beta = grad.sum(over, dtype=norm.mean.dtype)
     grad_gamma = (grad * x_hat).sum(over, dtype=norm.mean.dtype)
-    count = grad.numel() // grad.shape[1]
+    count = grad.numel() // grad.shape[1]  # M = N·H·W, without T: these are rates
+    # β's and γ's gradients are the two sums of the formula, so its two means are at hand.
     centred = grad - per_channel(grad_beta / count, grad) - x_hat * per_channel(grad_gamma / count, grad)
     return (per_channel(norm.gamma * norm.rstd, grad) * centred).to(grad.dtype), grad_gamma, grad_beta
 

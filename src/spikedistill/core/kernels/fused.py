@@ -13,7 +13,7 @@ import functools
 import math
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,14 @@ from spikedistill.core.kernels.eager import Gradients, Kernels
 from spikedistill.core.kernels.terms import Norm, Term
 from spikedistill.core.neuron import Neuron, RateResponse
 
+Result = TypeVar("Result")
+Tensors = tuple[Tensor, ...]
 
-def _variant(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def _variant(function: Callable[..., Result]) -> Callable[..., Result]:
     """Compile a private copy of `function`: torch.compile counts recompilations per code object."""
+    # All variants of a sweep share one code object, and torch.compile would give up after eight. `replace()` without
+    # arguments makes an equal one that is counted apart.
     copy = types.FunctionType(
         function.__code__.replace(),
         function.__globals__,
@@ -33,6 +38,8 @@ def _variant(function: Callable[..., Any]) -> Callable[..., Any]:
         function.__defaults__,
         function.__closure__,
     )
+    # Dynamic: sizes are variables of the graph, so that a smaller last batch compiles nothing anew. Fullgraph: a part
+    # that cannot be compiled is an error, not a slow kernel that nobody notices.
     return torch.compile(copy, dynamic=True, fullgraph=True)
 
 
@@ -41,7 +48,7 @@ def _lanes(tensor: Tensor, steps: int | None = None) -> Tensor:
 
     torch.compile sees no view in it (`.data`): it would trace the view's base too, and compile anew for another one.
     """
-    rows = tensor.movedim(1, -1)
+    rows = tensor.movedim(1, -1)  # channels_last memory has the channels last already: nothing is copied
     lead = (rows.shape[0],) if steps is None else (steps, rows.shape[0] // steps)
     return rows.reshape(*lead, -1, rows.shape[-1]).data
 
@@ -51,9 +58,13 @@ def _unlanes(lanes: Tensor, shape: torch.Size) -> Tensor:
     return lanes.reshape(-1, *shape[2:], shape[1]).movedim(-1, 1)
 
 
+# Each function below builds a sweep, once for every set of arguments. What the arguments fix (T, the constants of the
+# neuron, the number of terms) is written into the kernel as constants, and loops over it are unrolled.
+
+
 @functools.cache
-def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuron) -> Callable[..., Any]:
-    def sweep(*tensors: Tensor) -> Any:  # for each term values [S, N, L, C], then scale and shift [C] if affine
+def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuron) -> Callable[..., Tensors]:
+    def sweep(*tensors: Tensor) -> Tensors:  # for each term values [S, N, L, C], then scale and shift [C] if affine
         rest = iter(tensors)
         dtype = lif.compute_dtype(tensors[0].dtype)
         currents, zero = [], 0.0
@@ -63,13 +74,14 @@ def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuro
                 scale, shift = next(rest), next(rest)
                 # Inductor joins loops of one shape only. A vector [C] in every result keeps them all [rows, C]: one
                 # sweep over memory instead of two with T - 1 membranes written between them.
-                zero = (scale > math.inf).to(dtype)
-                values = values * scale + shift
+                zero = (scale > math.inf).to(dtype)  # always 0, which the compiler cannot know
+                values = values * scale + shift  # the norm that was pending on this term (method.md §2.4)
             currents.append(values)
         current = sum(currents[1:], currents[0])
-        current = current.expand(timesteps, *current.shape[1:])
+        current = current.expand(timesteps, *current.shape[1:])  # a static input has one step
         spikes, rate, eligibility = lif.rate_response(current, neuron)
         rate, eligibility = rate + zero, eligibility + zero
+        # Computed in float32, written in the dtype of the values: in bf16 half the memory is moved.
         dtype = tensors[0].dtype
         return spikes.to(dtype), rate.to(dtype), eligibility.to(dtype)
 
@@ -77,9 +89,11 @@ def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuro
 
 
 @functools.cache
-def _fused_moments(timesteps: int) -> Callable[..., Any]:
-    def sweep(values: Tensor) -> Any:  # [T, N, L, C]; sums of distances from a pivot, against cancellation
+def _fused_moments(timesteps: int) -> Callable[[Tensor], Tensors]:
+    def sweep(values: Tensor) -> Tensors:  # [T, N, L, C]
         dtype = lif.compute_dtype(values.dtype)
+        # One sweep over sums and sums of squares. Where the mean is large, the variance is a small difference of large
+        # numbers and is lost. So distances from a pivot are summed; the result is the same for any pivot.
         pivot = values[0, 0].to(dtype).mean(0)
         steps = [values[t].to(dtype) - pivot for t in range(timesteps)]
         first, second = steps[0], steps[0] * steps[0]
@@ -87,6 +101,7 @@ def _fused_moments(timesteps: int) -> Callable[..., Any]:
             first, second = first + x, second + x * x
         count = values.numel() // values.shape[-1]
         distance = first.sum(1).sum(0) / count
+        # Rounding can make the difference of a channel that never changes a little less than 0.
         variance = (second.sum(1).sum(0) / count - distance * distance).clamp(min=0)
         return (first / timesteps + pivot).to(values.dtype), distance + pivot, variance
 
@@ -94,12 +109,13 @@ def _fused_moments(timesteps: int) -> Callable[..., Any]:
 
 
 @functools.cache
-def _fused_rate_backward(normed: int) -> Callable[..., Any]:
-    def sweep(grad: Tensor, eligibility: Tensor, *rest: Tensor) -> Any:  # each norm: rate [N, L, C], γ, mean, rstd [C]
+def _fused_rate_backward(normed: int) -> Callable[..., list[Tensor]]:
+    # The formulas are those of `Kernels.rate_backward` and `norm_backward`, in one sweep for all norms of a sum.
+    def sweep(grad: Tensor, eligibility: Tensor, *rest: Tensor) -> list[Tensor]:  # a norm: rate [N, L, C], 3 times [C]
         dtype = lif.compute_dtype(grad.dtype)
         through = grad.to(dtype) * eligibility.to(dtype)
         count = grad.numel() // grad.shape[-1]
-        grad_beta = through.sum(1).sum(0)
+        grad_beta = through.sum(1).sum(0)  # the same for every norm: β is added to the sum, whichever norm it is of
         out = [through.to(grad.dtype)]
         for k in range(normed):
             rate, gamma, mean, rstd = rest[4 * k : 4 * k + 4]
@@ -113,18 +129,25 @@ def _fused_rate_backward(normed: int) -> Callable[..., Any]:
 
 
 @functools.cache
-def _fused_sweep(function: Callable[..., Any], timesteps: int, neuron: Neuron) -> Callable[..., Any]:
-    def sweep(*tensors: Tensor) -> Any:
+def _fused_sweep(
+    function: Callable[..., Tensor | Tensors], timesteps: int, neuron: Neuron
+) -> Callable[..., Tensor | Tensors]:
+    def sweep(*tensors: Tensor) -> Tensor | Tensors:
         return function(*(t.expand(timesteps, *t.shape[1:]) for t in tensors), neuron)
 
     return _variant(sweep)
 
 
-def _swept(function: Callable[..., Any], tensors: tuple[Tensor, ...], neuron: Neuron) -> Any:
-    """An elementwise sweep over tensors [T, N, C, ...], of which a static one (expanded over time) is read once."""
+def _swept(function: Callable[..., Tensor | Tensors], tensors: Tensors, neuron: Neuron) -> Any:
+    """An elementwise sweep over tensors [T, N, C, ...], of which a static one (expanded over time) is read once.
+
+    Returns:
+        What `function` does: one tensor [T, N, C, ...], or a tuple of them.
+    """
     timesteps, shape = tensors[0].shape[0], tensors[0].shape[1:]
     lanes = []
     for tensor in tensors:
+        # Stride 0 over time means that all steps are the same memory; the sweep expands it again.
         steps = 1 if tensor.stride(0) == 0 else timesteps
         lanes.append(_lanes(tensor[:steps].flatten(0, 1), steps))
     out = _fused_sweep(function, timesteps, neuron)(*lanes)
@@ -138,10 +161,10 @@ class Fused(Kernels):
 
     def rate_response(self, terms: tuple[Term, ...], steps: int, timesteps: int, neuron: Neuron) -> RateResponse:
         shape = terms[0].values.shape
-        if shape[0] == steps:
+        if shape[0] == steps:  # a batch of one sample
             return super().rate_response(terms, steps, timesteps, neuron)
         affine = [None if term.norm is None else term.norm.affine() for term in terms]
-        like = next((pair[0] for pair in affine if pair), None)
+        like = next((pair[0] for pair in affine if pair), None)  # any scale, where there is a norm at all
         tensors: list[Tensor] = []
         for term, pair in zip(terms, affine, strict=True):
             tensors.append(_lanes(term.values, steps))
@@ -161,9 +184,10 @@ class Fused(Kernels):
     ) -> tuple[Tensor, list[Gradients]]:
         if not normed or grad.shape[0] == 1:
             return super().rate_backward(grad, eligibility, normed)
-        tensors = [_lanes(grad).contiguous(), _lanes(eligibility)]  # pooling gives another layout
+        # The gradient that pooling gives has another memory layout, for which a second kernel would be compiled.
+        tensors = [_lanes(grad).contiguous(), _lanes(eligibility)]
         for rate, norm in normed:
-            tensors += [_lanes(rate), norm.gamma.detach(), norm.mean, norm.rstd]
+            tensors += [_lanes(rate), norm.gamma.detach(), norm.mean, norm.rstd]  # β is in no gradient
         through, *rest = _fused_rate_backward(len(normed))(*tensors)
         grads = [(_unlanes(rest[k], grad.shape), rest[k + 1], rest[k + 2]) for k in range(0, len(rest), 3)]
         return _unlanes(through, grad.shape), grads

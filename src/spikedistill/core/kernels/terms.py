@@ -20,13 +20,15 @@ class Norm(NamedTuple):
     rstd: Tensor
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift without gradient."""
+        """Scale and shift [C] without gradient: the norm is scale·x + shift."""
         scale = (self.gamma * self.rstd).detach()
         return scale, self.beta.detach() - self.mean * scale
 
 
 class Term(NamedTuple):
     """One summand of a spike path: values without gradient, their rate with gradient, and what is pending on both."""
+
+    # One norm for both: normalised by the same mean and variance, the rate stays the time mean of the values.
 
     values: Tensor
     rate: Tensor
@@ -35,7 +37,8 @@ class Term(NamedTuple):
 
 
 def time_mean(values: Tensor, timesteps: int) -> Tensor:
-    """[N, ...] from [T·N, ...]."""
+    """The mean over time, [N, ...] from [T·N, ...]."""
+    # With one step the values are their own mean: no copy.
     return values.unflatten(0, (timesteps, -1)).mean(0) if timesteps > 1 else values
 
 
@@ -49,12 +52,12 @@ def computed(values: Tensor, norm: Norm | None) -> Tensor:
     if norm is None:
         return values
     scale, shift = norm.affine()
-    # one pass over memory; scale and shift may be float32 where the values are bf16
+    # One pass over memory. Scale and shift may be float32 where the values are bf16.
     return torch.addcmul(per_channel(shift, values), values, per_channel(scale, values)).to(values.dtype)
 
 
 def total(terms: tuple[Term, ...]) -> Tensor:
-    """The spike path: the sum of the terms."""
+    """The spike path: the sum of the terms, in the shape of their values."""
     first, *rest = (computed(term.values, term.norm) for term in terms)
     for other in rest:
         first = first + other

@@ -8,7 +8,6 @@
 
 from collections import ChainMap
 from collections.abc import Mapping
-from typing import Any
 
 from spikedistill.core.dual import lif_rule
 from spikedistill.core.neuron import lif
@@ -16,23 +15,24 @@ from spikedistill.core.rules import norm, refused, shapes, sums, weighted
 from spikedistill.core.rules.common import linear, stepwise
 from spikedistill.core.rules.products import matrix_product, product
 from spikedistill.core.rules.weighted import convolution, fully_connected
-from spikedistill.core.signal import Rule
+from spikedistill.core.signal import Rule, TorchFunction
 from spikedistill.errors import InvalidArgument
 
-BUILT_IN: Mapping[Any, Rule] = {
-    lif: lif_rule,
+BUILT_IN: Mapping[TorchFunction, Rule] = {
+    lif: lif_rule,  # the one function of ours: a neuron is looked up as torch's functions are
     **refused.RULES,
     **shapes.RULES,
     **sums.RULES,
     **weighted.RULES,
     **norm.RULES,
 }
-_USERS: dict[Any, Rule] = {}
-RULES: Mapping[Any, Rule] = ChainMap(_USERS, dict(BUILT_IN))
+_USERS: dict[TorchFunction, Rule] = {}
+# A view of both tables, not a merged copy: what a user registers later counts for signals that are there already.
+RULES: Mapping[TorchFunction, Rule] = ChainMap(_USERS, dict(BUILT_IN))
 """The rule of each torch function. A user's rule hides ours, whenever it was registered."""
 
 
-def register_rule(function: Any, rule: Rule) -> None:
+def register_rule(function: TorchFunction, rule: Rule) -> None:
     """Teach signals a torch function, or any function that calls `torch.overrides.handle_torch_function`.
 
     Args:
@@ -48,7 +48,7 @@ def register_rule(function: Any, rule: Rule) -> None:
     _USERS[function] = rule
 
 
-def forget_rule(function: Any) -> None:
+def forget_rule(function: TorchFunction) -> None:
     """Take back `register_rule`; what the package itself knows of the function counts again."""
     _USERS.pop(function, None)
 

@@ -6,33 +6,35 @@ in time:
     mean_t[(a + δa)∘(b + δb)] = mean_t[a∘b] + δa∘b̄ + ā∘δb + O(δ²)
 
 So the value is the time mean of the true products, and the gradient that of the operation on the rates: exact to the
-order to which the eligibility is. What is lost is the covariance over time of the changes. The worst case is a binary
-spike times itself: s·s = s has slope 1, the rule says 2·rate.
-mean_t(a∘b) − ā∘b̄ is at hand in the forward pass: `measure.products` reads it as a diagnostic.
+order to which the eligibility is (§2.2). What is lost is the covariance over time of the changes. The worst case is a
+binary spike times itself: s·s = s has slope 1, the rule says 2·rate (§7.3).
+mean_t(a∘b) − ā∘b̄ is at hand in the forward pass: `measure.products` reads it as a diagnostic (§7.4).
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from spikedistill.core.rules.common import linear, stepwise
-from spikedistill.core.signal import Rule, Signal, name_of
+from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import UnsupportedOperation
 
+# `matrix @ x` asks x to multiply from the right: x comes first, and stands second.
 _REVERSED = (torch.Tensor.__rmatmul__,)
 
 
-def product(function: Rule, left: Signal, right: Signal) -> Any:
-    """A bilinear operation on two signals, sample by sample.
+def product(function: TorchFunction, left: Signal, right: Signal) -> Signals:
+    """A bilinear operation on two signals [N, ...], sample by sample (method.md §7.1).
 
     Raises:
         UnsupportedOperation: shapes for which torch would mix samples or broadcast over them.
     """
+    # Torch aligns shapes from the right: with fewer dimensions it could take another one for the batch.
     if left.dim() != right.dim() or left.batch != right.batch:
         raise UnsupportedOperation(
             f"{name_of(function)} of signals {tuple(left.shape)} and {tuple(right.shape)} at {user_frame()}: both need "
@@ -41,12 +43,17 @@ def product(function: Rule, left: Signal, right: Signal) -> Any:
     return stepwise(function, left, right)
 
 
-def matrix_product(function: Rule, left: Any, right: Any) -> Any:
-    """matmul, bmm and @: of two signals sample by sample, or of a signal and a constant matrix."""
+def matrix_product(function: TorchFunction, left: Flow, right: Flow) -> Signals:
+    """matmul, bmm and @: of two signals sample by sample, or of a signal and a constant matrix.
+
+    Raises:
+        UnsupportedOperation: shapes for which torch would mix samples or broadcast over them.
+    """
     if function in _REVERSED:
         left, right = right, left
     if not (isinstance(left, Signal) and isinstance(right, Signal)):
         return _with_matrix(function, left, right)
+    # Of two signals [N, C], matmul would take N for the rows.
     if min(left.dim(), right.dim()) < 3:
         raise UnsupportedOperation(
             f"{name_of(function)} of signals {tuple(left.shape)} and {tuple(right.shape)} at {user_frame()} would mix "
@@ -55,9 +62,11 @@ def matrix_product(function: Rule, left: Any, right: Any) -> Any:
     return product(torch.matmul, left, right)
 
 
-def _with_matrix(function: Rule, left: Any, right: Any) -> Any:
-    """Signal @ matrix is linear; matrix @ signal too, unless its columns are the samples."""
+def _with_matrix(function: TorchFunction, left: Flow, right: Flow) -> Signals:
+    """Signal @ matrix is linear (method.md §2.3); matrix @ signal too, if each sample is a matrix."""
     signal, matrix = (left, right) if isinstance(left, Signal) else (right, left)
+    # N matrices do not fit the spike path, which has T·N samples. Of a signal [N, C] at the right, the rows are the
+    # samples, and the product would sum over them.
     per_sample = isinstance(matrix, Tensor) and matrix.dim() >= signal.dim() > 2 and matrix.shape[0] != 1
     if per_sample or (signal is right and signal.dim() < 3):
         raise UnsupportedOperation(
@@ -67,16 +76,19 @@ def _with_matrix(function: Rule, left: Any, right: Any) -> Any:
     return linear(torch.matmul, left, right)
 
 
-def einsum(function: Rule, equation: str, *operands: Any) -> Any:
+def einsum(function: TorchFunction, equation: str, *operands: Flow | Sequence[Flow]) -> Signals:
     """einsum in letters, of one or two signals; their first letter, and the result's, is the batch.
 
     Raises:
         UnsupportedOperation: samples would be summed or mixed, or a third signal.
     """
+    # Torch takes the operands one by one or as one list.
     operands = tuple(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
     inputs, _, output = equation.replace(" ", "").partition("->")
     letters = [term[:1] for term, x in zip(inputs.split(","), operands, strict=False) if isinstance(x, Signal)]
     constants = [term for term, x in zip(inputs.split(","), operands, strict=False) if not isinstance(x, Signal)]
+    # Letters show what shapes cannot: that no sum goes over the batch, and that no constant has it. A constant with the
+    # batch's letter would have N entries where the spike path has T·N.
     batch = letters[0]
     one_batch = set(letters) == {batch} == {output[:1]} and batch not in "".join(constants) and batch.isalpha()
     if not one_batch or len(letters) > 2:
@@ -84,10 +96,11 @@ def einsum(function: Rule, equation: str, *operands: Any) -> Any:
             f"einsum {equation!r} at {user_frame()}: every signal and the result must begin with the letter of the "
             "batch, constants must not have it, and at most two operands may be signals; for example 'bnc,bmc->bnm'"
         )
+    # With one signal it is linear; with two it is a product (method.md §7.1); with three §7 has no rule.
     return (linear if len(letters) == 1 else stepwise)(torch.einsum, equation, *operands)
 
 
-PRODUCTS: dict[Any, Rule] = {
+PRODUCTS: dict[TorchFunction, Rule] = {
     **dict.fromkeys((torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, operator.matmul), matrix_product),
     **dict.fromkeys((torch.Tensor.__matmul__, torch.Tensor.__rmatmul__), matrix_product),
     torch.einsum: einsum,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
 
-from spikedistill.core.signal import Rule, name_of
+from spikedistill.core.signal import Rule, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import UnsupportedOperation
 
+# Without these rules the user would be told to register one, which is wrong advice here.
 
-def activation(function: Rule, *args: Any, **kwargs: Any) -> Any:
+
+def activation(function: TorchFunction, *args: object, **kwargs: object) -> NoReturn:
     """An activation that is no neuron."""
     raise UnsupportedOperation(
         f"{name_of(function)} on a spiking signal at {user_frame()}: use spikedistill.LIF() as the activation there; "
@@ -20,7 +22,7 @@ def activation(function: Rule, *args: Any, **kwargs: Any) -> Any:
     )
 
 
-def normalisation(function: Rule, *args: Any, **kwargs: Any) -> Any:
+def normalisation(function: TorchFunction, *args: object, **kwargs: object) -> NoReturn:
     """A normalisation of each sample by itself, which is not linear in the rates."""
     raise UnsupportedOperation(
         f"{name_of(function)} on a spiking signal at {user_frame()}: it normalises each sample by itself, which is not "
@@ -28,6 +30,7 @@ def normalisation(function: Rule, *args: Any, **kwargs: Any) -> Any:
     )
 
 
+# Torch calls a function by different names: F.relu and torch.relu reach a signal as two functions.
 _ACTIVATIONS = (
     *(F.relu, torch.relu, torch.Tensor.relu, torch.relu_, F.relu6, F.gelu, F.silu, F.leaky_relu, F.elu, F.mish),
     *(F.hardswish, F.hardtanh, F.softplus, torch.sigmoid, torch.Tensor.sigmoid, torch.tanh, torch.Tensor.tanh),
@@ -38,7 +41,7 @@ _NORMALISATIONS = (
     F.scaled_dot_product_attention,
 )
 
-RULES: dict[Any, Rule] = {
+RULES: dict[TorchFunction, Rule] = {
     **dict.fromkeys(_ACTIVATIONS, activation),
     **dict.fromkeys(_NORMALISATIONS, normalisation),
 }

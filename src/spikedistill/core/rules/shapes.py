@@ -1,4 +1,4 @@
-"""Rules of operations that move, pool or pad values: linear in the rates, and exact.
+"""Rules of operations that move, pool or pad values: linear and exact (method.md §2.3), but for max pooling (§2.4).
 
 Torch counts dimensions from the batch, which signals carry in dimension 0, so most functions work as they are on the
 spike path [T·N, ...] and on the rate [N, ...]. What names sizes or could move dimension 0 is looked at first.
@@ -8,41 +8,58 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from spikedistill.core.rules.common import changed_batch, linear, stepwise
-from spikedistill.core.signal import Rule, Signal, first_signal, name_of
+from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, first_signal, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import UnsupportedOperation
 
+Sizes = tuple[int | Sequence[int], ...]
+"""The arguments of view(2, 3) or of view((2, 3))."""
 
-def _sizes(shape: tuple[Any, ...]) -> tuple[int, ...]:
+
+def _sizes(shape: Sizes) -> tuple[int, ...]:
     """view(2, 3) and view((2, 3)) alike."""
-    return tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    sizes: list[int] = []
+    for size in shape:
+        sizes += [size] if isinstance(size, int) else size
+    return tuple(sizes)
 
 
-def _wrong_first_size(function: Rule, sizes: tuple[int, ...], batch: int) -> UnsupportedOperation:
+def _wrong_first_size(function: TorchFunction, sizes: tuple[int, ...], batch: int) -> UnsupportedOperation:
     return UnsupportedOperation(
         f"{name_of(function)} to ({', '.join(map(str, sizes))}) at {user_frame()}: the first size must be the batch "
         f"size {batch}"
     )
 
 
-def reshape(function: Rule, x: Signal, *shape: Any, **kwargs: Any) -> Any:
-    """view and reshape, with the batch size (or −1) in front."""
+def reshape(function: TorchFunction, x: Signal, *shape: int | Sequence[int], **kwargs: Sequence[int]) -> Signals:
+    """view and reshape, with the batch size (or −1) in front.
+
+    Raises:
+        UnsupportedOperation: another size in front.
+    """
     sizes = _sizes(shape or tuple(kwargs.values()))
+    # −1 in front means the batch only if the other sizes use up all values of a sample.
     inferred = sizes[0] == -1 and math.prod(sizes[1:]) == math.prod(x.shape[1:])
     if sizes[0] != x.batch and not inferred:
         raise _wrong_first_size(function, sizes, x.batch)
+    # The user wrote N; the spike path has T·N in front. reshape, for after a neuron a view is not always possible.
     return linear(lambda tensor: tensor.reshape(tensor.shape[0], *sizes[1:]), x)
 
 
-def expand(function: Rule, x: Signal, *shape: Any) -> Any:
-    """expand and repeat: the batch stays as it is."""
+def expand(function: TorchFunction, x: Signal, *shape: int | Sequence[int]) -> Signals:
+    """expand and repeat: the batch stays as it is.
+
+    Raises:
+        UnsupportedOperation: the batch would be repeated, or there are more dimensions.
+    """
+    # What leaves a dimension as it is: one copy for repeat, −1 for expand.
     keep = 1 if function is torch.Tensor.repeat else -1
     sizes = _sizes(shape)
     if len(sizes) != x.dim() or (sizes[0] != keep and not (keep == -1 and sizes[0] == x.batch)):
@@ -50,37 +67,46 @@ def expand(function: Rule, x: Signal, *shape: Any) -> Any:
     return linear(lambda tensor: function(tensor, keep, *sizes[1:]), x)
 
 
-def expand_as(function: Rule, x: Signal, other: Any) -> Any:
+def expand_as(function: TorchFunction, x: Signal, other: Flow) -> Signals:
+    """As `expand` to the shape of `other`."""
     return expand(torch.Tensor.expand, x, *other.shape)
 
 
-def rearrange(function: Rule, x: Signal, *args: Any, **kwargs: Any) -> Any:
-    """Operations that move dimensions: dimension 0 must stay where it is."""
+def rearrange(function: TorchFunction, x: Signal, *args: object, **kwargs: object) -> Signals:
+    """Operations that move dimensions: dimension 0 must stay where it is.
+
+    Raises:
+        UnsupportedOperation: it does not.
+    """
     if x.shape.count(x.batch) > 1:  # else a moved batch is seen by its size
+        # Tried on a tensor without memory whose sizes all differ: 2 is still in front if dimension 0 stayed.
         probe = torch.empty(tuple(range(2, 2 + x.dim())), device="meta")
         if function(probe, *args, **kwargs).shape[0] != 2:
             raise changed_batch(function, "it moved it")
     return linear(function, x, *args, **kwargs)
 
 
-def _touches_batch(dims: Any, count: int) -> bool:
+def _touches_batch(dims: int | list[int] | tuple[int, ...], count: int) -> bool:
+    """Whether dimension 0 of `count` is among `dims`, which may be negative."""
     dims = dims if isinstance(dims, (list, tuple)) else [dims]
     return any(d % count == 0 for d in dims)
 
 
-def along(default: Any) -> Rule:
+def along(default: int | None) -> Rule:
     """A rule of functions along dimensions (sum, mean, stack, flip): never along the batch.
 
     Args:
         default: where torch works if it is not told: a dimension, or None for all of them.
     """
 
-    def rule(function: Rule, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def rule(function: TorchFunction, x: Flow | Sequence[Flow], *args: Any, **kwargs: Any) -> Signals:
+        # The dimensions are the first argument, but x.flip(2, 3) has one argument for each. The functions call them
+        # `dim` or `dims`.
         given = args if function is torch.Tensor.flip and args and isinstance(args[0], int) else args[:1]
         dims = kwargs.get("dim", kwargs.get("dims", given if len(given) > 1 else next(iter(given), default)))
-        signal = first_signal([x])
+        signal = first_signal([x])  # stack has a list of them
         assert signal is not None
-        # stacking makes a new dimension: negative numbers count from behind it
+        # Stacking makes a new dimension: negative numbers count from behind it.
         count = signal.dim() + (function is torch.stack)
         if dims is None or _touches_batch(dims, count):
             raise changed_batch(function, "it works along it")
@@ -89,8 +115,13 @@ def along(default: Any) -> Rule:
     return rule
 
 
-def parts(function: Rule, x: Signal, *args: Any, **kwargs: Any) -> Any:
-    """chunk, split and unbind: never of the batch, which is where torch cuts if it is not told."""
+def parts(function: TorchFunction, x: Signal, *args: Any, **kwargs: Any) -> Signals:
+    """chunk, split and unbind: never of the batch, which is where torch cuts if it is not told.
+
+    Raises:
+        UnsupportedOperation: of the batch.
+    """
+    # unbind(x, dim), but chunk(x, number, dim) and split(x, sizes, dim).
     position = 0 if function in both("unbind") else 1
     dim = kwargs.get("dim", args[position] if len(args) > position else 0)
     if _touches_batch(dim, x.dim()):
@@ -98,33 +129,44 @@ def parts(function: Rule, x: Signal, *args: Any, **kwargs: Any) -> Any:
     return linear(function, x, *args, **kwargs)
 
 
-def pick(function: Rule, x: Signal, index: Any) -> Any:
-    """Indexing: all samples stay (x[:, 3], x[..., 0])."""
+def pick(function: TorchFunction, x: Signal, index: object) -> Signals:
+    """Indexing: all samples stay (x[:, 3], x[..., 0]).
+
+    Raises:
+        UnsupportedOperation: the first index is another one.
+    """
+    # Indices of samples would mean other rows of the spike path [T·N, ...] than of the rate [N, ...].
     first = index[0] if isinstance(index, tuple) and index else index
     if first is not Ellipsis and first != slice(None):
         raise changed_batch(function, "the first index must be `:` or `...`")
     return linear(function, x, index)
 
 
-def dropout(function: Rule, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """One mask for all time steps: the rate must stay the mean of the spikes."""
+def dropout(
+    function: TorchFunction, input: Signal, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Signal:
+    """One mask for all time steps: the rate must stay the mean of the spikes (method.md §2.3)."""
+    # A signal is never written to, so `inplace` changes nothing.
     if not training or p == 0:
         return input
+    # The function's own mask, scaled by 1/(1 − p): F.dropout2d drops whole channels.
     mask = function(torch.ones_like(input.rate), p, True)
     return input * mask
 
 
-def detach(function: Rule, x: Signal) -> Any:
+def detach(function: TorchFunction, x: Signal) -> Signals:
+    """torch.detach and the method alike."""
     return linear(torch.Tensor.detach, x)
 
 
-def both(*names: str) -> list[Callable[..., Any]]:
+def both(*names: str) -> list[TorchFunction]:
     """Functions as torch's and as methods of tensors, where they exist."""
     found = [getattr(home, name, None) for name in names for home in (torch, torch.Tensor)]
     return [function for function in found if function is not None]
 
 
-RULES: dict[Any, Rule] = {
+RULES: dict[TorchFunction, Rule] = {
+    # Linear. On dimension 0 they would change its size, which `common.checked` refuses (all but roll).
     **dict.fromkeys(
         [
             *both("flatten", "cat", "concat", "clone", "squeeze", "unsqueeze", "unflatten", "narrow", "select", "roll"),
@@ -137,6 +179,7 @@ RULES: dict[Any, Rule] = {
         ],
         linear,
     ),
+    # Where no dimension is named, torch sums over all of them and stacks along a new first one.
     **dict.fromkeys(both("sum", "mean", "flip"), along(None)),
     torch.stack: along(0),
     **dict.fromkeys(both("chunk", "split", "tensor_split", "unbind"), parts),
@@ -146,6 +189,7 @@ RULES: dict[Any, Rule] = {
     torch.Tensor.expand_as: expand_as,
     operator.getitem: pick,
     torch.Tensor.__getitem__: pick,
+    # Not linear: the gradient goes to the largest rate of a window (method.md §2.4).
     **dict.fromkeys(
         [
             *(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d),

@@ -1,4 +1,4 @@
-"""Convolutions and fully connected layers on signals: the rate's value is the mean of what was just computed.
+"""Convolutions and fully connected layers on signals (method.md §2.3). The rate's value is the mean of the spike path.
 
 Only the backward of the layer uses the rate tensors (step 1 in dual.py); an adjoint is that backward.
 """
@@ -6,24 +6,29 @@ Only the backward of the layer uses the rate tensors (step 1 in dual.py); an adj
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.core.dual import Dual, Unrolled, linear_of_rate
+from spikedistill.core.dual import Adjoint, Dual, Unrolled, linear_of_rate
 from spikedistill.core.kernels import Term
 from spikedistill.core.rules.common import linear
-from spikedistill.core.signal import Rule, Signal, name_of
+from spikedistill.core.signal import Rule, Signal, Signals, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
-Adjoint = Callable[[Tensor, Tensor, Tensor, Any], Any]
+Sizes = int | Sequence[int]
+"""One number for all spatial dimensions, or one for each."""
+Padding = Sizes | Literal["valid", "same"]
 
 
-def _fully_connected_adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: Any) -> Any:
+def _fully_connected_adjoint(
+    grad: Tensor, rate: Tensor, weight: Tensor, needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    # A linear layer may see [N, tokens, C]: for the weight all dimensions before C are samples.
     flat, flat_rate = grad.flatten(0, -2), rate.flatten(0, -2)
     return (
         grad @ weight if needed[0] else None,
@@ -32,27 +37,35 @@ def _fully_connected_adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed:
     )
 
 
-def _tuple(value: Any, dims: int) -> list[int]:
+def _listed(value: Sizes, dims: int) -> list[int]:
     return [value] * dims if isinstance(value, int) else list(value)
 
 
 def _convolution_adjoint(
-    transposed: bool, weight: Tensor, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
+    transposed: bool,
+    weight: Tensor,
+    stride: Sizes,
+    padding: Padding,
+    output_padding: Sizes,
+    groups: int,
+    dilation: Sizes,
 ) -> Adjoint | None:
     """The backward of a convolution; None where its padding has no symmetric form (the caller then runs it in full)."""
     dims = weight.dim() - 2
-    stride, dilation = _tuple(stride, dims), _tuple(dilation, dims)
+    stride, dilation = _listed(stride, dims), _listed(dilation, dims)
+    # The forward takes words for a padding, the backward wants numbers.
     if padding == "valid":
         padding = 0
     if padding == "same":
+        # An even kernel needs one more at one side, for which the backward has no argument.
         reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
         if any(r % 2 for r in reach):
             return None
         padding = [r // 2 for r in reach]
-    padding, output_padding = _tuple(padding, dims), _tuple(output_padding, dims)
+    padding, output_padding = _listed(padding, dims), _listed(output_padding, dims)
 
-    def adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: Any) -> Any:
-        channels = [grad.shape[1]]
+    def adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+        channels = [grad.shape[1]]  # the size of the bias
         return torch.ops.aten.convolution_backward(
             grad, rate, weight, channels, stride, padding, dilation, transposed, output_padding, groups, list(needed)
         )
@@ -60,88 +73,117 @@ def _convolution_adjoint(
     return adjoint
 
 
-def _under_autocast(x: Signal, *tensors: Tensor | None) -> tuple[Any, ...]:
+def _under_autocast(x: Dual, weight: Tensor, bias: Tensor | None) -> tuple[Dual, Tensor, Tensor | None]:
     """Under autocast, cast as torch would; a custom backward has to know the dtype it is given."""
+    # Torch casts inside conv2d, where autograd sees it. Here only the adjoint runs backward; without these casts it
+    # would get a bf16 gradient beside a float32 rate and weight.
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):
-        return (x, *tensors)
+        return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
-    cast: Any = x
-    if isinstance(x, Dual):
-        cast = x if x.dtype == dtype else x.with_path(x.values.to(dtype), x.rate.to(dtype))
-    return (cast, *(None if t is None else t.to(dtype) for t in tensors))
+    # Both tensors of the signal at once: reading `values` computes what is pending on it.
+    cast = x if x.dtype == dtype else x.with_path(x.values.to(dtype), x.rate.to(dtype))
+    return cast, weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _weighted(
-    function: Rule,
+    function: TorchFunction,
     x: Signal,
     weight: Tensor,
     bias: Tensor | None,
     adjoint: Adjoint | None,
-    options: dict[str, Any],
-) -> Any:
+    options: Mapping[str, object],
+) -> Signals:
     """A layer with weights on any kind of signal; only rate-based backpropagation needs its adjoint."""
+    # A signal among the arguments brought us here; it may be any of them.
     if isinstance(weight, Signal) or isinstance(bias, Signal):
         raise UnsupportedOperation(f"a signal as the weight of {name_of(function)} at {user_frame()}")
     if isinstance(x, Dual) and adjoint is not None:
         return _on_dual(function, x, weight, bias, adjoint, options)
     if isinstance(x, Unrolled) and not torch.is_grad_enabled():  # evaluation: by the kernels too
         return Unrolled(x.kernels.apply(function, (x.values, weight, bias), options), x.context)
+    # A static signal or BPTT: ordinary autograd. Without an adjoint: a second forward, of size N, for its backward.
     return linear(function, x, weight, bias, **options)
 
 
 def _on_dual(
-    function: Rule, x: Dual, weight: Tensor, bias: Tensor | None, adjoint: Adjoint, options: dict[str, Any]
+    function: TorchFunction,
+    x: Dual,
+    weight: Tensor,
+    bias: Tensor | None,
+    adjoint: Adjoint,
+    options: Mapping[str, object],
 ) -> Dual:
     x, weight, bias = _under_autocast(x, weight, bias)
     with torch.no_grad():
         out = x.kernels.weighted(function, x.values, weight, bias, options, x.timesteps)
+    # x.rate is of size N and has the gradient; its values play no part in those of the result.
     rate = linear_of_rate(out.mean, x.rate, weight, bias, adjoint)
     return Dual((Term(out.values, rate, moments=out.moments),), x.context)
 
 
-def fully_connected(function: Rule, input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
+# The rules below have the arguments of torch's functions, in the same order and with the same names.
+
+
+def fully_connected(function: TorchFunction, input: Signal, weight: Tensor, bias: Tensor | None = None) -> Signals:
+    """Rule of F.linear: [N, ..., C_in] → [N, ..., C_out].
+
+    Raises:
+        UnsupportedOperation: a signal as weight or bias.
+    """
     return _weighted(function, input, weight, bias, _fully_connected_adjoint, {})
 
 
 def convolution(
-    function: Rule,
-    input: Any,
+    function: TorchFunction,
+    input: Signal,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
     groups: int = 1,
-) -> Any:
+) -> Signals:
+    """Rule of conv1d, conv2d and conv3d: [N, C_in, ...] → [N, C_out, ...].
+
+    Raises:
+        InvalidArgument: the signal has another number of channels or dimensions.
+        UnsupportedOperation: a signal as weight or bias.
+    """
     _check_channels(function, input, weight.shape[1] * groups, weight)
     if _is_unsafe(input, weight, stride, padding):
-        # the same numbers: pick the pixels, then convolve without a stride
-        step = _tuple(stride, weight.dim() - 2)
+        # The same numbers: pick the pixels, then convolve without a stride.
+        step = _listed(stride, weight.dim() - 2)
         input, stride = input[(slice(None), slice(None), *(slice(None, None, s) for s in step))], 1
     adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return _weighted(function, input, weight, bias, adjoint, options)
 
 
-def _is_unsafe(x: Signal, weight: Tensor, stride: Any, padding: Any) -> bool:
+def _is_unsafe(x: Signal, weight: Tensor, stride: Sizes, padding: Padding) -> bool:
     """A strided 1×1 convolution of few channels on the CPU; see `models.layers.StridedPointwise`."""
+    # Our models have that layer instead; this is for models of others, on signals.
     pointwise = math.prod(weight.shape[2:]) == 1 and padding in (0, (0,) * (weight.dim() - 2), "valid")
-    strided = math.prod(_tuple(stride, weight.dim() - 2)) > 1
+    strided = math.prod(_listed(stride, weight.dim() - 2)) > 1
     return pointwise and strided and weight.shape[1] < 16 and x.device.type == "cpu"
 
 
 def transposed_convolution(
-    function: Rule,
-    input: Any,
+    function: TorchFunction,
+    input: Signal,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
     groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
+    dilation: Sizes = 1,
+) -> Signals:
+    """Rule of conv_transpose1d, 2d and 3d: [N, C_in, ...] → [N, C_out, ...]. Torch has another order of arguments here.
+
+    Raises:
+        UnsupportedOperation: a signal as weight or bias.
+    """
     adjoint = _convolution_adjoint(True, weight, stride, padding, output_padding, groups, dilation)
     options = {
         "stride": stride,
@@ -153,7 +195,8 @@ def transposed_convolution(
     return _weighted(function, input, weight, bias, adjoint, options)
 
 
-def _check_channels(function: Rule, x: Signal, expected: int, weight: Tensor) -> None:
+def _check_channels(function: TorchFunction, x: Signal, expected: int, weight: Tensor) -> None:
+    # Torch would say the same of the spike path, whose sizes are not those that the user sees.
     if x.dim() != weight.dim() or x.shape[1] != expected:
         raise InvalidArgument(
             f"{name_of(function)} at {user_frame()} expects {expected} input channels in a {weight.dim()}-dimensional "
@@ -161,7 +204,7 @@ def _check_channels(function: Rule, x: Signal, expected: int, weight: Tensor) ->
         )
 
 
-RULES: dict[Any, Rule] = {
+RULES: dict[TorchFunction, Rule] = {
     F.linear: fully_connected,
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), convolution),
     **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), transposed_convolution),
