@@ -396,6 +396,10 @@ METHODS = {
     "chunk": lambda x: x.chunk(2),
     "stack": lambda x: torch.stack([x, x]),
     "permute": lambda x: x.permute(1, 0, 2, 3),
+    "roll": lambda x: x.roll(1, 0),
+    "narrow": lambda x: x.narrow(0, 0, 2),
+    "select": lambda x: x.select(0, 1),
+    "index_select": lambda x: x.index_select(0, torch.tensor([0, 1])),
 }
 
 
@@ -472,3 +476,16 @@ def test_a_users_rule_hides_ours_whenever_it_was_registered():
 def test_networks_that_return_no_tensor_are_refused(result):
     with pytest.raises(ValueError, match="returns a (tuple|dict|NoneType); expected one tensor of logits"):
         sd.Network(Calls(result))(torch.randn(2, 3, 5, 5), timesteps=2)
+
+
+def test_a_network_that_takes_tensors_out_of_signals_is_refused():
+    with pytest.raises(ValueError, match="gives a plain tensor for a spiking input, so its time is lost"):
+        sd.evaluate(Calls(lambda x: x.rate.mean((2, 3))), [(torch.randn(2, 3, 5, 5), torch.tensor([0, 1]))], 2)
+
+
+def test_functions_are_named_as_users_know_them():
+    from spikedistill.core.signal import name_of
+
+    names = {nn.functional.max_pool2d: "max_pool2d", torch.conv2d: "conv2d", torch.Tensor.clamp: "clamp"}
+    for function, name in names.items():
+        assert name_of(function).rpartition(".")[2] == name

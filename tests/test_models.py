@@ -207,3 +207,24 @@ def test_a_trained_network_says_that_it_has_to_be_trained_again():
     model.train()(torch.randn(2, 3, 32, 32))
     with pytest.warns(UserWarning, match="the accuracy of a trained network is gone"):
         sd.to_spiking(model)
+
+
+def test_one_module_under_two_names_is_replaced_at_both():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+            self.first = self.second = nn.ReLU()
+
+        def forward(self, x):
+            return self.head(self.second(self.first(self.conv(x))).mean((2, 3)))
+
+    net = sd.to_spiking(Shared(), stages=())
+    assert isinstance(net.body.first, sd.LIF)
+    assert isinstance(net.body.second, sd.LIF)
+    assert net(torch.randn(2, 3, 8, 8), timesteps=2).logits.shape == (2, 5)
+
+
+def test_a_reset_value_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="reset_value is nan"):
+        sd.Neuron(reset="hard", reset_value=float("nan"))

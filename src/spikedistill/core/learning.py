@@ -51,8 +51,8 @@ def _check_scale(scale: object) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
-    """Rate-based backpropagation: what is kept for the backward pass does not grow with T.
+class _OverTime:
+    """What the rules with time have in common: T, and the scale of the loss.
 
     Args:
         timesteps: T ≥ 1.
@@ -73,6 +73,19 @@ class Rate:
     def scale(self) -> float:
         return 1 / self.timesteps if self.loss_scale == "1/T" else float(self.loss_scale)
 
+
+@dataclasses.dataclass(frozen=True)
+class Rate(_OverTime):
+    """Rate-based backpropagation: what is kept for the backward pass does not grow with T.
+
+    Args:
+        timesteps: T ≥ 1.
+        loss_scale: what the loss is multiplied with, "1/T" (as the authors do) or a number.
+
+    Raises:
+        InvalidArgument: T below 1, or no such scale.
+    """
+
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Dual:
         _check_inputs(inputs, self.timesteps)
         context = Context(self.timesteps, RULES, kernels)
@@ -85,22 +98,13 @@ class Rate:
 
 
 @dataclasses.dataclass(frozen=True)
-class BPTT:
+class BPTT(_OverTime):
     """Backpropagation through time; under `torch.no_grad()` plain spiking evaluation.
 
     Args and errors: as `Rate`. The loss is not divided by T by default.
     """
 
-    timesteps: int = 4
     loss_scale: Literal["1/T"] | float = 1.0
-
-    def __post_init__(self) -> None:
-        check_timesteps(self.timesteps)
-        _check_scale(self.loss_scale)
-
-    @property
-    def scale(self) -> float:
-        return 1 / self.timesteps if self.loss_scale == "1/T" else float(self.loss_scale)
 
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Unrolled:
         _check_inputs(inputs, self.timesteps)

@@ -56,7 +56,10 @@ def replace_modules(root: nn.Module, choose: Callable[[nn.Module], nn.Module | N
         How many were replaced; a module that stands at several places counts at each.
     """
     count = 0
-    for name, child in root.named_children():
+    # named_children gives a module that has two names only once: both places must be replaced
+    for name, child in dict(root._modules).items():
+        if child is None:
+            continue
         new = choose(child)
         if new is None:  # what was replaced is not looked into, or a new module could be replaced again
             count += replace_modules(child, choose)

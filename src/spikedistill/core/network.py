@@ -115,7 +115,11 @@ class Network(nn.Module):
         out, _ = self.propagate(BPTT(timesteps).encode(images, kernels), features=())
         if isinstance(out, Static):  # a network without a neuron says the same at every step
             out = Unrolled.from_static(out)
-        assert isinstance(out, Unrolled)
+        if not isinstance(out, Unrolled):
+            raise InvalidArgument(
+                f"{type(self.body).__name__} gives a plain tensor for a spiking input, so its time is lost; do not "
+                "take tensors out of signals inside a network (x.rate, x.values)"
+            )
         return out.values.unflatten(0, (timesteps, -1))
 
 

@@ -149,6 +149,8 @@ class Neuron:
             raise InvalidArgument(
                 f"reset_value={self.reset_value} has no effect with reset='soft'; use reset='hard' or leave it out"
             )
+        if not math.isfinite(self.reset_value):
+            raise InvalidArgument(f"reset_value is {self.reset_value}; expected a finite number below the threshold")
         # A membrane that is reset to the threshold or above it would not be reset at all.
         if self.reset_value >= self.threshold:
             raise InvalidArgument(f"reset_value {self.reset_value} must lie below the threshold {self.threshold}")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import resolve_name
 
 from spikedistill.core.kernels import EAGER, Kernels
 from spikedistill.core.tensor_methods import TensorMethods, TorchFunction
@@ -58,6 +59,8 @@ def first_signal(values: Iterable[object]) -> Signal | None:
 def name_of(function: TorchFunction) -> str:
     """A torch function as its user knows it: `max_pool2d`, `Tensor.clamp`, `einsum`."""
     name = getattr(function, "__qualname__", None) or getattr(function, "__name__", repr(function))
+    if "<locals>" in name:  # pooling functions are made by torch at import, without a name of their own
+        name = resolve_name(function) or name
     # Torch's own classes behind its names: torch.conv2d is `_VariableFunctionsClass.conv2d`.
     return name.replace("TensorBase", "Tensor").replace("_VariableFunctionsClass.", "")
 

@@ -94,18 +94,18 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def find_runs(places: list[Path]) -> list[Record]:
+def find_runs(roots: list[Path]) -> list[Record]:
     """The finished runs among folders, and in the folders right below them.
 
     Raises:
-        DataError: a place without any.
+        DataError: a root without any.
     """
     found: list[Record] = []
-    for place in places:
-        folders = [place, *sorted(p for p in place.iterdir() if p.is_dir())] if place.is_dir() else []
+    for root in roots:
+        folders = [root, *sorted(p for p in root.iterdir() if p.is_dir())] if root.is_dir() else []
         runs = [folder for folder in folders if (folder / "result.json").is_file()]
         if not runs:
-            raise DataError(f"{place} holds no finished run (no result.json in it or right below it)")
+            raise DataError(f"{root} holds no finished run (no result.json in it or right below it)")
         found += [read_record(folder) for folder in runs]
     return found
 

@@ -45,7 +45,7 @@ def unify(args: Tree) -> tuple[type[Signal], Tree]:
         InvalidArgument: signals of two learning rules, or of different T.
     """
     signals = signals_in(args)
-    # A static signal has not yet become one kind or the other, so it goes with both.
+    # A static signal goes with either kind: it only has to be repeated over time.
     kinds = {type(s) for s in signals if isinstance(s, (Dual, Unrolled))}
     if len(kinds) > 1:
         raise InvalidArgument(f"rate-based and BPTT signals met at {user_frame()}; feed a network one kind of input")

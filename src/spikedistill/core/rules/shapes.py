@@ -129,6 +129,13 @@ def parts(function: TorchFunction, x: Signal, *args: Any, **kwargs: Any) -> Sign
     return linear(function, x, *args, **kwargs)
 
 
+def roll(function: TorchFunction, x: Signal, shifts: Any, dims: Any = None) -> Any:
+    """Never along the batch: the spike path would shift by a step of time, and the rate by a sample."""
+    if dims is None or _touches_batch(dims, x.dim()):
+        raise changed_batch(function, "it works along it")
+    return linear(function, x, shifts, dims)
+
+
 def pick(function: TorchFunction, x: Signal, index: object) -> Signals:
     """Indexing: all samples stay (x[:, 3], x[..., 0]).
 
@@ -169,8 +176,7 @@ RULES: dict[TorchFunction, Rule] = {
     # Linear. On dimension 0 they would change its size, which `common.checked` refuses (all but roll).
     **dict.fromkeys(
         [
-            *both("flatten", "cat", "concat", "clone", "squeeze", "unsqueeze", "unflatten", "narrow", "select", "roll"),
-            *both("index_select", "unsafe_chunk"),
+            *both("flatten", "cat", "concat", "clone", "squeeze", "unsqueeze", "unflatten", "unsafe_chunk"),
             *(torch.Tensor.to, torch.Tensor.float, torch.Tensor.double, torch.Tensor.half, torch.Tensor.bfloat16),
             *(torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d, torch.adaptive_avg_pool1d),
             *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
@@ -182,6 +188,8 @@ RULES: dict[TorchFunction, Rule] = {
     # Where no dimension is named, torch sums over all of them and stacks along a new first one.
     **dict.fromkeys(both("sum", "mean", "flip"), along(None)),
     torch.stack: along(0),
+    **dict.fromkeys(both("narrow", "select", "index_select"), along(0)),
+    **dict.fromkeys(both("roll"), roll),
     **dict.fromkeys(both("chunk", "split", "tensor_split", "unbind"), parts),
     **dict.fromkeys(both("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis"), rearrange),
     **dict.fromkeys((torch.reshape, torch.Tensor.reshape, torch.Tensor.view), reshape),
