@@ -77,6 +77,17 @@ def test_a_field_that_one_version_does_not_know_separates_nothing(tmp_path):
     assert [row.name for row in rows] == ["new / old", "other"]
 
 
+def test_other_objectives_and_equal_seeds_are_never_one_row(tmp_path):
+    plain = {"objectives": {"self_distillation": {"temperature": 3.0}}}
+    taught = {"objectives": {**plain["objectives"], "distillation": {"teacher": "runs/ann"}}}
+    write_run(tmp_path / "plain-0", 0.5, 0, **plain)
+    write_run(tmp_path / "taught-0", 0.6, 0, **taught)
+    assert [row.name for row in rows_of(find_runs([tmp_path, tmp_path / "plain-0"]))] == ["plain", "taught"]
+    write_run(tmp_path / "again-0", 0.7, 0, **plain)
+    with pytest.raises(ValueError, match="have the same recipe and seed 0"):
+        rows_of(find_runs([tmp_path]))
+
+
 def test_the_command(tmp_path, capsys):
     write_run(tmp_path / "runs/a-0", 0.5, width=1)
     write_run(tmp_path / "runs/b-0", 0.6, width=2)

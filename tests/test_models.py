@@ -228,3 +228,13 @@ def test_one_module_under_two_names_is_replaced_at_both():
 def test_a_reset_value_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="reset_value is nan"):
         sd.Neuron(reset="hard", reset_value=float("nan"))
+
+
+def test_one_stage_is_not_enough_for_a_branch():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), sd.LIF(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    for branches in (None, ["1"]):
+        with pytest.raises(ValueError, match="has one stage, 1, and the last stage gets no branch"):
+            sd.SelfDistillation(sd.Network(body, ["1"]), timesteps=2, branches=branches)
+    assert not sd.SelfDistillation(sd.Network(body, ["1"]), timesteps=2, branches=()).branches
+    with pytest.raises(ValueError, match="the learning rule is 'bptt'"):
+        sd.SelfDistillation(body, "bptt", branches=())

@@ -214,3 +214,14 @@ def test_a_constant_matrix_is_linear():
     torch.testing.assert_close(torch.einsum("bnc,cd->bnd", signal, weight).rate, signal.rate @ weight)
     left = random(4, 4)
     torch.testing.assert_close((left @ signal).rate, left @ signal.rate)
+
+
+def test_a_class_token_is_the_same_at_every_step():
+    token = torch.randn(1, 1, 5, dtype=torch.float64, requires_grad=True)
+    signal = sd.LIF()(sd.Rate(3).encode(2 * random(2, 4, 5)))
+    joined = torch.cat([token.expand(2, -1, -1), signal], 1)
+    assert joined.rate.shape == (2, 5, 5)
+    torch.testing.assert_close(joined.values.unflatten(0, (3, 2)).mean(0), joined.rate)
+    joined.rate.sum().backward()
+    assert token.grad.tolist() == [[[2.0] * 5]]
+    torch.testing.assert_close(signal.mT.rate, signal.rate.mT)

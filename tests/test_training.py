@@ -544,6 +544,43 @@ def test_a_finished_run_goes_on_for_more_epochs_and_with_moved_data(tmp_path, ca
         assert message in capsys.readouterr().err
 
 
+def test_what_the_first_seed_chose_holds_for_all(tmp_path, monkeypatch):
+    """A measurement on a busy machine must not make seeds differ in more than their seed."""
+    answers = iter(["bf16", "fp32"])
+    chosen = lambda wish, learner, images: (next(answers) if wish == "auto" else wish, "by chance")  # noqa: E731
+    monkeypatch.setattr(prepared_module, "choose_precision", chosen)
+    words = [word for word in TINY if "precision" not in word]
+    assert main(["train", *words, "--optimizer.epochs=1", "--out", str(tmp_path / "run"), "--seeds", "0", "1"]) == 0
+    assert [saved_recipe(tmp_path / f"run-{seed}").precision for seed in (0, 1)] == ["bf16", "bf16"]
+
+
+def test_a_run_that_could_not_take_a_step_can_be_started_again(tmp_path):
+    """Here the first batch asks for a change that pictures do not know."""
+    recipe = tiny("--data.augmentation.roll=3")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="roll"):
+            train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_handed_over_are_matched_by_the_names_of_their_classes(tmp_path):
+    images = torch.randint(0, 256, (30, 1, 12, 12), dtype=torch.uint8)
+    numbers = torch.arange(30) % 3
+    samples = sd.ImageSet(images, sd.Labels(numbers, ("r", "g", "b")), (0.5,), (0.25,))
+    turned = sd.ImageSet(
+        images, sd.Labels(2 - numbers, ("b", "g", "r")), (0.5,), (0.25,)
+    )  # the same, numbered otherwise
+    recipe = tiny("--optimizer.epochs=1", "--optimizer.batch_size=10", "--data.augmentation.crop=0", "--precision=fp32")
+    scores = [
+        train(recipe, tmp_path / name, data=Splits(samples, None, test)).score
+        for name, test in {"same": samples, "turned": turned}.items()
+    ]
+    assert scores[0] == scores[1]
+    foreign = sd.ImageSet(images, sd.Labels(numbers, ("x", "y", "z")), (0.5,), (0.25,))
+    with pytest.raises(ValueError, match="classes that the network does not know: x, y, z"):
+        train(recipe, tmp_path / "foreign", data=Splits(samples, None, foreign))
+
+
 def test_several_seeds_are_several_runs_and_a_table(tmp_path, capsys):
     words = ["train", *TINY, "--optimizer.epochs=1", "--precision=fp32", "--out", str(tmp_path / "run")]
     assert main([*words, "--seeds", "3", "5"]) == 0
@@ -555,6 +592,8 @@ def test_several_seeds_are_several_runs_and_a_table(tmp_path, capsys):
     assert main([*words, "--seeds", "3", "5"]) == 0  # said again: nothing is done twice
     assert "left alone" in capsys.readouterr().err
     assert (tmp_path / "run-3/model.safetensors").stat().st_mtime_ns == before
+    assert main([*words, "--optimizer.lr=0.05", "--seeds", "3", "4"]) == 1
+    assert "was made by another recipe (other optimizer.lr)" in capsys.readouterr().err
     assert main([*words, "--seeds", "3", "3"]) == 1
     assert "takes different whole numbers" in capsys.readouterr().err
 

@@ -78,17 +78,40 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int]) -> None:
     """One run for each seed; what an earlier call has finished is not done again."""
     from spikedistill.report.compare import find_runs, rows_of, table
     from spikedistill.training import run as training
+    from spikedistill.training.recipe_files import saved_recipe
 
     folders = [folder.with_name(f"{folder.name}-{seed}") for seed in seeds]
     for seed, place in zip(seeds, folders, strict=True):
+        if (place / "recipe.yaml").is_file():
+            saved = saved_recipe(place, trust=True)  # its model is the one that was named just now
+            _refuse_another(recipe, saved, place)
+            # what the first run chose by itself holds for all, or seeds would differ in more than their seed
+            recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
         if (place / "result.json").is_file():
             print(f"{place} is finished already, and left alone", file=sys.stderr)
         elif (place / "recipe.yaml").is_file():
-            training.resume(place, trust=True)  # its model is the one that was named just now
+            training.resume(place, trust=True)
         else:
             training.train(dataclasses.replace(recipe, seed=seed), place)
+            saved = saved_recipe(place, trust=True)
+            recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
     print()
     print(table(rows_of(find_runs(folders))))
+
+
+def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
+    """A run of another recipe must not become a seed of this one."""
+    from spikedistill.training.recipe_files import CLAIM_HOLDS
+    from spikedistill.training.recipe_values import flat_values
+
+    now, then = flat_values(recipe), flat_values(saved)
+    chosen = ("precision", "compile")  # "auto" has become one or the other
+    differ = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    differ = [name for name in differ if not name.startswith((*CLAIM_HOLDS, *chosen))]
+    if differ:
+        raise InvalidArgument(
+            f"{folder} was made by another recipe (other {', '.join(differ[:5])}); choose another --out"
+        )
 
 
 def _fields() -> list[str]:

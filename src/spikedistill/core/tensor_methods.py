@@ -154,6 +154,10 @@ class TensorMethods:
     def transpose(self, first: int, second: int) -> Self:
         return self._call(torch.transpose, first, second)
 
+    @property
+    def mT(self) -> Self:
+        return self._call(torch.transpose, -2, -1)
+
     def unsqueeze(self, dim: int) -> Self:
         return self._call(torch.unsqueeze, dim)
 

@@ -7,6 +7,7 @@ Only what runs have written is read, as plain values: also runs of other version
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -107,7 +108,8 @@ def find_runs(roots: list[Path]) -> list[Record]:
         if not runs:
             raise DataError(f"{root} holds no finished run (no result.json in it or right below it)")
         found += [read_record(folder) for folder in runs]
-    return found
+    # a folder that was named twice counts once
+    return list({record.folder.resolve(): record for record in found}.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,13 +176,31 @@ def rows_of(records: list[Record]) -> list[Row]:
     rows = []
     for settings, members in groups:
         ordered = sorted(members, key=lambda record: record.seed)
+        _refuse_equal_seeds(ordered)
         stems = {re.sub(r"[-_]?\d+$", "", record.folder.name) or record.folder.name for record in ordered}
         words = [f"{name} {settings[name]}" for name in differing if name in settings]
         rows.append(Row(" / ".join(sorted(stems)), ordered, ", ".join(words)))
     return rows
 
 
+def _refuse_equal_seeds(records: list[Record]) -> None:
+    for first, second in itertools.pairwise(records):
+        if first.seed == second.seed:
+            raise DataError(
+                f"{first.folder} and {second.folder} have the same recipe and seed {first.seed}; compare one of them, "
+                "or runs that differ (of a network handed over in Python a recipe cannot tell another)"
+            )
+
+
+CHOICES = ("objectives.", "model.", "rule.", "task.")
+"""Groups in which a field that is missing means another choice, and not another version."""
+
+
 def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    for group in CHOICES:
+        ours, theirs = ({name for name in each if name.startswith(group)} for each in (settings, others))
+        if ours and theirs and ours != theirs:
+            return False
     return all(value == others[name] for name, value in settings.items() if name in others)
 
 

@@ -101,9 +101,13 @@ class SelfDistillation(NetworkWrapper):
                 names = [name for name, _ in self.network.body.named_children()]
                 raise InvalidArgument(
                     "this network does not say where its stages end; pass Network(body, stages=[...]) with names from "
-                    f"{names}, or branches=() to train without branches"
+                    f"{names}, or branches=() to train without branches (in a recipe: --branches.stages '[a, b]' or "
+                    "--branches.enabled false)"
                 )
+            _refuse_one_stage(stages)
             return list(stages[:-1])
+        if branches := list(branches):
+            _refuse_one_stage(stages)
         return [choose("stage for a branch", tap, stages[:-1]) for tap in branches]
 
     @property
@@ -158,9 +162,17 @@ def _one_rule(rule: LearningRule | None, timesteps: int | None) -> LearningRule:
         raise InvalidArgument(
             f"SelfDistillation takes a learning rule, as Rate(4), BPTT(4) or ANN(), or timesteps=4; given {given}"
         )
-    if rule is not None and not callable(getattr(rule, "encode", None)):
+    if isinstance(rule, str) or (rule is not None and not callable(getattr(rule, "encode", None))):
         raise InvalidArgument(f"the learning rule is {rule!r}; expected Rate(T), BPTT(T) or ANN()")
     return Rate(timesteps) if rule is None else rule  # type: ignore[arg-type]
+
+
+def _refuse_one_stage(stages: tuple[str, ...]) -> None:
+    if len(stages) == 1:
+        raise InvalidArgument(
+            f"this network has one stage, {stages[0]}, and the last stage gets no branch: the network's own head is "
+            "there. Name two stages or more, or train without branches (branches=(); in a recipe --branches.enabled false)"
+        )
 
 
 def _by_name(objectives: Objectives) -> dict[str, Objective]:

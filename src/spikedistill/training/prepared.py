@@ -17,6 +17,7 @@ from spikedistill.training.build import choose_kernels, example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session
+from spikedistill.training.networks import is_imported
 from spikedistill.training.optimizers import make_optimizer
 from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
@@ -51,7 +52,8 @@ class Run:
         """What to type to go on: what was handed over in Python has to be handed over again."""
         given = ["network=..."] * (self.network is not None) + ["data=..."] * self.own_data
         if not given:
-            return f"spikedistill train --resume {self.folder}"
+            trust = " --trust" if is_imported(self.recipe.model.name) else ""
+            return f"spikedistill train --resume {self.folder}{trust}"
         return f"spikedistill.resume({str(self.folder)!r}, {', '.join(given)}) in Python"
 
 

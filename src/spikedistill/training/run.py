@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from spikedistill.data import Batches, Splits, load
-from spikedistill.errors import CheckpointError, Interrupted
+from spikedistill.data import Batches, Samples, Splits, load
+from spikedistill.errors import CheckpointError, DataError, Interrupted, InvalidArgument, UnsupportedOperation
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device
 from spikedistill.machine.environment import environment
@@ -72,9 +73,25 @@ def train(
         process_group(process, device),
         stop_signals() as received,
     ):
-        splits = data or load(recipe.data, recipe.timesteps)
+        splits = load(recipe.data, recipe.timesteps) if data is None else _matched(data)
         run = Run(recipe, folder, splits, network, data is not None, process, device)
         return _train(run, resume, received)
+
+
+def _matched(data: Splits) -> Splits:
+    """Samples that were handed over, with all targets in the numbering of the training samples.
+
+    Raises:
+        DataError: answers that the training samples do not have.
+    """
+    known = data.train.targets.description()
+
+    def renumbered(samples: Samples | None) -> Samples | None:
+        return None if samples is None else samples.with_targets(samples.targets.matched(known))
+
+    test = renumbered(data.test)
+    assert test is not None
+    return dataclasses.replace(data, validation=renumbered(data.validation), test=test)
 
 
 def resume(
@@ -167,6 +184,10 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
             f"stopped after epoch {session.progress.epoch}, step {session.progress.step}; everything is saved. Go on "
             f"with: {run.resume_by}"
         ) from None
+    except (InvalidArgument, UnsupportedOperation, DataError):
+        if not resume and (session.progress.epoch, session.progress.step) == (0, 0):
+            _forget(run)
+        raise
     finally:
         display.close()
     return _finish(prepared, display)
@@ -183,6 +204,14 @@ def _keep_best(prepared: Prepared, found: Evaluation) -> None:
         config = describe_network(run.recipe, run.splits.train) | {"epoch": progress.epoch + 1, "validation": value}
         (run.folder / "best").mkdir(exist_ok=True)
         save_weights(run.folder / "best", prepared.session.network.state_dict(), config)
+
+
+def _forget(run: Run) -> None:
+    """Take back what a run wrote that could not take one step, so that it can be started again with the same words."""
+    if run.process.is_first:
+        for name in ("recipe.yaml", "environment.json", CHECKPOINT):
+            (run.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(run.folder / "tensorboard", ignore_errors=True)
 
 
 def _finish(prepared: Prepared, display: Display | Silence) -> Evaluation:

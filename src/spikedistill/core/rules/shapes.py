@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from spikedistill.core.dual import Static
 from spikedistill.core.rules.common import changed_batch, linear, stepwise
 from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, first_signal, name_of
 from spikedistill.core.trace import user_frame
@@ -136,6 +137,18 @@ def roll(function: TorchFunction, x: Signal, shifts: Any, dims: Any = None) -> A
     return linear(function, x, shifts, dims)
 
 
+def join(function: TorchFunction, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+    """cat: a plain tensor with one entry per sample (a class token) is the same at every step."""
+    signal: Any = first_signal([tensors])
+    kind = signal.kind if isinstance(signal, Static) else type(signal)
+
+    def lifted(each: Any) -> Any:
+        per_sample = isinstance(each, torch.Tensor) and each.dim() == signal.dim() and each.shape[0] == signal.batch
+        return Static(each, kind, signal.context) if per_sample else each
+
+    return linear(function, [lifted(each) for each in tensors], *args, **kwargs)
+
+
 def pick(function: TorchFunction, x: Signal, index: object) -> Signals:
     """Indexing: all samples stay (x[:, 3], x[..., 0]).
 
@@ -176,7 +189,7 @@ RULES: dict[TorchFunction, Rule] = {
     # Linear. On dimension 0 they would change its size, which `common.checked` refuses (all but roll).
     **dict.fromkeys(
         [
-            *both("flatten", "cat", "concat", "clone", "squeeze", "unsqueeze", "unflatten", "unsafe_chunk"),
+            *both("flatten", "clone", "squeeze", "unsqueeze", "unflatten", "unsafe_chunk"),
             *(torch.Tensor.to, torch.Tensor.float, torch.Tensor.double, torch.Tensor.half, torch.Tensor.bfloat16),
             *(torch.avg_pool1d, F.avg_pool2d, F.avg_pool3d, torch.adaptive_avg_pool1d),
             *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
@@ -188,6 +201,7 @@ RULES: dict[TorchFunction, Rule] = {
     # Where no dimension is named, torch sums over all of them and stacks along a new first one.
     **dict.fromkeys(both("sum", "mean", "flip"), along(None)),
     torch.stack: along(0),
+    **dict.fromkeys(both("cat", "concat"), join),
     **dict.fromkeys(both("narrow", "select", "index_select"), along(0)),
     **dict.fromkeys(both("roll"), roll),
     **dict.fromkeys(both("chunk", "split", "tensor_split", "unbind"), parts),
