@@ -171,7 +171,8 @@ def _refuse_one_stage(stages: tuple[str, ...]) -> None:
     if len(stages) == 1:
         raise InvalidArgument(
             f"this network has one stage, {stages[0]}, and the last stage gets no branch: the network's own head is "
-            "there. Name two stages or more, or train without branches: branches=(), in a recipe --branches.enabled false"
+            "there. Name two stages or more, or train without branches: branches=(), in a recipe "
+            "--branches.enabled false"
         )
 
 
