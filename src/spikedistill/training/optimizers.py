@@ -41,7 +41,8 @@ class OptimizerSettings:
         warmup_epochs: epochs in which it first rises from 0, step by step.
         clip_norm: largest norm of the gradient (null: no clipping).
         accumulate: compute each batch in so many parts, one after the other, for less memory.
-        ema: decay of an exponential moving average of the weights, which is what is evaluated and kept (null: none).
+        ema: decay of an exponential moving average of the weights, which is what is evaluated and kept (null: none); it
+            rises to this value over the first steps.
         drop_last: leave out an epoch's last, smaller batch.
 
     Raises:

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.kernels import Kernels
 from spikedistill.data import Splits
@@ -23,6 +23,7 @@ from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +95,24 @@ def prepare(run: Run, resume: bool) -> Prepared:
 
 
 def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | None:
-    """The moving average of the network's weights and of batch norm's statistics."""
+    """The moving average of the network's weights and of batch norm's statistics.
+
+    Its decay rises to `decay`, as (1 + n)/(10 + n) after n steps: else a short run would keep its first weights.
+    """
     if decay is None:
         return None
-    return AveragedModel(learner.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    @torch.no_grad()
+    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        # a tensor, so that a GPU is not waited for
+        share = 1 - torch.as_tensor((1 + count) / (10 + count)).clamp(max=decay)
+        for old, new in zip(averaged, current, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new.detach(), share.to(old))
+            else:  # the number of batches that batch norm has seen
+                old.copy_(new)
+
+    return AveragedModel(learner.network, multi_avg_fn=average, use_buffers=True)
 
 
 def _restore(session: Session, folder: Path) -> None:
