@@ -238,3 +238,25 @@ def test_one_stage_is_not_enough_for_a_branch():
     assert not sd.SelfDistillation(sd.Network(body, ["1"]), timesteps=2, branches=()).branches
     with pytest.raises(ValueError, match="the learning rule is 'bptt'"):
         sd.SelfDistillation(body, "bptt", branches=())
+
+
+@pytest.mark.parametrize(
+    ("constants", "message"),
+    [
+        ({"tau": 2.0}, r"tau is called decay, or neuron=Neuron.from_tau\(tau\)"),
+        ({"v_threshold": 1.0}, "v_threshold is called threshold here"),
+        ({"beta": 0.9}, "beta is called decay here"),
+        ({"treshold": 1.0}, "did you mean threshold"),
+        ({"surrogate": "atan"}, "expected a Surrogate"),
+    ],
+)
+def test_the_words_of_other_libraries_are_translated(constants, message):
+    with pytest.raises(ValueError, match=message):
+        sd.LIF(**constants)
+
+
+def test_an_objective_that_returns_a_tensor_is_told_what_to_return():
+    body = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), sd.LIF())
+    learner = sd.SelfDistillation(body, timesteps=2, branches=(), objectives=lambda output, batch: output.logits.sum())
+    with pytest.raises(ValueError, match=r"returned a Tensor; expected Terms\(total, parts\)"):
+        learner.loss(learner(torch.randn(2, 3, 2, 2)), torch.tensor([0, 1]))

@@ -138,6 +138,10 @@ class Neuron:
 
     def __post_init__(self) -> None:
         choose("reset", self.reset, RESETS)
+        if not isinstance(self.surrogate, Surrogate):
+            raise InvalidArgument(
+                f"surrogate is {self.surrogate!r}; expected a Surrogate, as Surrogate('atan', alpha=2.0)"
+            )
         if not 0 <= self.decay <= 1:
             raise InvalidArgument(
                 f"decay is {self.decay}; expected 0 ≤ decay ≤ 1 (for a time constant tau pass decay = 1 - 1/tau)"
@@ -281,6 +285,25 @@ def lif(x: Flow, neuron: Neuron) -> Flow:
     return torch.relu(x)  # pyright: ignore[reportArgumentType, reportReturnType]  # a signal does not come this far
 
 
+_ELSEWHERE = {
+    "tau": "decay, or neuron=Neuron.from_tau(tau)",
+    "beta": "decay",
+    "v_threshold": "threshold",
+    "v_reset": "reset='hard' with reset_value",
+    "surrogate_function": "surrogate",
+    "spike_grad": "surrogate",
+}
+"""What other libraries call the constants."""
+
+
+def _refuse_unknown(constant: str) -> None:
+    """Name the constant that was meant."""
+    known = [field.name for field in dataclasses.fields(Neuron)]
+    if constant in _ELSEWHERE:
+        raise InvalidArgument(f"a neuron's {constant} is called {_ELSEWHERE[constant]} here; known: {', '.join(known)}")
+    choose("constant of a neuron", constant, known)
+
+
 class LIF(nn.Module):
     """A layer of LIF neurons: put it where a ReLU would stand. It has no parameters and keeps no state.
 
@@ -294,6 +317,8 @@ class LIF(nn.Module):
         super().__init__()
         if neuron is not None and constants:
             raise InvalidArgument(f"LIF(neuron=...) takes no further constants; given {sorted(constants)}")
+        for name in constants:
+            _refuse_unknown(name)
         self.neuron = neuron if neuron is not None else Neuron(**constants)
 
     def forward(self, x: Flow) -> Flow:

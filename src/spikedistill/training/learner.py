@@ -146,6 +146,11 @@ class SelfDistillation(NetworkWrapper):
         total, parts = 0.0, {}
         for name, objective in self.objectives.items():
             terms = objective(output, batch)
+            if not isinstance(terms, Terms):
+                raise InvalidArgument(
+                    f"the objective {name} returned a {type(terms).__name__}; expected Terms(total, parts), as "
+                    "sd.Terms(loss, {'loss': loss.detach()})"
+                )
             total = total + terms.total
             # two objectives may use one word; the first keeps it
             parts |= {f"{name}.{part}" if part in parts else part: value for part, value in terms.parts.items()}
