@@ -231,7 +231,7 @@ def test_the_papers_imagenet_network_takes_real_steps(pictures, tmp_path, capsys
     assert "test accuracy on 4 samples" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["input"]["shape"] == [3, 224, 224]
-    assert config["classes"] == ["ant", "bee"]
+    assert config["targets"]["classes"] == ["ant", "bee"]
 
 
 def test_cifar_as_a_folder_of_pictures(tmp_path):
