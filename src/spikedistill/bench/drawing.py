@@ -11,7 +11,7 @@ from spikedistill.report.figure import new_figure, save_figure
 
 def draw(result: Result, path: Path) -> None:
     """Write the figure to `path`, in the format that its name ends with."""
-    figure = new_figure(10, 4)
+    figure = new_figure(12, 4)
     time_axes, memory_axes = figure.subplots(1, 2)
     for name, subject in SUBJECTS.items():
         rows = [row for row in measured_rows(result) if row["subject"] == name]
@@ -31,7 +31,10 @@ def draw(result: Result, path: Path) -> None:
     memory_axes.set(xlabel="time steps T", ylabel="peak memory of a step (MB)", ylim=(0, None))
     time_axes.set_title(f"{point['model']}, width {point['width']}, batch {point['batch']}", fontsize=10)
     memory_axes.set_title(str(machine["cuda"] or machine["processor"]), fontsize=10)
-    # matplotlib warns of a legend without lines.
-    if memory_axes.lines:
-        memory_axes.legend(fontsize=7)
+    measured = sorted({row["timesteps"] for row in measured_rows(result)})
+    time_axes.set_xticks(measured)  # there are no half time steps
+    memory_axes.set_xticks(measured)
+    # Beside the axes, where it hides no point; matplotlib warns of a legend without lines.
+    if measured:
+        figure.legend(*time_axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     save_figure(figure, path, dpi=130)

@@ -45,7 +45,7 @@ def run(words: list[str]) -> None:
     if given.layers:
         _bench_layers(given.subjects or ["self-distillation"], point, given.repeats)
     else:
-        run_benchmark(given.subjects or list(SUBJECTS), point, given.timesteps, given.repeats, given.out)
+        run_benchmark(given.subjects, point, given.timesteps, given.repeats, given.out)
 
 
 def _bench_layers(subjects: list[str], point: Point, repeats: int) -> None:
