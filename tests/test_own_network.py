@@ -131,6 +131,25 @@ def test_a_strangers_folder_imports_nothing(my_nets, tmp_path):
     assert (tmp_path / "harm").exists()  # it would have
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["model: {name: 'm:x'}", "model: {import: 'm:x'}", "model: 'm:x'", "model.import: 'm:x'", "model.name: 'm:x'"],
+)
+def test_no_way_of_writing_an_import_goes_around_trust(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.py").write_text("import pathlib; pathlib.Path('harm').touch()\ndef x(num_classes): pass\n")
+    (tmp_path / "recipe.yaml").write_text(text)
+    for trust in (False, "other:x"):
+        with pytest.raises(ValueError, match="which would be imported, and so run"):
+            saved_recipe(tmp_path, trust=trust)
+    assert not (tmp_path / "harm").exists()
+    try:
+        assert saved_recipe(tmp_path, trust="m:x").model.name == "m:x"
+        assert (tmp_path / "harm").exists()
+    finally:
+        sys.modules.pop("m", None)
+
+
 @pytest.mark.filterwarnings("ignore:.*no stages")
 def test_relus_become_neurons_and_stages_get_branches(my_nets, tmp_path):
     words = ["--model.import", "my_nets:with_relu", *WORDS[:3], "--optimizer.epochs=1", *WORDS[4:]]

@@ -61,6 +61,42 @@ with process_group(process, torch.device("cpu")):
 """
 
 
+DISAGREE = """
+import os, sys
+from spikedistill.cli import main
+from spikedistill.training import loop, precision
+
+rank = int(os.environ["RANK"])
+precision.computes_in_bf16 = lambda device: True
+precision._timed = lambda step, name, device: 1.0 if (name == "bf16") == (rank == 0) else 2.0
+original = loop.autocast
+
+def noted(chosen, device):
+    open(f"{sys.argv[1]}-{rank}", "w").write(chosen)
+    return original(chosen, device)
+
+loop.autocast = noted
+sys.exit(main(["train", *sys.argv[2:]]))
+"""
+
+
+def test_processes_that_measure_otherwise_compute_alike(tmp_path):
+    """Each would choose another precision; the first decides."""
+    script = tmp_path / "script.py"
+    script.write_text(DISAGREE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [word for word in WORDS if "precision" not in word]
+    environment = {name: value for name, value in os.environ.items() if name != "SPIKEDISTILL_PRECISION"}
+    done = subprocess.run(
+        [*torchrun, script, tmp_path / "chosen", *words, "--compile=off", "--out", tmp_path / "run"],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"chosen-{rank}").read_text() for rank in (0, 1)] == ["bf16", "bf16"]
+
+
 def test_two_processes_learn_what_one_learns(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(WITHOUT_NORM)

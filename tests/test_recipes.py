@@ -127,6 +127,10 @@ def test_options_are_those_of_the_model():
         ("objectives: {self_destillation: {}}", "did you mean self_distillation"),
         ("rule: {name: rate, loss_scale: 2/T}", "loss_scale"),
         ("- 1", "must be a mapping of fields; it is a list"),
+        ("data: {augmentation: os.path}", "data.augmentation must be a mapping of fields; it is 'os.path'"),
+        ("model: {neuron: /etc/hostname}", "model.neuron must be a mapping of fields"),
+        ("model: {neuron: {surrogate: 3}}", "model.neuron.surrogate must be a mapping of fields"),
+        ("objectives: {self_distillation: reliable}", "objectives.self_distillation must be a mapping of fields"),
     ],
 )
 def test_recipes_of_the_wrong_form_are_refused(text, message):
@@ -156,3 +160,25 @@ def test_a_new_row_brings_its_fields_to_recipes_and_help(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "--objectives.margin.width 1.0" in shown
     assert "of the margin." in shown
+
+
+def test_a_word_in_the_place_of_a_group_is_neither_imported_nor_read(tmp_path, monkeypatch):
+    (tmp_path / "harmful.py").write_text("import pathlib; pathlib.Path('harm').touch()\nclass X: pass\n")
+    (tmp_path / "other.yaml").write_text("crop: 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for word in ("harmful.X", "other.yaml"):
+        for group in (
+            "data: {augmentation: %s}",
+            "model: {neuron: %s}",
+            "data: {events: %s}",
+            "branches: %s",
+            "claim: %s",
+        ):
+            with pytest.raises(ValueError, match="must be a mapping of fields"):
+                parse_recipe(group % word, [], "mine.yaml")
+        with pytest.raises(ValueError, match="--data.augmentation is a group of fields"):
+            load_recipe("fashion-small", ["--data.augmentation", word])
+    assert not (tmp_path / "harm").exists()
+    with pytest.raises(ValueError, match=r"--branches is a group of fields; replace one of them, as --branches.FIELD"):
+        load_recipe("fashion-small", ["--branches", "false"])

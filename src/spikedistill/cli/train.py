@@ -83,17 +83,17 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int]) -> None:
     folders = [folder.with_name(f"{folder.name}-{seed}") for seed in seeds]
     for seed, place in zip(seeds, folders, strict=True):
         if (place / "recipe.yaml").is_file():
-            saved = saved_recipe(place, trust=True)  # its model is the one that was named just now
+            saved = saved_recipe(place, trust=recipe.model.name)  # what was named just now, and nothing else
             _refuse_another(recipe, saved, place)
             # what the first run chose by itself holds for all, or seeds would differ in more than their seed
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
         if (place / "result.json").is_file():
             print(f"{place} is finished already, and left alone", file=sys.stderr)
         elif (place / "recipe.yaml").is_file():
-            training.resume(place, trust=True)
+            training.resume(place, trust=recipe.model.name)
         else:
             training.train(dataclasses.replace(recipe, seed=seed), place)
-            saved = saved_recipe(place, trust=True)
+            saved = saved_recipe(place, trust=recipe.model.name)
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
     print()
     print(table(rows_of(find_runs(folders))))

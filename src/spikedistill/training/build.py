@@ -14,6 +14,7 @@ from spikedistill.core.neuron import LIF
 from spikedistill.data import Samples
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.compiler import automatic, missing_compiler
+from spikedistill.models import MODELS
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.networks import as_spiking, build_network, check_head
@@ -48,7 +49,8 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
         network = build_network(recipe.model.name, recipe.model.options, outputs, example.shape[-3])
     else:
         network = as_spiking(given)
-    check_head(network, example, outputs)
+    if recipe.model.name not in MODELS:  # ours are built for the data
+        check_head(network, example, outputs)
     if recipe.init is not None:
         # every weight and buffer is accounted for: nothing is loaded in part
         apply_state(network, load_weights(Path(recipe.init))[0], f"the run {recipe.init}")

@@ -129,7 +129,7 @@ def check_head(network: Network, example: Tensor, outputs: int) -> None:
         InvalidArgument: names both sizes.
     """
     with torch.no_grad(), evaluating(network):
-        logits = network(example, timesteps=None).logits
+        logits = network(example.to(next(network.parameters())), timesteps=None).logits
     if logits.dim() < 2 or logits.shape[1] != outputs:
         raise InvalidArgument(
             f"the network gives {tuple(logits.shape)} for one sample, the data have {outputs} classes (or numbers); "

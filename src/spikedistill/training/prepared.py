@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.kernels import Kernels
 from spikedistill.data import Splits
-from spikedistill.machine.processes import Process
+from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.report import text
 from spikedistill.training.build import choose_kernels, example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint
@@ -77,9 +77,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     torch.manual_seed(run.recipe.seed)
     learner = make_learner(run.recipe, run.splits.train, run.network).to(run.device)
     random = torch.get_rng_state()  # measuring must not move what training draws
-    batch_size = min(run.recipe.optimizer.batch_size // run.process.count, len(run.splits.train))
-    images = run.splits.train.batch(torch.arange(batch_size)).inputs.to(run.device)
-    precision, precision_reason = choose_precision(run.recipe.precision, learner, images)
+    precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
     example = example_of(run.splits.train).to(run.device)
     learner.kernels, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
@@ -92,6 +90,15 @@ def prepare(run: Run, resume: bool) -> Prepared:
     if resume:
         _restore(session, run.folder)
     return Prepared(run, session, kernels_reason, precision_reason)
+
+
+def _precision(run: Run, learner: SelfDistillation) -> tuple[str, str]:
+    """The precision of all processes, and the reason: what the first one measures."""
+    if run.recipe.precision != "auto":  # as in every resumed run: then no batch has to be read for it
+        return run.recipe.precision, f"{run.recipe.precision}, as the recipe says"
+    size = max(1, min(run.recipe.optimizer.batch_size // run.process.count, len(run.splits.train)))
+    images = run.splits.train.batch(torch.arange(size)).inputs.to(run.device)
+    return from_all_processes(choose_precision("auto", learner, images))[0]
 
 
 def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | None:

@@ -11,7 +11,7 @@ import yaml
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.machine.files import write_text
 from spikedistill.training.recipe import Claim, Recipe
-from spikedistill.training.recipe_parsing import SHORT, pairs_of, recipe_of, recipe_with
+from spikedistill.training.recipe_parsing import SHORT, Trust, pairs_of, recipe_of, recipe_with
 from spikedistill.training.recipe_values import Values, flat_values, values_of
 
 DEFAULT = "fashion-small"
@@ -93,7 +93,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, yaml.safe_dump(values_of(recipe), sort_keys=False, allow_unicode=True))
 
 
-def saved_recipe(folder: Path, trust: bool = False, overrides: list[str] | None = None) -> Recipe:
+def saved_recipe(folder: Path, trust: Trust = False, overrides: list[str] | None = None) -> Recipe:
     """The recipe of a run's folder.
 
     Args:
@@ -116,4 +116,4 @@ def saved_recipe(folder: Path, trust: bool = False, overrides: list[str] | None 
             raise InvalidArgument(
                 f"a run that goes on keeps its recipe; --{key} cannot be replaced any more, only {', '.join(RESUMABLE)}"
             )
-    return recipe_with(values, replaced, str(path)) if replaced else recipe
+    return recipe_with(values, replaced, str(path), trust) if replaced else recipe

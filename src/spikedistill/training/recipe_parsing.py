@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import InvalidArgument
 from spikedistill.training.choices import (
     NOT_KEPT,
     ONE_OF,
@@ -29,22 +29,25 @@ SHORT = {"timesteps": "rule.timesteps", "model.import": "model.name"}
 """Other names of fields, for the command line and for recipes."""
 
 
-def recipe_of(values: Values, source: str, trust: bool = True) -> Recipe:
-    """A recipe of plain values, the inverse of `values_of`; what is left out has its default.
+Trust = bool | str
+"""Whether a model "package.module:function" may be imported, which runs its code: any, none, or the one so named."""
 
-    Args:
-        trust: whether a model "package.module:function" may be imported, which runs its code.
+
+def recipe_of(values: Values, source: str, trust: Trust = True) -> Recipe:
+    """A recipe of plain values, the inverse of `values_of`; what is left out has its default.
 
     Raises:
         InvalidArgument: an unknown field or a value that does not fit, or an import that is not trusted.
     """
-    name = values.get("model", {}).get("name", "") if isinstance(values.get("model"), dict) else ""
-    if is_imported(str(name)) and not trust:
+    return recipe_with(values, [], source, trust)
+
+
+def _check_trust(name: str, source: str, trust: Trust) -> None:
+    if is_imported(name) and trust is not True and trust != name:
         raise InvalidArgument(
             f"{source} builds its network by {name!r}, which would be imported, and so run. If you know that code, say "
             "so: --trust (in Python trust=True)"
         )
-    return recipe_with(values, [], source)
 
 
 def pairs_of(words: list[str]) -> Iterator[tuple[str, str]]:
@@ -62,19 +65,58 @@ def pairs_of(words: list[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def recipe_with(given: Values, overrides: list[tuple[str, str]], source: str) -> Recipe:
-    values = _normalised(given, source)
+def recipe_with(given: Values, overrides: list[tuple[str, str]], source: str, trust: Trust = True) -> Recipe:
+    """A recipe of plain values with fields replaced.
+
+    Args:
+        overrides: (field, value), fields by their full names.
+        source: what to call the values in an error.
+
+    Raises: as `recipe_of`.
+    """
+    known = known_fields()
+    values = _grouped(given, source, known)
+    # before anything is looked up by name, for looking up a model of the user's imports it
+    _check_trust(str(values["model"]["name"]), source, trust)
+    _check_names_of_choices(values)
     imported = is_imported(str(values["model"]["name"]))
     for key in _flatten(values):
-        _check_key(key, source, imported)
+        _check_key(key, source, known, imported)
+    _check_groups(values, source, {*known, *_own_fields(values)})
     words = {}
     for key, value in overrides:
         imported = imported or (key == "model.name" and is_imported(value))
-        _check_key(key, "the command line", imported)
+        _check_key(key, "the command line", known, imported)
         if not _chosen(values, key, value):
             words[key] = value
     _check_fields_of_choices(values, [*_flatten(values), *words])
+    for key, value in words.items():
+        if _is_group(key, {*known, *_own_fields(values)}):
+            raise InvalidArgument(f"--{key} is a group of fields; replace one of them, as --{key}.FIELD, not {value!r}")
     return _parsed(values, [f"--{key}={value}" for key, value in words.items()], source)
+
+
+def _own_fields(values: Values) -> set[str]:
+    """The fields of the model that was chosen, which may be one of the user's."""
+    return {field.name for field in fields_of(owner_of("model", values["model"]["name"]), "model.")}
+
+
+def _is_group(key: str, known: set[str]) -> bool:
+    return any(name.startswith(f"{key}.") for name in known) and key not in SEVERAL_OF
+
+
+def _check_groups(values: Mapping[str, Any], source: str, known: set[str], prefix: str = "") -> None:
+    """Groups are mappings: jsonargparse would take a word for a class to import, or for a file to read.
+
+    Raises:
+        InvalidArgument: names the group.
+    """
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            _check_groups(value, source, known, f"{key}.")
+        elif _is_group(key, known):
+            raise InvalidArgument(f"{source}: {key} must be a mapping of fields; it is {value!r}")
 
 
 def _check_fields_of_choices(values: Values, keys: list[str]) -> None:
@@ -89,8 +131,8 @@ def _check_fields_of_choices(values: Values, keys: list[str]) -> None:
                 raise InvalidArgument(f"{group} {chosen!r} has no field {name!r}; {has}")
 
 
-def _normalised(given: Values, source: str) -> Values:
-    """A copy in which every group is a mapping and every choice says its name."""
+def _grouped(given: Values, source: str, known: Mapping[str, Field]) -> Values:
+    """A copy in which every group is a mapping and every choice says its name, whichever way it was written."""
     values: Values = {}
     for key, value in given.items():
         group, _, field = SHORT.get(str(key), str(key)).partition(".")
@@ -98,7 +140,7 @@ def _normalised(given: Values, source: str) -> Values:
             values[group] = {**values.get(group, {}), field: value}
         elif group in ONE_OF and isinstance(value, str):
             values[group] = {"name": value, **values.get(group, {})}
-        elif _is_group(group):
+        elif any(name.startswith(f"{group}.") for name in known):
             if not isinstance(value, dict):
                 raise InvalidArgument(f"{source}: {group} must be a mapping of fields; it is {value!r}")
             named = {SHORT.get(f"{group}.{k}", f"{group}.{k}").removeprefix(f"{group}."): v for k, v in value.items()}
@@ -110,16 +152,18 @@ def _normalised(given: Values, source: str) -> Values:
     values["task"] = {"name": "classification", **values.get("task", {})}
     values["model"] = {"name": defaults.model.name, **values.get("model", {})}
     values["optimizer"] = {"name": "sgd", **values.get("optimizer", {})}
-    for key in ONE_OF:
-        owner_of(key, str(values[key]["name"]))
-    for key, table in SEVERAL_OF.items():
+    for key in SEVERAL_OF:
         several = values.setdefault(key, {name: {} for name in getattr(defaults, key)})
-        values[key] = {choose(key.rstrip("s"), str(name), table): fields or {} for name, fields in several.items()}
+        values[key] = {str(name): fields or {} for name, fields in several.items()}
     return values
 
 
-def _is_group(name: str) -> bool:
-    return any(field.name.startswith(f"{name}.") for field in known_fields().values())
+def _check_names_of_choices(values: Values) -> None:
+    for key in ONE_OF:
+        owner_of(key, str(values[key]["name"]))
+    for key in SEVERAL_OF:
+        for name in values[key]:
+            owner_of(key, name)
 
 
 def _chosen(values: Values, key: str, value: str) -> bool:
@@ -219,11 +263,10 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_key(key: str, source: str, imported: bool = False) -> None:
+def _check_key(key: str, source: str, known: Mapping[str, Field], imported: bool) -> None:
     """Raise InvalidArgument for a name that no recipe has; of an imported model every option may be one."""
     if imported and key.startswith("model."):  # its own signature is looked at later
         return
-    known = known_fields()
     groups = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2, 3) if name.count(".") >= depth}
     if key in known or key in groups or key in SHORT:
         return

@@ -29,6 +29,7 @@ from spikedistill.training.networks import GIVEN
 from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, prepare
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
+from spikedistill.training.recipe_parsing import Trust
 from spikedistill.training.scoring import score
 from spikedistill.training.stopping import Stoppable, stop_signals
 from spikedistill.training.trained import describe_network
@@ -86,12 +87,11 @@ def _matched(data: Splits) -> Splits:
     """
     known = data.train.targets.description()
 
-    def renumbered(samples: Samples | None) -> Samples | None:
-        return None if samples is None else samples.with_targets(samples.targets.matched(known))
+    def renumbered(samples: Samples) -> Samples:
+        return samples.with_targets(samples.targets.matched(known))
 
-    test = renumbered(data.test)
-    assert test is not None
-    return dataclasses.replace(data, validation=renumbered(data.validation), test=test)
+    validation = None if data.validation is None else renumbered(data.validation)
+    return dataclasses.replace(data, validation=validation, test=renumbered(data.test))
 
 
 def resume(
@@ -100,7 +100,7 @@ def resume(
     *,
     network: nn.Module | None = None,
     data: Splits | None = None,
-    trust: bool = False,
+    trust: Trust = False,
 ) -> Evaluation:
     """Go on with a run by its own recipe.
 

@@ -19,7 +19,7 @@ from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.networks import as_spiking, build_network
 from spikedistill.training.recipe import Recipe
-from spikedistill.training.recipe_parsing import recipe_of
+from spikedistill.training.recipe_parsing import Trust, recipe_of
 from spikedistill.training.recipe_values import values_of
 
 FORMAT = "spikedistill network 2"
@@ -59,7 +59,7 @@ class Trained:
         return self.config["timesteps"]
 
     @classmethod
-    def load(cls, folder: str | Path, *, network: nn.Module | None = None, trust: bool = False) -> Trained:
+    def load(cls, folder: str | Path, *, network: nn.Module | None = None, trust: Trust = False) -> Trained:
         """Build the network of a finished run.
 
         Args:
