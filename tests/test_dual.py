@@ -357,7 +357,7 @@ def test_users_can_register_a_rule():
         (torch.zeros(4, 2, 3, 8, 8), 3, "have 4 steps but timesteps=3"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), 2, r"x.float\(\) / 255"),
         (torch.zeros(2, 1, 8, 8), 2, r"expects 3 input channels.*given \(2, 1, 8, 8\)"),
-        (torch.zeros(3, 8, 8), 2, r"expects 3 input channels.*given \(3, 8, 8\)"),
+        (torch.zeros(3, 8, 8), 2, r"takes samples \[C, H, W\].*given \(3, 8, 8\)"),
         (torch.zeros(0, 3, 8, 8), 2, "not empty"),
         ([1, 2], 2, "given a list"),
     ],

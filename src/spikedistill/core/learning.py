@@ -36,8 +36,12 @@ class LearningRule(Protocol):
         """What the loss is multiplied with."""
         ...
 
-    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Flow:
-        """What is fed to the network, made of images [N, C, H, W] or event frames [T, N, C, H, W] (method.md §2.6).
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Flow:
+        """What is fed to the network (method.md §2.6).
+
+        Args:
+            inputs: [N, ...], the same at every step; or [T, N, ...] with `over_time`, one input for each.
+            over_time: whether dimension 0 is time; `Network.is_over_time` tells.
 
         Raises:
             InvalidArgument: shape, dtype or T do not fit.
@@ -86,11 +90,11 @@ class Rate(_OverTime):
         InvalidArgument: T below 1, or no such scale.
     """
 
-    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Dual:
-        _check_inputs(inputs, self.timesteps)
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Static | Dual:
+        _check_inputs(inputs, self.timesteps, over_time)
         context = Context(self.timesteps, RULES, kernels)
         # Images stay [N, ...] until the first neuron: what comes before it is computed once, not T times.
-        if inputs.dim() != 5:
+        if not over_time:
             return Static(_channels_last(inputs), Dual, context)
         values = _channels_last(inputs.flatten(0, 1))
         # Only the rate keeps the gradient of the input, for who asks for it (saliency, adversarial examples).
@@ -106,10 +110,10 @@ class BPTT(_OverTime):
 
     loss_scale: Literal["1/T"] | float = 1.0
 
-    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Static | Unrolled:
-        _check_inputs(inputs, self.timesteps)
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Static | Unrolled:
+        _check_inputs(inputs, self.timesteps, over_time)
         context = Context(self.timesteps, RULES, kernels)
-        if inputs.dim() != 5:  # as for `Rate`: once, not T times
+        if not over_time:  # as for `Rate`: once, not T times
             return Static(_channels_last(inputs), Unrolled, context)
         return Unrolled(_channels_last(inputs.flatten(0, 1)), context)
 
@@ -142,10 +146,13 @@ class ANN:
     def scale(self) -> float:
         return float(self.loss_scale)
 
-    def encode(self, inputs: Tensor, kernels: Kernels = EAGER) -> Tensor:
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Tensor:
         _check_tensor(inputs)
-        if inputs.dim() == 5:
-            raise InvalidArgument(f"the ANN twin takes images [N, C, H, W]; given {tuple(inputs.shape)}")
+        if over_time:
+            raise InvalidArgument(
+                f"the ANN twin has no time; given {tuple(inputs.shape)} with {inputs.shape[0]} steps in front. Give it "
+                "[N, ...], one of the steps or their mean"
+            )
         return _channels_last(inputs)
 
 
@@ -165,16 +172,17 @@ def _channels_last(tensor: Tensor) -> Tensor:
 def _check_tensor(inputs: object) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         kind = f"{inputs.dtype} tensor" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise InvalidArgument(f"images must be a floating-point tensor; given a {kind} (uint8 images: x.float() / 255)")
+        raise InvalidArgument(f"inputs must be a floating-point tensor; given a {kind} (uint8 images: x.float() / 255)")
     if inputs.dim() < 2 or 0 in inputs.shape:
-        raise InvalidArgument(f"images must be [N, C, H, W] or [T, N, C, H, W], not empty; given {tuple(inputs.shape)}")
+        raise InvalidArgument(f"inputs must be [N, ...] or [T, N, ...], not empty; given {tuple(inputs.shape)}")
 
 
-def _check_inputs(inputs: Tensor, timesteps: int) -> None:
+def _check_inputs(inputs: Tensor, timesteps: int, over_time: bool) -> None:
     _check_tensor(inputs)
-    # Frames are T steps already. Showing some of them, or some twice, would be another input.
-    if inputs.dim() == 5 and inputs.shape[0] != timesteps:
+    # These are T steps already. Showing some of them, or some twice, would be another input.
+    if over_time and inputs.shape[0] != timesteps:
         raise InvalidArgument(
-            f"event frames [T, N, C, H, W] = {tuple(inputs.shape)} have {inputs.shape[0]} steps but timesteps="
-            f"{timesteps}; pass timesteps={inputs.shape[0]}, or images [N, C, H, W] to show them at every step"
+            f"inputs [T, N, ...] = {tuple(inputs.shape)} have {inputs.shape[0]} steps but timesteps={timesteps}; pass "
+            f"timesteps={inputs.shape[0]}, or inputs [N, ...] to show them at every step. (If dimension 0 is no time: "
+            f"Network(body, sample_dims={inputs.dim() - 1}))"
         )

@@ -49,12 +49,21 @@ class Network(nn.Module):
         stages: names of the submodules of `body` whose outputs are the ends of its stages, first to last; branches
             attach to them.
         notes: what to know about the network, in words (`to_spiking` fills it).
+        sample_dims: dimensions of one sample at one step: 3 for an image [C, H, W], 2 for a sequence [C, L], 1 for
+            features [F]. An input with one more than a batch of these has time in front. None: what the first layer
+            says (a 2-d convolution 3, a 1-d one 2).
 
     Raises:
         InvalidArgument: a stage that `body` does not have.
     """
 
-    def __init__(self, body: nn.Module, stages: Iterable[str] = (), notes: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        stages: Iterable[str] = (),
+        notes: Iterable[str] = (),
+        sample_dims: int | None = None,
+    ) -> None:
         super().__init__()
         self.body = body
         # Branches are no submodules of it: the network is the same, and has the same weights, with and without them.
@@ -62,6 +71,26 @@ class Network(nn.Module):
         known = {name for name, _ in body.named_modules()}
         for stage in self.stages:
             choose("stage", stage, known)
+        self.sample_dims = _first_layer_dims(body) if sample_dims is None else sample_dims
+
+    def is_over_time(self, inputs: Tensor) -> bool:
+        """Whether inputs are [T, N, ...], one for each step, and not [N, ...], by `sample_dims`.
+
+        Raises:
+            InvalidArgument: neither; or it cannot be told, as of [·, ·, F] where the first layer is a linear one.
+        """
+        if not isinstance(inputs, Tensor):  # the learning rule says what is wrong with it
+            return False
+        if self.sample_dims is None:
+            return _usually_over_time(inputs)
+        extra = inputs.dim() - self.sample_dims - 1
+        if extra not in (0, 1):
+            one = _SHAPES.get(self.sample_dims, f"{self.sample_dims} dimensions")
+            raise InvalidArgument(
+                f"this network takes samples {one}, as [N, ...] or with time as [T, N, ...]; given "
+                f"{tuple(inputs.shape)}. If its samples are others, say so: Network(body, sample_dims=...)"
+            )
+        return extra == 1
 
     @overload
     def propagate(self, signal: Tensor, features: Iterable[str] | None = None) -> tuple[Tensor, dict[str, Tensor]]: ...
@@ -93,17 +122,18 @@ class Network(nn.Module):
         """Run `timesteps` steps (spikes only), or the ANN twin for timesteps=None.
 
         Args:
-            images: [N, C, H, W], or event frames [T, N, C, H, W].
+            images: [N, C, H, W], event frames [T, N, C, H, W], or other samples [N, ...] or [T, N, ...] (`sample_dims`
+                tells which).
 
         Returns:
             `Output` without branches. Gradients flow through time (BPTT); run evaluation under torch.no_grad().
 
         Raises:
-            InvalidArgument: images or timesteps that do not fit (`LearningRule.encode`).
+            InvalidArgument: images or timesteps that do not fit (`is_over_time`, `LearningRule.encode`).
         """
         # Evaluation needs spikes and no rates beside them, which is what BPTT feeds (method.md §2.6).
         learning_rule = ANN() if timesteps is None else BPTT(timesteps)
-        logits, features = self.propagate(learning_rule.encode(images, kernels))
+        logits, features = self.propagate(learning_rule.encode(images, kernels, self.is_over_time(images)))
         return Output(rate(logits), {}, features)
 
     def logits_over_time(self, images: Tensor, timesteps: int, kernels: Kernels = EAGER) -> Tensor:
@@ -112,7 +142,8 @@ class Network(nn.Module):
         Neurons are causal: what they do in the first k steps does not depend on the later ones.
         """
         # No features: the rates of the stages would be computed for nobody.
-        out, _ = self.propagate(BPTT(timesteps).encode(images, kernels), features=())
+        signal = BPTT(timesteps).encode(images, kernels, self.is_over_time(images))
+        out, _ = self.propagate(signal, features=())
         if isinstance(out, Static):  # a network without a neuron says the same at every step
             out = Unrolled.from_static(out)
         if not isinstance(out, Unrolled):
@@ -121,6 +152,40 @@ class Network(nn.Module):
                 "take tensors out of signals inside a network (x.rate, x.values)"
             )
         return out.values.unflatten(0, (timesteps, -1))
+
+
+_SHAPES = {1: "[F]", 2: "[C, L]", 3: "[C, H, W]", 4: "[C, D, H, W]"}
+"""Samples at one step, by their number of dimensions."""
+
+# 1-d, 2-d and 3-d kernels, and the samples that they see.
+_SEES: dict[int, tuple[type[nn.Module], ...]] = {
+    2: (nn.Conv1d, nn.ConvTranspose1d),
+    3: (nn.Conv2d, nn.ConvTranspose2d),
+    4: (nn.Conv3d, nn.ConvTranspose3d),
+}
+
+
+def _first_layer_dims(body: nn.Module) -> int | None:
+    """`sample_dims` by the first layer with weights; a linear layer takes anything, and says nothing."""
+    for module in body.modules():
+        if isinstance(module, (nn.Linear, nn.Bilinear, nn.Embedding)):
+            return None
+        for dims, kinds in _SEES.items():
+            if isinstance(module, kinds):
+                return dims
+    return None
+
+
+def _usually_over_time(inputs: Tensor) -> bool:
+    """Where a network does not say what its samples are: features, images and event frames are told by their form."""
+    if inputs.dim() == 3:
+        first, second, third = inputs.shape
+        raise InvalidArgument(
+            f"an input {tuple(inputs.shape)} may be {first} time steps of {second} samples, or {first} samples of "
+            f"{second} × {third} numbers, and this network does not say which. Say it: Network(body, sample_dims=1) "
+            "for [T, N, F], Network(body, sample_dims=2) for [N, C, L] or [N, L, F]"
+        )
+    return inputs.dim() == 5
 
 
 class NetworkWrapper(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Batch:
     """What an objective compares an output with.
 
     Attributes:
-        inputs: images [N, C, H, W], event frames [T, N, C, H, W], or whatever else the network was fed.
-        targets: what the task's targets hand out for N samples; class indices int64 [N] in classification.
+        inputs: what the network was fed, [N, ...] (images: [N, C, H, W]) or [T, N, ...] (event frames).
+        targets: what the task's targets hand out for N samples; class indices int64 [N] in classification, or shares
+            of the classes [N, classes] where samples were mixed.
         teachers: the outputs of frozen teacher networks on the same inputs, by the name an objective asked for.
     """
 
@@ -42,5 +44,5 @@ class Batch:
     teachers: Mapping[str, Output] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
-        """N, the number of samples: event frames have time in front of it."""
-        return self.inputs.shape[1] if self.inputs.dim() == 5 else self.inputs.shape[0]
+        """N, the number of samples: targets have it in front, and inputs may have time before it."""
+        return len(tree_leaves(self.targets)[0])

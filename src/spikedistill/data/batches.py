@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
+from spikedistill.data.mixing import classes_to_mix, mixed
 from spikedistill.data.pictures.prepare import torchvision_functional
-from spikedistill.data.samples import Raw, Samples
+from spikedistill.data.samples import Raw, Samples, is_over_time
 from spikedistill.errors import InvalidArgument, SpikedistillError
 
 CPU = torch.device("cpu")
@@ -90,7 +91,16 @@ class Batches:
         # Workers get a copy on the CPU, while `self.data` says to which device their batches go.
         readable = dataclasses.replace(self, data=_readable(self.data, self.workers))
         made = _TrainingBatches(readable, self.order(epoch), epoch)
-        return _finished(made, range(start, len(self)), self.workers, self.data)
+        batches = _finished(made, range(start, len(self)), self.workers, self.data)
+        return self._mixed(batches, epoch, start) if self.augmentation.mixes else batches
+
+    def _mixed(self, batches: Iterator[Batch], epoch: int, start: int) -> Iterator[Batch]:
+        """Samples mixed with each other, where they lie; of several processes each mixes its own share."""
+        classes = classes_to_mix(self.data.targets)
+        for k, batch in enumerate(batches, start):
+            # the 2 keeps these numbers apart from those of the single samples
+            generator = generator_for(self.seed, epoch, k, 2)
+            yield mixed(batch, self.augmentation, classes, is_over_time(self.data, batch.inputs), generator)
 
 
 @dataclasses.dataclass(frozen=True)

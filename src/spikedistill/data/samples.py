@@ -82,8 +82,17 @@ class Samples(Protocol):
         ...
 
     def description(self) -> dict[str, Any]:
-        """Plain values of what a network that learned these samples is fed: "input" in `config.json`."""
+        """Plain values of what a network that learned these samples is fed: "input" in `config.json`.
+
+        "shape" is that of one sample at one step, as [C, H, W]; the others are the reader's own.
+        """
         ...
+
+
+def is_over_time(samples: Samples, inputs: Tensor) -> bool:
+    """Whether finished inputs of these samples are [T, N, ...] and not [N, ...]."""
+    # "shape" is that of one sample at one step
+    return inputs.dim() == len(samples.description()["shape"]) + 2
 
 
 def check_rows(targets: Targets, samples: int) -> None:

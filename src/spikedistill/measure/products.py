@@ -64,7 +64,7 @@ def product_covariance(network: nn.Module, images: Tensor, timesteps: int) -> li
     bilinear = [f for f in RULES if name_of(f).rpartition(".")[2] in ("mul", "multiply", "matmul", "bmm", "einsum")]
     # A table of its own for this forward pass, in front of the usual one; nothing global is changed.
     rules = ChainMap({function: recording(RULES[function]) for function in bilinear}, dict(RULES))
-    signal = Rate(timesteps).encode(images)
+    signal = Rate(timesteps).encode(images, over_time=network.is_over_time(images))
     # Results of rules carry the context on, so the table goes through the whole network.
     signal = dataclasses.replace(signal, context=dataclasses.replace(signal.context, rules=rules))
     with evaluating(network):

@@ -17,6 +17,7 @@ from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.machine.processes import mean_over_processes
 from spikedistill.objectives.objective import Objective, Terms
+from spikedistill.tasks.classification import class_of
 
 Teacher = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Maps the heads' logits [K, N, classes] (the network's own last) and whether each head is right [K, N] to target
@@ -59,9 +60,10 @@ class SelfDistillationLoss(Objective):
         temperature: τ.
         network_weight, branch_weight: the paper's α (1 and 1 on CIFAR, 1 and 0.7 on ImageNet).
         soft_weight: the paper's β (0.3 on CIFAR and ImageNet, 0.1 on CIFAR10-DVS).
+        label_smoothing: share of the label that is spread over all classes, in the hard loss (0: none; 0.1 is usual).
 
     Raises:
-        InvalidArgument: an unknown teacher, or a temperature not above 0.
+        InvalidArgument: an unknown teacher, a temperature not above 0, or a smoothing outside 0 to 1.
     """
 
     teacher: str | None = "reliable"
@@ -69,18 +71,22 @@ class SelfDistillationLoss(Objective):
     network_weight: float = 1.0
     branch_weight: float = 1.0
     soft_weight: float = 0.3
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
             choose("teacher", self.teacher, TEACHERS)
         if not self.temperature > 0:
             raise InvalidArgument(f"temperature is {self.temperature}; expected a number above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise InvalidArgument(f"label_smoothing is {self.label_smoothing}; expected 0 or more, and less than 1")
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
         """
         Args:
             output: logits and branches [N, classes].
-            batch: its targets are class indices [N].
+            batch: its targets are class indices [N], or shares of the classes [N, classes]; a head is then right
+                where it says the largest.
 
         Returns:
             The total, without the scale of the learning rule, and its parts `hard` and `soft`.
@@ -92,7 +98,9 @@ class SelfDistillationLoss(Objective):
         # The mean over processes of gradients is that of one process only if all divide by the same number.
         samples = mean_over_processes(torch.tensor(float(len(labels)), device=labels.device))
         # All heads in one call. Summed by hand, because the division is not by the size of this batch.
-        ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
+        repeated = labels.repeat(len(logits), *[1] * (labels.dim() - 1))
+        smoothing = self.label_smoothing
+        ce = F.cross_entropy(logits.flatten(0, 1), repeated, reduction="none", label_smoothing=smoothing)
         ce = ce.view(len(logits), -1).sum(1) / samples
         hard = self.network_weight * ce[-1] + self.branch_weight * ce[:-1].sum()
         # One head alone has nobody to learn from.
@@ -107,7 +115,7 @@ class SelfDistillationLoss(Objective):
         assert self.teacher is not None
         tau = self.temperature
         with torch.no_grad():  # a teacher that had gradient would learn to agree with its pupils
-            target, has_teacher = TEACHERS[self.teacher](logits, logits.argmax(-1) == labels)
+            target, has_teacher = TEACHERS[self.teacher](logits, logits.argmax(-1) == class_of(labels))
             log_target = F.log_softmax(target / tau, dim=-1)
             taught = mean_over_processes(has_teacher.sum().to(logits.dtype))
         log_heads = F.log_softmax(logits / tau, dim=-1)

@@ -84,6 +84,11 @@ class Labels:
         return dict(zip(self.names, found, strict=True))
 
 
+def class_of(targets: Tensor) -> Tensor:
+    """Class indices [N] of class indices, or of shares of the classes [N, classes] (mixed samples): the largest."""
+    return targets.argmax(1) if targets.dim() == 2 else targets
+
+
 class Accuracy:
     """The share of samples whose largest logit is that of their class."""
 
@@ -92,9 +97,9 @@ class Accuracy:
         self.correct: Tensor | int = 0  # a tensor where the batches are, so that counting waits for no GPU
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Take in a batch: logits [N, classes] and class indices [N]."""
+        """Take in a batch: logits [N, classes] and class indices [N], or shares of the classes [N, classes]."""
         self.samples += len(targets)
-        self.correct = self.correct + (logits.detach().argmax(1) == targets).sum()
+        self.correct = self.correct + (logits.detach().argmax(1) == class_of(targets)).sum()
 
     def state(self) -> dict[str, Any]:
         return {"samples": self.samples, "correct": int(self.correct)}
@@ -121,7 +126,12 @@ class Classification:
         return len(description["classes"])
 
     def check(self, logits: Tensor, targets: Any) -> None:
-        """Targets must be class indices [N]; their range is checked where that needs no synchronisation."""
+        """Targets must be class indices [N], or shares of the classes [N, classes] where samples were mixed.
+
+        The range of indices is checked where that needs no synchronisation.
+        """
+        if isinstance(targets, Tensor) and targets.shape == logits.shape and targets.is_floating_point():
+            return
         if not isinstance(targets, Tensor) or targets.shape != logits.shape[:1] or targets.is_floating_point():
             kind = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
             raise InvalidArgument(f"labels must be class indices [N] = [{len(logits)}]; given {kind}")

@@ -12,12 +12,13 @@ from spikedistill.core.modules import evaluating, watching
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import LIF
 from spikedistill.data import Samples
+from spikedistill.data.samples import is_over_time
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.compiler import automatic, missing_compiler
 from spikedistill.models import MODELS
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
-from spikedistill.training.networks import as_spiking, build_network, check_head
+from spikedistill.training.networks import as_spiking, build_network, check_head, fed_with
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.teachers import FrozenTeacher
 from spikedistill.training.trained import Trained
@@ -29,9 +30,9 @@ SECONDS_SAVED_PER_UPDATE = 12e-9
 
 
 def example_of(data: Samples) -> torch.Tensor:
-    """One image or frame as a batch, [1, C, H, W]: what shapes are inferred from."""
+    """One sample at one step as a batch, as [1, C, H, W]: what shapes are inferred from."""
     inputs = data.batch(torch.zeros(1, dtype=torch.long)).inputs
-    return inputs[0] if inputs.dim() == 5 else inputs
+    return inputs[0] if is_over_time(data, inputs) else inputs
 
 
 def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) -> Network:
@@ -46,16 +47,17 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     """
     outputs, example = recipe.task.head_size(data.targets.description()), example_of(data)
     if given is None:
-        network = build_network(recipe.model.name, recipe.model.options, outputs, example.shape[-3])
+        network = build_network(recipe.model.name, recipe.model.options, outputs, example.shape[1])
     else:
         network = as_spiking(given)
+    network = fed_with(network, example.dim() - 1)
     if recipe.model.name not in MODELS:  # ours are built for the data
         check_head(network, example, outputs)
     if recipe.init is not None:
         # every weight and buffer is accounted for: nothing is loaded in part
         apply_state(network, load_weights(Path(recipe.init))[0], f"the run {recipe.init}")
     if recipe.branches.stages is not None:
-        network = Network(network.body, recipe.branches.stages, network.notes)
+        network = Network(network.body, recipe.branches.stages, network.notes, network.sample_dims)
     return network
 
 

@@ -118,9 +118,9 @@ class SelfDistillation(NetworkWrapper):
     def forward(self, images: Tensor) -> Output:
         """
         Args:
-            images: [N, C, H, W], or event frames [T, N, C, H, W].
+            images: [N, C, H, W], event frames [T, N, C, H, W], or other samples [N, ...] or [T, N, ...].
         """
-        signal = self.rule.encode(images, self.kernels)
+        signal = self.rule.encode(images, self.kernels, self.network.is_over_time(images))
         logits, features = self.network.propagate(signal, self._features)
         branches = {name: self.branches[_key(name)](features[name]) for name in features if _key(name) in self.branches}
         output = Output(rate(logits), branches, features)

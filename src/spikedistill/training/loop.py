@@ -154,7 +154,7 @@ def _step(
 ) -> None:
     learner = session.learner
     session.optimizer.zero_grad(set_to_none=True)
-    for part in _parts(batch, settings.accumulate):
+    for part in _parts(batch, settings.accumulate, int(learner.network.is_over_time(batch.inputs))):
         share = len(part) / len(batch)
         with autocast(precision, session.device):
             output = session.forward(part.inputs)
@@ -176,12 +176,11 @@ def _step(
         session.average.update_parameters(learner.network)
 
 
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    """A batch in `count` parts, so that only one is in memory at a time."""
+def _parts(batch: Batch, count: int, samples: int) -> Iterator[Batch]:
+    """A batch in `count` parts along dimension `samples` of its inputs, so that only one is in memory at a time."""
     if count == 1:
         yield batch
         return
-    samples = 1 if batch.inputs.dim() == 5 else 0  # event frames have time in front
     inputs = batch.inputs.tensor_split(count, samples)
     leaves, form = tree_flatten(batch.targets)
     targets = zip(*(leaf.tensor_split(count) for leaf in leaves), strict=True)

@@ -119,6 +119,23 @@ def as_spiking(module: nn.Module) -> Network:
     return to_spiking(module)
 
 
+def fed_with(network: Network, sample_dims: int) -> Network:
+    """The network for samples of so many dimensions at one step; one that does not say what it takes is told.
+
+    Raises:
+        InvalidArgument: it says something else.
+    """
+    if network.sample_dims is None:
+        return Network(network.body, network.stages, network.notes, sample_dims)
+    if network.sample_dims != sample_dims:
+        raise InvalidArgument(
+            f"the network takes samples of {network.sample_dims} dimensions, the data have {sample_dims} (an image "
+            "[C, H, W] has 3, a sequence [C, L] has 2, features [F] have 1). If it does take those, say so: "
+            f"Network(body, sample_dims={sample_dims})"
+        )
+    return network
+
+
 def check_head(network: Network, example: Tensor, outputs: int) -> None:
     """Refuse a network whose head does not fit the data, before anything is trained.
 

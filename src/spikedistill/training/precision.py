@@ -50,7 +50,7 @@ def measured_seconds(learner: SelfDistillation, images: Tensor) -> dict[str, flo
     rate-based backpropagation it is T forward passes without gradient and one with; of BPTT, T with gradient.
     """
     timesteps = learner.timesteps or 1
-    images = images[0] if images.dim() == 5 else images
+    images = images[0] if learner.network.is_over_time(images) else images
     many = images.repeat(timesteps, *[1] * (images.dim() - 1))
 
     def step() -> None:

@@ -17,7 +17,7 @@ from spikedistill.errors import CheckpointError
 from spikedistill.machine.device import autocast
 from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights
-from spikedistill.training.networks import as_spiking, build_network
+from spikedistill.training.networks import as_spiking, build_network, fed_with
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_parsing import Trust, recipe_of
 from spikedistill.training.recipe_values import values_of
@@ -83,6 +83,7 @@ class Trained:
             built = build_network(recipe.model.name, recipe.model.options, outputs, in_channels)
         else:
             built = as_spiking(network)
+        built = fed_with(built, len(config["input"]["shape"]))
         apply_state(built, tensors, str(folder / "model.safetensors"))
         return cls(built.eval(), recipe.task, config)
 
