@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from spikedistill.core.neuron import LIF, Neuron, Surrogate
     from spikedistill.core.output import Batch, Output
     from spikedistill.core.rules import forget_rule, register_rule
-    from spikedistill.data import DATASETS, Batches, ImageSet, Samples, Splits
+    from spikedistill.data import (
+        DATASETS,
+        Batches,
+        Framing,
+        ImageSet,
+        Samples,
+        Splits,
+        TensorSet,
+        frames_of,
+        samples_of,
+    )
     from spikedistill.errors import SpikedistillError
     from spikedistill.export.authors import load_authors_checkpoint
     from spikedistill.measure.evaluation import Evaluation, evaluate
@@ -42,7 +52,7 @@ _HOMES = {
     "errors": ("SpikedistillError",),
     "export.authors": ("load_authors_checkpoint",),
     "measure.evaluation": ("Evaluation", "evaluate"),
-    "data": ("DATASETS", "Batches", "ImageSet", "Samples", "Splits"),
+    "data": ("DATASETS", "Batches", "Framing", "ImageSet", "Samples", "Splits", "TensorSet", "frames_of", "samples_of"),
     "models": ("MODELS", "create_model", "list_models"),
     "models.conversion": ("to_spiking",),
     "objectives": ("OBJECTIVES", "Distillation", "Needs", "Objective", "SelfDistillationLoss", "Terms"),
@@ -71,6 +81,7 @@ __all__ = [
     "Distillation",
     "Dual",
     "Evaluation",
+    "Framing",
     "ImageSet",
     "Kernels",
     "Labels",
@@ -89,6 +100,7 @@ __all__ = [
     "Static",
     "Surrogate",
     "Task",
+    "TensorSet",
     "Terms",
     "Trained",
     "Unrolled",
@@ -96,12 +108,14 @@ __all__ = [
     "create_model",
     "evaluate",
     "forget_rule",
+    "frames_of",
     "list_models",
     "load_authors_checkpoint",
     "load_recipe",
     "register_rule",
     "resume",
     "rules",
+    "samples_of",
     "to_spiking",
     "train",
 ]

@@ -8,6 +8,7 @@ from spikedistill.data.load import Splits, division, load, load_split
 from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.data.samples import Raw, Samples
 from spikedistill.data.settings import DataSettings
+from spikedistill.data.tensors import TensorSet, samples_of
 
 __all__ = [
     "DATASETS",
@@ -19,9 +20,11 @@ __all__ = [
     "Raw",
     "Samples",
     "Splits",
+    "TensorSet",
     "division",
     "frames_of",
     "in_order",
     "load",
     "load_split",
+    "samples_of",
 ]

@@ -15,7 +15,7 @@ from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network, NetworkWrapper, as_network, rate
 from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.models.branches import Branch
+from spikedistill.models.branches import LAYERS, Branch
 from spikedistill.objectives import Needs, Objective, SelfDistillationLoss, Terms
 from spikedistill.tasks import Classification, Task
 from spikedistill.training.teachers import FrozenTeacher
@@ -46,7 +46,7 @@ class SelfDistillation(NetworkWrapper):
             multiplied with the rule's `scale`.
         task: what targets and heads are.
         branch_block: "light", or "light+residual" as the paper uses on ImageNet.
-        example: [N, C, H, W], images to infer shapes from; None: black ones of 32×32.
+        example: [N, C, H, W], images to infer shapes from (sequences: [N, C, L]); None: zeros, 32×32 (or 32).
         kernels: how spike paths are computed, `EAGER` or `compiled()`.
         teachers: networks for objectives that need one, by the name they ask for. Each is copied and stays frozen.
 
@@ -224,10 +224,13 @@ class _DryRun:
     def example(self) -> Tensor:
         if self._given is not None:
             return self._given[:1]
-        conv = next((m for m in self.network.modules() if isinstance(m, nn.Conv2d)), None)
+        conv = next((m for m in self.network.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
         if conv is None:
-            raise InvalidArgument("branches need a network with 2-d convolutions; pass branches=() to train without")
-        return torch.zeros(1, conv.in_channels, 32, 32)
+            raise InvalidArgument(
+                "branches need a network with convolutions; pass branches=() to train without, or example= one batch "
+                "if it has some that cannot be found"
+            )
+        return torch.zeros(1, conv.in_channels, *[32] * (1 if isinstance(conv, nn.Conv1d) else 2))
 
     def __call__(self) -> Output:
         if self._output is None:
@@ -238,11 +241,30 @@ class _DryRun:
         return self._output
 
 
+def _branch_dims(network: Network, taps: list[str], output: Output) -> int:
+    """The dimensions of the features that branches stand on.
+
+    Raises:
+        InvalidArgument: a stage gives vectors or tokens; a branch needs channels and positions, in that order.
+    """
+    for tap in taps:
+        shape = tuple(output.features[tap].shape)
+        # what a pictures' network gives as [N, ., .] are tokens [N, L, C], whose channels stand last
+        if len(shape) not in LAYERS or len(shape) - 1 != (network.sample_dims or 3):
+            raise InvalidArgument(
+                f"the stage {tap} gives {shape} for one sample; a branch needs [N, C, H, W] of pictures or [N, C, L] "
+                "of sequences. Name other stages, or train without branches: branches=(), in a recipe "
+                "--branches.enabled false"
+            )
+    return output.features[taps[0]].dim()
+
+
 def _make_branches(network: Network, taps: list[str], block: str, output: Output) -> nn.ModuleDict:
     """A branch for each stage in `taps`, as wide as the stages after it."""
     channels = [output.features[stage].shape[1] for stage in network.stages]
+    dims = _branch_dims(network, taps, output)
     branches = nn.ModuleDict()
     for tap in taps:
         later = channels[network.stages.index(tap) :]
-        branches[_key(tap)] = Branch(later, output.logits.shape[1], block)
+        branches[_key(tap)] = Branch(later, output.logits.shape[1], block, dims)
     return branches.to(next(network.parameters()))

@@ -13,6 +13,7 @@ from spikedistill.core.network import Network
 from spikedistill.data import Framing, Samples
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
+from spikedistill.data.tensors import read_values
 from spikedistill.errors import CheckpointError
 from spikedistill.machine.device import autocast
 from spikedistill.tasks import Task
@@ -91,11 +92,13 @@ class Trained:
         """A file as input, as in evaluation.
 
         Returns:
-            A picture [1, C, H, W], grey or colour; or a recording's frames [T, 1, 2, H, W].
+            A picture [1, C, H, W], grey or colour; a recording's frames [T, 1, 2, H, W]; or the numbers of a .npy file.
 
         Raises:
-            DataError: not a readable picture or recording.
+            DataError: not a readable picture, recording or .npy file of the shape that was learned.
         """
+        if self.config["input"]["kind"] == "tensor":
+            return read_values(file, self.config["input"])
         if self.config["input"]["kind"] == "events":
             framing = Framing(**self.config["input"]["framing"])
             return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)

@@ -114,14 +114,19 @@ def frames_of(dataset: Dataset, classes: Iterable[str], framing: Framing) -> Fra
     for k in range(len(dataset)):
         recording, label = dataset[k]
         arrays.append(_as_frames(recording, framing, f"item {k}"))
-        labels.append(_as_label(label, names, f"item {k}"))
+        labels.append(as_label(label, names, f"item {k}"))
     # np.stack would say the same in words about arrays.
     if not arrays:
         raise DataError("the dataset is empty")
     return FrameSet(np.stack(arrays), torch.arange(len(labels)), Labels(torch.tensor(labels), names), framing)
 
 
-def _as_label(label: Any, names: tuple[str, ...], source: str) -> int:
+def as_label(label: Any, names: tuple[str, ...], source: str) -> int:
+    """A label as a class index.
+
+    Raises:
+        DataError: none, or outside the names.
+    """
     try:
         # Takes integers of Python, numpy and torch, and no 0.5, which int() would cut to 0.
         number = operator.index(label)
