@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
 import itertools
 import json
@@ -27,16 +26,13 @@ from spikedistill.cli import main
 from spikedistill.data import Framing, Splits
 from spikedistill.data.events import FrameSet
 from spikedistill.errors import CheckpointError, Interrupted, NonFiniteLoss, WriteError
-from spikedistill.machine.compiler import missing_compiler
 from spikedistill.machine.device import find_device
 from spikedistill.machine.files import write_atomically
-from spikedistill.training import loop, optimizers, precision
+from spikedistill.training import loop, optimizers
 from spikedistill.training import prepared as prepared_module
 from spikedistill.training import run as run_module
-from spikedistill.training.build import choose_kernels
 from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.optimizers import SGD, AdamW
-from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe_files import load_recipe, saved_recipe
 from spikedistill.training.recipe_parsing import known_fields
 from spikedistill.training.run import resume, train
@@ -296,42 +292,6 @@ def test_a_failed_start_leaves_nothing_and_can_be_repeated(tmp_path, capsys):
     mine.mkdir()
     assert main([*words[:-1], str(mine)]) == 1
     assert mine.is_dir()  # a folder that was there is not taken away
-
-
-def test_precision_is_chosen_by_measuring_and_kept(finished, monkeypatch):
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
-    images = torch.randn(4, 3, 16, 16)
-    before = copy.deepcopy(learner.state_dict())
-    assert choose_precision("bf16", learner, images)[0] == "bf16"
-    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: False)
-    monkeypatch.delenv("SPIKEDISTILL_PRECISION", raising=False)
-    assert choose_precision("auto", learner, images) == ("fp32", "fp32: this processor has no units for bf16")
-    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
-    for slow, fast in (("fp32", "bf16"), ("bf16", "fp32")):
-        monkeypatch.setattr(precision, "_timed", lambda step, name, device, slow=slow: 2.0 if name == slow else 1.0)
-        chosen, reason = choose_precision("auto", learner, images)
-        assert chosen == fast
-        assert f"1.000 s against 2.000 s in {slow}" in reason
-    monkeypatch.undo()
-    assert set(precision.measured_seconds(learner, images)) == {"fp32", "bf16"}
-    for name, tensor in learner.state_dict().items():
-        assert torch.equal(tensor, before[name])  # measuring changes nothing
-    assert saved_recipe(finished).precision in ("fp32", "bf16")
-    assert saved_recipe(finished).compile in ("on", "off")
-
-
-def test_what_auto_means_can_be_said_in_the_environment(monkeypatch):
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
-    images = torch.randn(2, 3, 16, 16)
-    for wish in ("fp32", "bf16"):
-        monkeypatch.setenv("SPIKEDISTILL_PRECISION", wish)
-        assert choose_precision("auto", learner, images) == (wish, f"{wish}, as SPIKEDISTILL_PRECISION says")
-        assert choose_precision("fp32", learner, images)[0] == "fp32"  # the recipe goes before the environment
-    monkeypatch.setenv("SPIKEDISTILL_PRECISION", "fp16")
-    with pytest.raises(ValueError, match="SPIKEDISTILL_PRECISION=fp16; expected fp32 or bf16"):
-        choose_precision("auto", learner, images)
-    monkeypatch.setenv("SPIKEDISTILL_COMPILE", "off")
-    assert choose_kernels("auto", learner, images, 10**9)[1] == "eager, as SPIKEDISTILL_COMPILE says"
 
 
 def test_the_precision_of_a_number_is_said_and_can_be_chosen(finished, tmp_path, capsys):
@@ -597,30 +557,6 @@ def test_several_seeds_are_several_runs_and_a_table(tmp_path, capsys):
     assert "was made by another recipe (other optimizer.lr)" in capsys.readouterr().err
     assert main([*words, "--seeds", "3", "3"]) == 1
     assert "takes different whole numbers" in capsys.readouterr().err
-
-
-def test_compiling_is_left_out_where_it_does_not_pay(monkeypatch):
-    monkeypatch.delenv("SPIKEDISTILL_COMPILE", raising=False)
-    recipe = tiny()
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2, in_channels=1), sd.Rate(2))
-    example = torch.zeros(1, 1, 28, 28)
-    few = choose_kernels("auto", learner, example, samples=1000)
-    many = choose_kernels("auto", learner, example, samples=10**9)
-    assert few[1].startswith("eager: compiling takes")
-    assert recipe.compile == "auto"
-    if missing_compiler(example.device) is None:
-        assert many[1].startswith("compiled: saves")
-        assert not learner.network.training or many[0] is not few[0]
-
-
-def test_without_a_compiler_the_eager_form_runs_and_says_so(monkeypatch):
-    monkeypatch.delenv("SPIKEDISTILL_COMPILE", raising=False)
-    monkeypatch.setenv("PATH", "/nowhere")
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
-    example = torch.zeros(1, 3, 16, 16)
-    assert "no C++ compiler" in choose_kernels("auto", learner, example, 10**9)[1]
-    with pytest.raises(ValueError, match="--compile on is not possible: no C"):
-        choose_kernels("on", learner, example, 1)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "xpu"])

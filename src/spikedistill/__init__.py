@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from spikedistill.core.dual import Dual, Static, Unrolled
     from spikedistill.core.kernels import EAGER, Kernels, compiled
     from spikedistill.core.learning import ANN, BPTT, LEARNING_RULES, LearningRule, Rate
+    from spikedistill.core.lif import LIF
     from spikedistill.core.network import Network
-    from spikedistill.core.neuron import LIF, Neuron, Surrogate
+    from spikedistill.core.neuron import Neuron, Surrogate
     from spikedistill.core.output import Batch, Output
     from spikedistill.core.rules import forget_rule, register_rule
     from spikedistill.data import (
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from spikedistill.measure.evaluation import Evaluation, evaluate
     from spikedistill.models import MODELS, create_model, list_models
     from spikedistill.models.conversion import to_spiking
+    from spikedistill.models.learning_neurons import learn_neurons
     from spikedistill.objectives import OBJECTIVES, Distillation, Needs, Objective, SelfDistillationLoss, Terms
     from spikedistill.tasks import TASKS, Classification, Labels, Task
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
     from spikedistill.training.run import resume, train
     from spikedistill.training.trained import Trained
+    from spikedistill.training.tuning import Tuning, tune
 
 _HOMES = {
     "core": ("rules",),
@@ -46,7 +49,8 @@ _HOMES = {
     "core.kernels": ("EAGER", "Kernels", "compiled"),
     "core.learning": ("ANN", "BPTT", "LEARNING_RULES", "LearningRule", "Rate"),
     "core.network": ("Network",),
-    "core.neuron": ("LIF", "Neuron", "Surrogate"),
+    "core.lif": ("LIF",),
+    "core.neuron": ("Neuron", "Surrogate"),
     "core.output": ("Batch", "Output"),
     "core.rules": ("forget_rule", "register_rule"),
     "errors": ("SpikedistillError",),
@@ -55,12 +59,14 @@ _HOMES = {
     "data": ("DATASETS", "Batches", "Framing", "ImageSet", "Samples", "Splits", "TensorSet", "frames_of", "samples_of"),
     "models": ("MODELS", "create_model", "list_models"),
     "models.conversion": ("to_spiking",),
+    "models.learning_neurons": ("learn_neurons",),
     "objectives": ("OBJECTIVES", "Distillation", "Needs", "Objective", "SelfDistillationLoss", "Terms"),
     "tasks": ("TASKS", "Classification", "Labels", "Task"),
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
     "training.run": ("resume", "train"),
     "training.trained": ("Trained",),
+    "training.tuning": ("Tuning", "tune"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -103,12 +109,14 @@ __all__ = [
     "TensorSet",
     "Terms",
     "Trained",
+    "Tuning",
     "Unrolled",
     "compiled",
     "create_model",
     "evaluate",
     "forget_rule",
     "frames_of",
+    "learn_neurons",
     "list_models",
     "load_authors_checkpoint",
     "load_recipe",
@@ -118,6 +126,7 @@ __all__ = [
     "samples_of",
     "to_spiking",
     "train",
+    "tune",
 ]
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikedistill.core.lif import LIF
 from spikedistill.core.modules import replace_modules
-from spikedistill.core.neuron import LIF, Neuron, compute_dtype
+from spikedistill.core.neuron import Neuron, compute_dtype
 from spikedistill.models.layers import Head, StridedPointwise
 
 PRESET = Neuron()

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikedistill.core.lif import LIF
 from spikedistill.core.modules import replace_modules
 from spikedistill.core.network import observed
-from spikedistill.core.neuron import LIF
 from spikedistill.core.output import Output
 from spikedistill.training.learner import SelfDistillation
 

@@ -1,4 +1,4 @@
-"""The leaky integrate-and-fire neuron: equations, derivatives, and the module that stands where a ReLU stood.
+"""The leaky integrate-and-fire neuron: equations and derivatives. The layer that is made of it is in lif.py.
 
 method.md §1, for t = 1..T with u_0 = 0:
 
@@ -20,16 +20,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch import Tensor
 
 from spikedistill.errors import InvalidArgument, choose
-
-Flow = TypeVar("Flow")
-"""What flows through a network: a tensor, or a signal over time (dual.py), which is built on neurons."""
 
 # ---------------------------------------------------------------- surrogate gradients
 
@@ -93,9 +89,9 @@ class Reset(NamedTuple):
     method.md §2.2 derives d_t = ∂u/∂v + ∂u/∂s·h; a detached spike drops the second summand.
     """
 
-    apply: Callable[[Tensor, Tensor, Neuron], Tensor]
-    slope_detached: Callable[[Tensor, Tensor, Tensor, Neuron], Tensor]
-    slope_attached: Callable[[Tensor, Tensor, Tensor, Neuron], Tensor]
+    apply: Callable[[Tensor, Tensor, Dynamics], Tensor]
+    slope_detached: Callable[[Tensor, Tensor, Tensor, Dynamics], Tensor]
+    slope_attached: Callable[[Tensor, Tensor, Tensor, Dynamics], Tensor]
 
 
 # The functions of a column have the same arguments, so that whoever looks a rule up need not ask which it is.
@@ -113,8 +109,39 @@ RESETS: dict[str, Reset] = {
 }
 
 
+class Dynamics:
+    """What the sweeps over time ask of a neuron; decay and threshold are numbers (`Neuron`), or tensors that broadcast
+    to the membrane (`learned.Learned`).
+    """
+
+    decay: Any
+    threshold: Any
+    reset: str
+    reset_value: float
+    detach_reset: bool
+    surrogate: Surrogate
+
+    def fire(self, membrane: Tensor) -> Tensor:
+        """s = H(v − θ) as 0/1 in the membrane's dtype; exactly at the threshold it fires (method.md §1)."""
+        return (membrane >= self.threshold).to(membrane.dtype)
+
+    def derivative(self, membrane: Tensor) -> Tensor:
+        """h = ds/dv at the membrane v."""
+        return self.surrogate.derivative(membrane - self.threshold)
+
+    def after_spike(self, membrane: Tensor, spike: Tensor) -> Tensor:
+        """u, the membrane after the reset."""
+        return RESETS[self.reset].apply(membrane, spike, self)
+
+    def slope(self, membrane: Tensor, spike: Tensor, derivative: Tensor) -> Tensor:
+        """d = du/dv by the reset rule (the table of method.md §2.2)."""
+        rule = RESETS[self.reset]
+        slope = rule.slope_detached if self.detach_reset else rule.slope_attached
+        return slope(membrane, spike, derivative, self)
+
+
 @dataclasses.dataclass(frozen=True)
-class Neuron:
+class Neuron(Dynamics):
     """The constants of a LIF neuron; the default is the paper's preset (method.md §1).
 
     Args:
@@ -170,24 +197,6 @@ class Neuron:
             raise InvalidArgument(f"tau is {tau}; expected tau ≥ 1 (in time steps)")
         return cls(decay=1 - 1 / tau, **constants)
 
-    def fire(self, membrane: Tensor) -> Tensor:
-        """s = H(v − θ) as 0/1 in the membrane's dtype; exactly at the threshold it fires (method.md §1)."""
-        return (membrane >= self.threshold).to(membrane.dtype)
-
-    def derivative(self, membrane: Tensor) -> Tensor:
-        """h = ds/dv at the membrane v."""
-        return self.surrogate.derivative(membrane - self.threshold)
-
-    def after_spike(self, membrane: Tensor, spike: Tensor) -> Tensor:
-        """u, the membrane after the reset."""
-        return RESETS[self.reset].apply(membrane, spike, self)
-
-    def slope(self, membrane: Tensor, spike: Tensor, derivative: Tensor) -> Tensor:
-        """d = du/dv by the reset rule (the table of method.md §2.2)."""
-        rule = RESETS[self.reset]
-        slope = rule.slope_detached if self.detach_reset else rule.slope_attached
-        return slope(membrane, spike, derivative, self)
-
 
 # ---------------------------------------------------------------- the neuron over T steps
 
@@ -204,7 +213,7 @@ class RateResponse(NamedTuple):
     eligibility: Tensor  # [...] d rate / d(current added to every step)
 
 
-def rate_response(current: Tensor, neuron: Neuron) -> RateResponse:
+def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
     """Spikes, firing rate and eligibility in one sweep over time (method.md §2.2).
 
         e = (1/T) Σ_t κ_t·h_t,   κ_1 = 1,   κ_{t+1} = 1 + decay·κ_t·d_t
@@ -234,7 +243,7 @@ def rate_response(current: Tensor, neuron: Neuron) -> RateResponse:
     return RateResponse(torch.stack(spikes), count / timesteps, eligibility / timesteps)
 
 
-def membrane_response(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+def membrane_response(current: Tensor, neuron: Dynamics) -> tuple[Tensor, Tensor]:
     """Spikes and membranes v_t before the reset, both [T, ...], for `current` [T, ...] (method.md §1)."""
     dtype = compute_dtype(current.dtype)
     membrane = torch.zeros_like(current[0], dtype=dtype)  # u_0 = 0
@@ -248,12 +257,12 @@ def membrane_response(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     return torch.stack(spikes), torch.stack(membranes)
 
 
-def spike_response(current: Tensor, neuron: Neuron) -> Tensor:
+def spike_response(current: Tensor, neuron: Dynamics) -> Tensor:
     """Spikes only, [T, ...], for `current` [T, ...]: what evaluation needs."""
     return membrane_response(current, neuron)[0]
 
 
-def backward_through_time(grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
+def backward_through_time(grad_spikes: Tensor, membranes: Tensor, neuron: Dynamics) -> Tensor:
     """dL/dI_t [T, ...] from dL/ds_t and v_t, by BPTT: δ_t = dL/ds_t·h_t + decay·δ_{t+1}·d_t.
 
     δ_t is dL/dv_t and dL/dI_t in one, because v_t = decay·u_{t−1} + I_t (method.md §1). Its second summand is what
@@ -268,62 +277,3 @@ def backward_through_time(grad_spikes: Tensor, membranes: Tensor, neuron: Neuron
         delta = grad_spikes[t].to(v.dtype) * h + neuron.decay * delta * neuron.slope(v, s, h)
         gradients.append(delta.to(grad_spikes.dtype))
     return torch.stack(gradients[::-1])  # they were found from the last step to the first
-
-
-# ---------------------------------------------------------------- what a network is built of
-
-
-def lif(x: Flow, neuron: Neuron) -> Flow:
-    """Apply the neuron to whatever flows through the network; that decides how it learns.
-
-    A `Dual` signal gives rate-based backpropagation, an `Unrolled` one gives BPTT or evaluation (both in `dual.py`),
-    and an ordinary tensor [N, ...] gives the ANN twin: a ReLU (method.md §2.6).
-    """
-    # A signal looks this function up in its table of rules, as it does torch's own (core/rules).
-    if has_torch_function_unary(x):
-        return handle_torch_function(lif, (x,), x, neuron)
-    return torch.relu(x)  # pyright: ignore[reportArgumentType, reportReturnType]  # a signal does not come this far
-
-
-_ELSEWHERE = {
-    "tau": "decay, or neuron=Neuron.from_tau(tau)",
-    "beta": "decay",
-    "v_threshold": "threshold",
-    "v_reset": "reset='hard' with reset_value",
-    "surrogate_function": "surrogate",
-    "spike_grad": "surrogate",
-}
-"""What other libraries call the constants."""
-
-
-def _refuse_unknown(constant: str) -> None:
-    """Name the constant that was meant."""
-    known = [field.name for field in dataclasses.fields(Neuron)]
-    if constant in _ELSEWHERE:
-        raise InvalidArgument(f"a neuron's {constant} is called {_ELSEWHERE[constant]} here; known: {', '.join(known)}")
-    choose("constant of a neuron", constant, known)
-
-
-class LIF(nn.Module):
-    """A layer of LIF neurons: put it where a ReLU would stand. It has no parameters and keeps no state.
-
-    Args: as `Neuron`, or pass a ready one as `neuron`.
-
-    Raises:
-        InvalidArgument: both a neuron and constants, or constants that `Neuron` refuses.
-    """
-
-    def __init__(self, neuron: Neuron | None = None, **constants: Any) -> None:
-        super().__init__()
-        if neuron is not None and constants:
-            raise InvalidArgument(f"LIF(neuron=...) takes no further constants; given {sorted(constants)}")
-        for name in constants:
-            _refuse_unknown(name)
-        self.neuron = neuron if neuron is not None else Neuron(**constants)
-
-    def forward(self, x: Flow) -> Flow:
-        return lif(x, self.neuron)
-
-    def extra_repr(self) -> str:
-        n = self.neuron
-        return f"decay={n.decay}, threshold={n.threshold}, reset={n.reset!r}, surrogate={n.surrogate.name!r}"

@@ -155,10 +155,12 @@ def samples_of(
 
 def _as_tensor(item: Any, k: int) -> tuple[Tensor, Any]:
     """An item's input as uint8 [C, H, W] or floats, and its label as it is."""
+    from PIL import Image
+
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(f"item {k} is a {type(item).__name__}; expected a pair (input, label)")
     value, label = item
-    if hasattr(value, "convert") and hasattr(value, "getbands"):  # a Pillow picture, without importing Pillow for it
+    if isinstance(value, Image.Image):
         value = torch.from_numpy(np.array(value.convert("L" if value.getbands() == ("L",) else "RGB")))
         value = value.permute(2, 0, 1) if value.dim() == 3 else value
     value = torch.as_tensor(value)

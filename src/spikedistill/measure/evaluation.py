@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from spikedistill.core.kernels import EAGER, Kernels
+from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating, watching
 from spikedistill.core.network import Network, as_network, rate
-from spikedistill.core.neuron import LIF
 from spikedistill.core.output import Batch
 from spikedistill.core.signal import Flow, Signal
 from spikedistill.errors import InvalidArgument

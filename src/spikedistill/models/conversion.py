@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from spikedistill.core.lif import LIF
 from spikedistill.core.modules import replace_modules
 from spikedistill.core.network import Network
-from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.core.neuron import Neuron
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6)

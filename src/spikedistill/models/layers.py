@@ -8,7 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.core.lif import LIF
+from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Flow
 
 Stem = Literal["cifar", "imagenet"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from spikedistill.core.lif import LIF
 from spikedistill.core.network import Network
-from spikedistill.core.neuron import LIF, Neuron
+from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Flow
 from spikedistill.models.layers import Head, Stem, add_stages, conv, stem_layers
 

@@ -7,26 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spikedistill.core.kernels import EAGER, Kernels, compiled
-from spikedistill.core.modules import evaluating, watching
 from spikedistill.core.network import Network
-from spikedistill.core.neuron import LIF
 from spikedistill.data import Samples
 from spikedistill.data.samples import is_over_time
 from spikedistill.errors import InvalidArgument
-from spikedistill.machine.compiler import automatic, missing_compiler
 from spikedistill.models import MODELS
+from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.networks import as_spiking, build_network, check_head, fed_with
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.teachers import FrozenTeacher
 from spikedistill.training.trained import Trained
-
-COMPILE_SECONDS = 60.0
-"""What compiling costs at most, cold, on two CPU cores."""
-SECONDS_SAVED_PER_UPDATE = 12e-9
-"""What the fused kernels save per neuron and time step trained (docs/LOG.md)."""
 
 
 def example_of(data: Samples) -> torch.Tensor:
@@ -53,6 +45,7 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     network = fed_with(network, example.dim() - 1)
     if recipe.model.name not in MODELS:  # ours are built for the data
         check_head(network, example, outputs)
+    learn_neurons(network, recipe.learned.decay, recipe.learned.threshold, example)
     if recipe.init is not None:
         # every weight and buffer is accounted for: nothing is loaded in part
         apply_state(network, load_weights(Path(recipe.init))[0], f"the run {recipe.init}")
@@ -95,41 +88,3 @@ def _teachers(recipe: Recipe, data: Samples) -> dict[str, FrozenTeacher]:
 def _shown(description: object) -> str:
     text = str(description)
     return text if len(text) < 120 else f"{text[:117]}..."
-
-
-def neuron_updates(learner: SelfDistillation, example: torch.Tensor) -> int:
-    """Neurons of the network times T: the number of membrane updates for one sample."""
-    counted: list[int] = []
-
-    def count(_name: str, _module: nn.Module, output: torch.Tensor) -> None:
-        counted.append(output.numel())
-
-    neurons = {name: m for name, m in learner.network.named_modules() if isinstance(m, LIF)}
-    with torch.no_grad(), evaluating(learner), watching(neurons, count):
-        learner.network(example, timesteps=None)
-    return sum(counted) * (learner.timesteps or 0)
-
-
-def choose_kernels(wish: str, learner: SelfDistillation, example: torch.Tensor, samples: int) -> tuple[Kernels, str]:
-    """The kernels for a run over `samples` samples, and the reason in words.
-
-    Raises:
-        InvalidArgument: compiling was wished for and cannot work here.
-    """
-    if learner.timesteps is None:
-        return EAGER, "eager: the ANN twin has no spiking neurons"
-    missing = missing_compiler(example.device)
-    by_user = wish
-    if wish == "auto" and missing is None:
-        wish = automatic("compile", ("on", "off")) or "auto"
-    said_by = "as the recipe says" if by_user == wish else "as SPIKEDISTILL_COMPILE says"
-    if wish == "off" or (wish == "auto" and missing):
-        return EAGER, f"eager: {missing}" if missing else f"eager, {said_by}"
-    if wish == "on":
-        if missing:
-            raise InvalidArgument(f"--compile on is not possible: {missing}")
-        return compiled(), f"compiled, {said_by}"
-    saved = neuron_updates(learner, example) * samples * SECONDS_SAVED_PER_UPDATE
-    if saved < 2 * COMPILE_SECONDS:
-        return EAGER, f"eager: compiling takes up to {COMPILE_SECONDS:.0f} s and would save about {saved:.0f} s"
-    return compiled(), f"compiled: saves about {saved:.0f} s"

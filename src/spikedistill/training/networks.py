@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network
-from spikedistill.core.neuron import LIF
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.models import MODELS
 from spikedistill.models.conversion import to_spiking

@@ -13,7 +13,7 @@ from spikedistill.core.kernels import Kernels
 from spikedistill.data import Splits
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.report import text
-from spikedistill.training.build import choose_kernels, example_of, make_learner
+from spikedistill.training.build import example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session
@@ -21,6 +21,7 @@ from spikedistill.training.networks import is_imported
 from spikedistill.training.optimizers import make_optimizer
 from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
+from spikedistill.training.tuning import choose_kernels
 
 CHECKPOINT = "checkpoint.pt"
 Tensors = tuple[Tensor, ...] | list[Tensor]

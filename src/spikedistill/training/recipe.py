@@ -70,6 +70,19 @@ class BranchSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class LearnedSettings:
+    """Constants of the neurons that are learned (method.md §2.7).
+
+    Args:
+        decay: null, or one decay for each "layer" or "channel"; it begins with that of the model.
+        threshold: the same for the threshold.
+    """
+
+    decay: Literal["layer", "channel"] | None = None
+    threshold: Literal["layer", "channel"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training run.
 
@@ -77,6 +90,7 @@ class Recipe:
         rule: the learning rule, which carries T.
         task: what targets and heads are.
         model: the network.
+        learned: constants of its neurons that are learned.
         branches: light ANN branches on its stages.
         objectives: what is minimised, by name; their sum is multiplied with the rule's scale.
         data: which samples to train and test on.
@@ -92,6 +106,7 @@ class Recipe:
     rule: LearningRule = Rate(4)
     task: Task = Classification()
     model: ModelSettings = ModelSettings()
+    learned: LearnedSettings = LearnedSettings()
     branches: BranchSettings = BranchSettings()
     objectives: Mapping[str, Objective] = dataclasses.field(
         default_factory=lambda: {"self_distillation": SelfDistillationLoss()}

@@ -16,6 +16,7 @@ from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.data.tensors import read_values
 from spikedistill.errors import CheckpointError
 from spikedistill.machine.device import autocast
+from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.networks import as_spiking, build_network, fed_with
@@ -32,6 +33,7 @@ def describe_network(recipe: Recipe, data: Samples) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": values["model"],
+        "learned": values["learned"],
         "task": values["task"],
         "timesteps": recipe.timesteps,
         "precision": recipe.precision,
@@ -78,13 +80,16 @@ class Trained:
                 f"{folder / 'config.json'} was not written by this version of spikedistill ({FORMAT!r}); it says "
                 f"{config.get('format') if isinstance(config, dict) else config!r}"
             )
-        recipe = recipe_of({"task": config["task"], "model": config["model"]}, str(folder / "config.json"), trust)
+        wanted = {key: config[key] for key in ("task", "model", "learned") if key in config}
+        recipe = recipe_of(wanted, str(folder / "config.json"), trust)
         outputs, in_channels = recipe.task.head_size(config["targets"]), config["input"]["shape"][0]
         if network is None:
             built = build_network(recipe.model.name, recipe.model.options, outputs, in_channels)
         else:
             built = as_spiking(network)
         built = fed_with(built, len(config["input"]["shape"]))
+        example = torch.zeros(1, *config["input"]["shape"])
+        learn_neurons(built, recipe.learned.decay, recipe.learned.threshold, example)
         apply_state(built, tensors, str(folder / "model.safetensors"))
         return cls(built.eval(), recipe.task, config)
 

@@ -2,7 +2,8 @@
 
     shapes    moving, pooling, padding        sums      + − and multiplication by constants
     products  of two signals (attention)      weighted  convolutions and linear layers
-    norm      batch normalisation             refused   what cannot be right, with what to do instead
+    norm      batch normalisation             learned   neurons whose decay or threshold is a parameter
+    refused   what cannot be right, with what to do instead
 `linear` and `stepwise` (common.py) are the two kinds of rule to register a function of one's own with.
 """
 
@@ -10,8 +11,8 @@ from collections import ChainMap
 from collections.abc import Mapping
 
 from spikedistill.core.dual import lif_rule
-from spikedistill.core.neuron import lif
-from spikedistill.core.rules import norm, refused, shapes, sums, weighted
+from spikedistill.core.lif import lif
+from spikedistill.core.rules import learned, norm, refused, shapes, sums, weighted
 from spikedistill.core.rules.common import linear, stepwise
 from spikedistill.core.rules.products import matrix_product, product
 from spikedistill.core.rules.weighted import convolution, fully_connected
@@ -19,7 +20,8 @@ from spikedistill.core.signal import Rule, TorchFunction
 from spikedistill.errors import InvalidArgument
 
 BUILT_IN: Mapping[TorchFunction, Rule] = {
-    lif: lif_rule,  # the one function of ours: a neuron is looked up as torch's functions are
+    lif: lif_rule,  # a function of ours: a neuron is looked up as torch's functions are
+    **learned.RULES,
     **refused.RULES,
     **shapes.RULES,
     **sums.RULES,
