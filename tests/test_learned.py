@@ -9,6 +9,7 @@ from torch import nn
 import spikedistill as sd
 from spikedistill.core.learned import Learned, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import membrane_response, rate_response
+from spikedistill.machine.compiler import missing_compiler
 
 T = 5
 NEURONS = [
@@ -132,6 +133,24 @@ def test_constants_that_do_not_move_leave_the_network_as_it_is(rule):
             found[-1] += (sd.Network(net)(images, timesteps=T).logits,)
     for plain, other in zip(*found, strict=True):
         assert torch.allclose(plain, other, atol=1e-6)
+
+
+@pytest.mark.skipif(missing_compiler(torch.device("cpu")) is not None, reason="no compiler")
+@pytest.mark.parametrize("rule", [sd.Rate(T), sd.BPTT(T)], ids=["rate", "bptt"])
+@pytest.mark.parametrize("learned", ["both", "decay", "threshold"])
+def test_the_fused_kernels_give_what_the_eager_ones_do(rule, learned):
+    neuron, found = NEURONS[2], []
+    for kernels in (sd.EAGER, sd.compiled()):
+        decay, threshold = parameters(neuron, 6)
+        one = nn.Parameter(threshold.detach().mean())  # a single number for the layer, too
+        chosen = {"both": {"decay": decay, "threshold": one}, "decay": {"decay": decay}}
+        layer = sd.LIF(**chosen.get(learned, {"threshold": threshold}))
+        frames = currents(3, 6, 4, 4).requires_grad_()
+        out = layer(rule.encode(frames, kernels, over_time=True))
+        (out.rate * torch.linspace(-1, 1, 6, dtype=torch.float64).view(6, 1, 1)).sum().backward()
+        found.append([out.values, out.rate, frames.grad, *(p.grad for p in layer.parameters())])
+    for eager, fused in zip(*found, strict=True):
+        assert torch.allclose(eager, fused, atol=1e-12)
 
 
 def test_they_learn_in_the_trainer_are_saved_and_loaded(tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spikedistill.core import neuron as lif
 from spikedistill.core.kernels.terms import Norm, Term, per_channel, time_mean, total
+from spikedistill.core.learned import Learned, LearnedResponse, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import Neuron, RateResponse
 
 Gradients = tuple[Tensor, ...]
@@ -114,6 +115,36 @@ class Kernels:
     def backward_through_time(self, grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
         """dL/dI_t [T, ...] from dL/ds_t and the membranes."""
         return lif.backward_through_time(grad_spikes, membranes, neuron)
+
+    # Neurons whose decay or threshold is a parameter (method.md §2.7): [], or [C]; None where it does not learn.
+
+    def learned_response(
+        self, current: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+    ) -> LearnedResponse:
+        """`learned.learned_response` of currents [T, N, C, ...]."""
+        return learned_response(current, _learned(current, neuron, decay, threshold))
+
+    def learned_membranes(
+        self, current: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`neuron.membrane_response` of a neuron that learns."""
+        return lif.membrane_response(current, _learned(current, neuron, decay, threshold))
+
+    def learned_backward(
+        self, grad_spikes: Tensor, membranes: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`learned.learned_backward_through_time`."""
+        learned = _learned(membranes, neuron, decay, threshold)
+        return learned_backward_through_time(grad_spikes, membranes, learned)
+
+
+def _learned(like: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None) -> Learned:
+    """The neuron for membranes of the shape of like[0], [N, C, ...]."""
+
+    def shaped(value: Tensor | None) -> Tensor | None:
+        return per_channel(value, like[0]) if value is not None and value.dim() else value
+
+    return Learned.of(neuron, shaped(decay), shaped(threshold))
 
 
 def norm_backward(grad: Tensor, rate: Tensor, norm: Norm) -> Gradients:

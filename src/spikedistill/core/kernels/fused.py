@@ -21,6 +21,7 @@ from torch import Tensor
 from spikedistill.core import neuron as lif
 from spikedistill.core.kernels.eager import Gradients, Kernels
 from spikedistill.core.kernels.terms import Norm, Term
+from spikedistill.core.learned import Learned, LearnedResponse, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import Neuron, RateResponse
 
 Result = TypeVar("Result")
@@ -138,6 +139,16 @@ def _fused_sweep(
     return _variant(sweep)
 
 
+def _all_lanes(tensors: Tensors) -> list[Tensor]:
+    """[T, N, C, ...] as lanes with T steps, or with one where all steps are the same."""
+    lanes = []
+    for tensor in tensors:
+        # Stride 0 over time means that all steps are the same memory; the sweep expands it again.
+        steps = 1 if tensor.stride(0) == 0 else tensor.shape[0]
+        lanes.append(_lanes(tensor[:steps].flatten(0, 1), steps))
+    return lanes
+
+
 def _swept(function: Callable[..., Tensor | Tensors], tensors: Tensors, neuron: Neuron) -> Any:
     """An elementwise sweep over tensors [T, N, C, ...], of which a static one (expanded over time) is read once.
 
@@ -145,15 +156,40 @@ def _swept(function: Callable[..., Tensor | Tensors], tensors: Tensors, neuron: 
         What `function` does: one tensor [T, N, C, ...], or a tuple of them.
     """
     timesteps, shape = tensors[0].shape[0], tensors[0].shape[1:]
-    lanes = []
-    for tensor in tensors:
-        # Stride 0 over time means that all steps are the same memory; the sweep expands it again.
-        steps = 1 if tensor.stride(0) == 0 else timesteps
-        lanes.append(_lanes(tensor[:steps].flatten(0, 1), steps))
+    lanes = _all_lanes(tensors)
     out = _fused_sweep(function, timesteps, neuron)(*lanes)
     if isinstance(out, tuple):
         return tuple(_unlanes(o, shape).unflatten(0, (timesteps, -1)) for o in out)
     return _unlanes(out, shape).unflatten(0, (timesteps, -1))
+
+
+@functools.cache
+def _fused_learned(
+    function: Callable[..., Tensors], timesteps: int, neuron: Neuron, learns: tuple[bool, bool]
+) -> Callable[..., Tensors]:
+    def sweep(*tensors: Tensor) -> Tensors:
+        rest = list(tensors)
+        threshold = rest.pop() if learns[1] else None
+        decay = rest.pop() if learns[0] else None
+        learned = Learned.of(neuron, decay, threshold)
+        return function(*(t.expand(timesteps, *t.shape[1:]) for t in rest), learned)
+
+    return _variant(sweep)
+
+
+def _learned_sweep(
+    function: Callable[..., Tensors], tensors: Tensors, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+) -> Tensors:
+    """As `_swept`; results are [T, N, C, ...] or [N, C, ...]."""
+    timesteps, shape = tensors[0].shape[0], tensors[0].shape[1:]
+    lanes = _all_lanes(tensors)
+    values = [value.detach().expand(shape[1]).contiguous() for value in (decay, threshold) if value is not None]
+    sweep = _fused_learned(function, timesteps, neuron, (decay is not None, threshold is not None))
+    found = []
+    for out in sweep(*lanes, *values):
+        whole = _unlanes(out, shape)
+        found.append(whole.unflatten(0, (timesteps, -1)) if out.dim() == 4 else whole)
+    return tuple(found)
 
 
 class Fused(Kernels):
@@ -206,6 +242,32 @@ class Fused(Kernels):
         if grad_spikes.shape[1] == 1:
             return super().backward_through_time(grad_spikes, membranes, neuron)
         return _swept(lif.backward_through_time, (grad_spikes, membranes), neuron)
+
+    # Decay and threshold are vectors over the channels, which stand last in lanes: they broadcast as they are.
+
+    def learned_response(
+        self, current: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+    ) -> LearnedResponse:
+        if current.shape[1] == 1:
+            return super().learned_response(current, neuron, decay, threshold)
+        return LearnedResponse(*_learned_sweep(learned_response, (current,), neuron, decay, threshold))
+
+    def learned_membranes(
+        self, current: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if current.shape[1] == 1:
+            return super().learned_membranes(current, neuron, decay, threshold)
+        spikes, membranes = _learned_sweep(lif.membrane_response, (current,), neuron, decay, threshold)
+        return spikes, membranes
+
+    def learned_backward(
+        self, grad_spikes: Tensor, membranes: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if grad_spikes.shape[1] == 1:
+            return super().learned_backward(grad_spikes, membranes, neuron, decay, threshold)
+        tensors = (grad_spikes, membranes)
+        found = _learned_sweep(learned_backward_through_time, tensors, neuron, decay, threshold)
+        return found[0], found[1], found[2]
 
 
 FUSED = Fused()

@@ -1,7 +1,4 @@
-"""Learned neurons on signals (method.md §2.7): as `lif_rule` in dual.py, with gradients for decay and threshold.
-
-They run eagerly under every kernel: the fused ones take a neuron's constants for constants of the compiled code.
-"""
+"""Learned neurons on signals (method.md §2.7): as `lif_rule` in dual.py, with gradients for decay and threshold."""
 
 from __future__ import annotations
 
@@ -13,10 +10,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from spikedistill.core.dual import Dual, Static, Unrolled
-from spikedistill.core.kernels import Term, per_channel
-from spikedistill.core.learned import Learned, learned_backward_through_time, learned_response
+from spikedistill.core.kernels import Kernels, Term
 from spikedistill.core.lif import learned_lif
-from spikedistill.core.neuron import Neuron, compute_dtype, membrane_response
+from spikedistill.core.neuron import Neuron, compute_dtype
 from spikedistill.core.signal import Rule, Signal, TorchFunction
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import InvalidArgument
@@ -43,7 +39,7 @@ class _Within(Function):
 
 
 def _bounded(name: str, value: Tensor | None, x: Signal, low: float, high: float) -> Tensor | None:
-    """The parameter as it is used, in the shape [] or [1, C, 1, ...].
+    """The parameter as it is used, [] or [C].
 
     Raises:
         InvalidArgument: another number of channels than the signal has.
@@ -55,8 +51,14 @@ def _bounded(name: str, value: Tensor | None, x: Signal, low: float, high: float
             f"a {name} for each of {len(value)} channels was given {tuple(x.shape)} at {user_frame()}; dimension 1 "
             "must be the channels"
         )
-    kept = _Within.apply(value.to(compute_dtype(x.dtype)), low, high)
-    return per_channel(kept, x.rate) if value.dim() else kept
+    return _Within.apply(value.to(compute_dtype(x.dtype)), low, high)
+
+
+def _gathered(grad: Tensor, shape: torch.Size) -> Tensor:
+    """What many neurons [N, C, ...] say to what they share: one number [], one for each channel [C], or their input."""
+    if len(shape) == 1 and grad.dim() > 1:
+        return grad.sum([d for d in range(grad.dim()) if d != 1])
+    return grad.sum_to_size(shape)
 
 
 class _LearnedRate(Function):
@@ -74,30 +76,27 @@ class _LearnedRate(Function):
         responses = ctx.saved_tensors
         found = []
         for response, (shape, dtype) in zip(responses, ctx.forms, strict=True):
-            # one number for many neurons gets the sum of what they say
-            found.append((grads[0] * response).sum_to_size(shape).to(dtype))
+            found.append(_gathered(grads[0] * response, shape).to(dtype))
         return None, None, *[None] * len(responses), *found
 
 
 class _LearnedThroughTime(Function):
     @staticmethod
-    def forward(ctx: Any, current: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None) -> Tensor:
-        spikes, membranes = membrane_response(current, Learned.of(neuron, decay, threshold))
+    def forward(
+        ctx: Any, current: Tensor, kernels: Kernels, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
+    ) -> Tensor:
+        spikes, membranes = kernels.learned_membranes(current, neuron, decay, threshold)
         ctx.save_for_backward(membranes, decay, threshold)
-        ctx.neuron = neuron
+        ctx.kernels, ctx.neuron = kernels, neuron
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         membranes, decay, threshold = ctx.saved_tensors
-        learned = Learned.of(ctx.neuron, decay, threshold)
-        of_current, of_decay, of_threshold = learned_backward_through_time(grads[0], membranes, learned)
-        return (
-            of_current,
-            None,
-            None if decay is None else of_decay.sum_to_size(decay.shape),
-            None if threshold is None else of_threshold.sum_to_size(threshold.shape),
-        )
+        found = ctx.kernels.learned_backward(grads[0], membranes, ctx.neuron, decay, threshold)
+        of_decay = None if decay is None else _gathered(found[1], decay.shape)
+        of_threshold = None if threshold is None else _gathered(found[2], threshold.shape)
+        return found[0], None, None, of_decay, of_threshold
 
 
 def _current(x: Static | Unrolled | Dual) -> Tensor:
@@ -123,13 +122,14 @@ def learned_lif_rule(
     threshold = _bounded("threshold", threshold, x, max(0.0, neuron.reset_value) + LEAST_THRESHOLD, math.inf)
     if isinstance(x, Dual) or (isinstance(x, Static) and x.kind is Dual):
         with torch.no_grad():
-            found = learned_response(_current(x), Learned.of(neuron, decay, threshold))
+            found = x.kernels.learned_response(_current(x), neuron, decay, threshold)
         # what does not learn has a response, too, which is not kept
         pairs = [(found.eligibility, x.rate), (found.by_decay, decay), (found.by_threshold, threshold)]
         responses, sources = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)
         rate = _LearnedRate.apply(found.rate.to(x.dtype), len(responses), *responses, *sources)
         return Dual((Term(found.spikes.flatten(0, 1), rate),), x.context)
-    return Unrolled(_LearnedThroughTime.apply(_current(x), neuron, decay, threshold).flatten(0, 1), x.context)
+    spikes: Tensor = _LearnedThroughTime.apply(_current(x), x.kernels, neuron, decay, threshold)
+    return Unrolled(spikes.flatten(0, 1), x.context)
 
 
 RULES: dict[TorchFunction, Rule] = {learned_lif: learned_lif_rule}
