@@ -158,7 +158,8 @@ def test_a_new_row_brings_its_fields_to_recipes_and_help(monkeypatch, capsys):
     assert recipe.objectives["margin"] == Margin(0.5)
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "--objectives.margin.width 1.0" in shown
+    assert "--objectives.margin.width VALUE" in shown
+    assert "of the margin. (default: 1.0)" in " ".join(shown.split())
     assert "of the margin." in shown
 
 

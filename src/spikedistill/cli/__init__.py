@@ -6,11 +6,15 @@ import importlib
 import sys
 from typing import NamedTuple
 
-from spikedistill.errors import Interrupted, SpikedistillError, choose
+from spikedistill.cli.parser import Parser
+from spikedistill.errors import Interrupted, SpikedistillError
 
 
 class Command(NamedTuple):
-    """A command: the file in this folder whose `run(words)` carries it out, and what it does."""
+    """A command: the file in this folder, and what it does.
+
+    The file has `add_arguments(parser, words)`, which sets `run` as a default: a function of what was given.
+    """
 
     module: str
     summary: str
@@ -24,30 +28,42 @@ COMMANDS = {
     "bench": Command("bench", "time and memory of a training step, ours and the peers'"),
     "data": Command("data", "look at data, prepare recordings, simulate some"),
     "list": Command("listing", "recipes, models, datasets, objectives, tasks, rules"),
+    "completion": Command("completion", "a script that completes these commands in a shell"),
 }
 
 
-def usage() -> str:
-    """What there is to call."""
-    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
-    more = "spikedistill COMMAND --help says more of each; spikedistill --version"
-    return "\n".join(["usage: spikedistill COMMAND ...", "", *lines, "", more])
+def make_parser(words: list[str], wanted: tuple[str, ...]) -> Parser:
+    """The parser of the program. Of all commands it has the names; of those that are `wanted`, all arguments.
+
+    Args:
+        words: what was typed after the command.
+    """
+    parser = Parser(prog="spikedistill", epilog="spikedistill COMMAND --help says more of each")
+    parser.add_argument("--version", action="store_true", help="show the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        sentence = f"{command.summary[0].upper()}{command.summary[1:]}."
+        sentence = f"{command.summary[0].upper()}{command.summary[1:]}."
+        own = commands.add_parser(name, help=command.summary, description=sentence)
+        if name in wanted:
+            importlib.import_module(f"spikedistill.cli.{command.module}").add_arguments(own, words)
+    return parser
 
 
 def main(words: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for an error of the user's, 130 for an interrupted run."""
     words = list(sys.argv[1:] if words is None else words)
-    if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("spikedistill"))
-        return 0
     try:
-        command = COMMANDS[choose("command", words[0], COMMANDS)]
-        importlib.import_module(f"spikedistill.cli.{command.module}").run(words[1:])
+        parser = make_parser(words[1:], tuple(words[:1]))
+        given = parser.parse_args(words)
+        if given.version:
+            from importlib.metadata import version
+
+            print(version("spikedistill"))
+        elif "run" in given:
+            given.run(given)
+        else:
+            parser.print_help()
     except SystemExit as end:  # argparse has shown its help
         return int(end.code or 0)
     except SpikedistillError as error:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spikedistill.cli.parser import Parser, recipe_from
+from spikedistill.cli.parser import add_recipe, recipe_from
 from spikedistill.errors import InvalidArgument, choose
 
 if TYPE_CHECKING:
     from spikedistill.bench import Point
 
-DATA_USAGE = """\
-usage: spikedistill bench data [RECIPE] [--FIELD VALUE ...]
 
-Samples a second that a recipe's batches bring, without training.
-"""
+def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    from spikedistill.bench import SUBJECTS, Point
 
-
-def run(words: list[str]) -> None:
-    if words[:1] == ["data"]:
-        _bench_data(words[1:])
-        return
-    from spikedistill.bench import SUBJECTS, Point, run_benchmark
-
-    parser = Parser("bench", "Time and memory of a training step, ours and the peers'; `bench data`: of the loader.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=False, parser_class=type(parser))
+    data = commands.add_parser("data", help="samples a second that a recipe's batches bring, without training")
+    if not words or words[0] == "data":
+        add_recipe(data, words, default="cifar10-resnet18")
+    data.set_defaults(run=_bench_data)
     parser.add_argument("--layers", action="store_true", help="where the time of one step goes, instead")
     parser.add_argument("--subjects", nargs="+", default=None, metavar="|".join(SUBJECTS), help="default: all of them")
     parser.add_argument("--timesteps", nargs="+", type=int, default=[1, 2, 4, 6, 8])
@@ -34,7 +30,12 @@ def run(words: list[str]) -> None:
     for name in ("model", "stem", "device"):
         parser.add_argument(f"--{name}", default=getattr(Point, name))
     parser.add_argument("--out", type=Path, default=None, help="folder for bench.json and bench.png")
-    given = parser.parse_args(words)
+    parser.set_defaults(run=_bench)
+
+
+def _bench(given: argparse.Namespace) -> None:
+    from spikedistill.bench import SUBJECTS, Point, run_benchmark
+
     for subject in given.subjects or []:
         choose("subject", subject, SUBJECTS)
     counts = (*given.timesteps, given.repeats, given.batch, given.width, given.size, given.classes)
@@ -60,10 +61,7 @@ def _bench_layers(subjects: list[str], point: Point, repeats: int) -> None:
             print(f"  {seconds:8.4f} s  {name}")
 
 
-def _bench_data(words: list[str]) -> None:
-    if words and words[0] in ("-h", "--help"):
-        print(DATA_USAGE)
-        return
+def _bench_data(given: argparse.Namespace) -> None:
     from spikedistill.bench.data import bench_data
 
-    bench_data(recipe_from(words, "cifar10-resnet18")[1])
+    bench_data(recipe_from(given)[1])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from spikedistill.cli.parser import Parser
 from spikedistill.errors import InvalidArgument
 
 
-def run(words: list[str]) -> None:
-    parser = Parser("compare", "Finished runs side by side; those that differ in their seeds only are one row.")
+def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    parser.description = "Finished runs side by side; those that differ in their seeds only are one row."
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or folders that hold some")
     parser.add_argument("--figure", type=Path, default=None, help="draw seeds and means into this file, too")
-    given = parser.parse_args(words)
+    parser.set_defaults(run=run)
 
+
+def run(given: argparse.Namespace) -> None:
     from spikedistill.report.compare import draw, find_runs, rows_of, table
     from spikedistill.report.figure import FORMATS
 

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from spikedistill.cli.parser import Parser, recipe_from, take_option, wants_help
+from spikedistill.cli.parser import add_recipe, recipe_from
 from spikedistill.errors import DataError, InvalidArgument, choose
 
-USAGE = """\
-usage: spikedistill data COMMAND ...
-
-  check FOLDER                                what is there, in which form, how much of each class, bad files by name
-  show RECIPE [--FIELD VALUE ...] [--out FILE]
-                                              a grid of a recipe's training samples, after augmentation
-  prepare RECIPE [--FIELD VALUE ...]          make the frames of recordings now, and say where they are kept
-  simulate-dvs --root FOLDER --out FOLDER     simulated recordings of pictures, in the layout of CIFAR10-DVS
-"""
 SHOWN = 16
 
 
-def run(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return
-    _COMMANDS[choose("data command", words[0], _COMMANDS)](words[1:])
+def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=type(parser))
+
+    check = commands.add_parser("check", help="what is there, in which form, how much of each class, bad files by name")
+    check.add_argument("folder", type=Path)
+    check.set_defaults(run=_check)
+
+    show = commands.add_parser("show", help="a grid of a recipe's training samples, after augmentation")
+    show.add_argument("--out", type=Path, default=Path("samples.png"), help="file of the picture")
+    show.set_defaults(run=_show)
+    prepare = commands.add_parser("prepare", help="make the frames of recordings now, and say where they are kept")
+    prepare.set_defaults(run=_prepare)
+    for one, name in ((show, "show"), (prepare, "prepare")):
+        if not words or words[0] == name:
+            add_recipe(one, words, default=None)
+
+    simulate = commands.add_parser("simulate-dvs", help="recordings of pictures, in the layout of CIFAR10-DVS")
+    _add_simulate_dvs(simulate)
 
 
-def _check(words: list[str]) -> None:
-    parser = Parser("data check", "Read everything under a folder once, and say what cannot be used.")
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args(words)
-
+def _check(given: argparse.Namespace) -> None:
     from spikedistill.data.check import check
 
     parts = check(given.folder)
@@ -43,21 +43,12 @@ def _check(words: list[str]) -> None:
         raise DataError(f"{bad} problems; see above")
 
 
-def _needs_recipe(command: str, words: list[str]) -> None:
-    if not words or words[0].startswith("-"):
-        raise InvalidArgument(f"data {command} needs a recipe: spikedistill data {command} RECIPE --data.root FOLDER")
-
-
-def _show(words: list[str]) -> None:
+def _show(given: argparse.Namespace) -> None:
     from spikedistill.report.figure import FORMATS
 
-    if wants_help(words):
-        print(USAGE)
-        return
-    out = Path(take_option(words, "out") or "samples.png")
+    out: Path = given.out
     if out.suffix not in FORMATS or not out.parent.is_dir():
         raise InvalidArgument(f"data show writes a {', '.join(FORMATS)} in a folder that exists; given --out {out}")
-    _needs_recipe("show", words)
 
     import torch
 
@@ -65,7 +56,7 @@ def _show(words: list[str]) -> None:
     from spikedistill.data.batches import generator_for
     from spikedistill.report.grid import grid
 
-    _, recipe = recipe_from(words, "")
+    _, recipe = recipe_from(given)
     train = load(recipe.data, recipe.timesteps).train
     shown = torch.randperm(len(train), generator=generator_for(recipe.seed, 0))[:SHOWN]
     everything, generator = torch.arange(len(shown)), generator_for(recipe.seed, 0, 0, 1)
@@ -74,16 +65,11 @@ def _show(words: list[str]) -> None:
     print(f"{len(shown)} training samples of {recipe.data.name}, after augmentation: {out}")
 
 
-def _prepare(words: list[str]) -> None:
-    if wants_help(words):
-        print(USAGE)
-        return
-    _needs_recipe("prepare", words)
-
+def _prepare(given: argparse.Namespace) -> None:
     from spikedistill.data import DATASETS, load
     from spikedistill.data.events.cache import default_folder
 
-    _, recipe = recipe_from(words, "")
+    _, recipe = recipe_from(given)
     if DATASETS[recipe.data.name].kind != "events":
         raise InvalidArgument(f"{recipe.data.name} holds pictures, which need no preparation; it is for recordings")
     start = time.perf_counter()
@@ -95,19 +81,22 @@ def _prepare(words: list[str]) -> None:
     )
 
 
-def _simulate_dvs(words: list[str]) -> None:
-    from spikedistill.data import DATASETS, DataSettings, ImageSet, load
-    from spikedistill.data.events.make import make_recordings
-
-    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory"]
-    parser = Parser("data simulate-dvs", "Show each picture to a modelled event camera; write AEDAT 2.0 recordings.")
-    parser.add_argument("--source", default="cifar10", help=f"one of {', '.join(in_memory)} (default: cifar10)")
+def _add_simulate_dvs(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show each picture to a modelled event camera; write AEDAT 2.0 recordings."
+    parser.add_argument("--source", default="cifar10", help="a data set of pictures in memory (default: cifar10)")
     parser.add_argument("--root", default=None, help="folder of the pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the recordings, new or empty")
     parser.add_argument("--train-rows", type=int, default=None, help="only the first pictures of the training set")
     parser.add_argument("--test-rows", type=int, default=None, help="only the first pictures of the test set")
     parser.add_argument("--seed", type=int, default=0, help="of the camera's noise")
-    given = parser.parse_args(words)
+    parser.set_defaults(run=_simulate_dvs)
+
+
+def _simulate_dvs(given: argparse.Namespace) -> None:
+    from spikedistill.data import DATASETS, DataSettings, ImageSet, load
+    from spikedistill.data.events.make import make_recordings
+
+    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory"]
     choose("source", given.source, in_memory)
     settings = DataSettings(given.source, given.root, train_rows=given.train_rows, test_rows=given.test_rows)
     splits = load(settings)
@@ -116,11 +105,3 @@ def _simulate_dvs(words: list[str]) -> None:
     events = make_recordings(images, given.out, given.source, given.seed)
     count = len(splits.train) + len(splits.test)
     print(f"{count} simulated recordings, {events / count:,.0f} events each, in {given.out} (split: folders)")
-
-
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "check": _check,
-    "show": _show,
-    "prepare": _prepare,
-    "simulate-dvs": _simulate_dvs,
-}

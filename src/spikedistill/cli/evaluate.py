@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 
-from spikedistill.cli.parser import Parser, add_trust
+from spikedistill.cli.parser import add_trust
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.device import PRECISIONS
 
 
-def run(words: list[str]) -> None:
-    parser = Parser("evaluate", "Score by timesteps and firing rates of a finished run, on the test samples.")
+def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    parser.description = "Score by timesteps and firing rates of a finished run, on the test samples."
     parser.add_argument("folder", type=Path, help="folder of the run")
     parser.add_argument("--timesteps", nargs="+", type=int, default=None, help="numbers of steps, each at least 1")
     parser.add_argument("--data.root", dest="root", default=None, help="another folder of data with the same classes")
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
     add_trust(parser)
-    given = parser.parse_args(words)
+    parser.set_defaults(run=run)
 
+
+def run(given: argparse.Namespace) -> None:
     from spikedistill.data import division, load_split
     from spikedistill.machine.device import find_device
     from spikedistill.report.text import print_evaluation

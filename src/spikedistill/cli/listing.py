@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 
-from spikedistill.cli.parser import Parser
-from spikedistill.errors import choose
 
-
-def run(words: list[str]) -> None:
-    parser = Parser("list", "What there is, by name.")
-    parser.add_argument("what", metavar="|".join(_LISTS))
-    what = choose("list", parser.parse_args(words).what, _LISTS)
-    print("\n".join(_LISTS[what]()))
+def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    parser.description = "What there is, by name."
+    parser.add_argument("list", choices=tuple(_LISTS))
+    parser.set_defaults(run=lambda given: print("\n".join(_LISTS[given.list]())))
 
 
 def _recipes() -> Iterable[str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from spikedistill.cli.parser import Parser, add_trust
+from spikedistill.cli.parser import add_trust
 from spikedistill.machine.device import PRECISIONS
 
 
-def run(words: list[str]) -> None:
-    parser = Parser("predict", "What a finished run's network says about pictures or recordings.")
+def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    parser.description = "What a finished run's network says about pictures, recordings or .npy files."
     parser.add_argument("folder", type=Path, help="folder of the run")
-    parser.add_argument("files", nargs="+", help="pictures, or recordings for a network that was trained on events")
+    files = "pictures; recordings or .npy files for a network that learned such"
+    parser.add_argument("files", nargs="+", type=Path, help=files)
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
     add_trust(parser)
-    given = parser.parse_args(words)
+    parser.set_defaults(run=run)
 
+
+def run(given: argparse.Namespace) -> None:
     from spikedistill.training.trained import Trained
 
     trained = Trained.load(given.folder, trust=given.trust)

@@ -2,75 +2,76 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spikedistill.cli.parser import recipe_from, take_option, wants_help
+from spikedistill.cli.parser import add_recipe, add_trust, recipe_from
 from spikedistill.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from spikedistill.training.recipe import Recipe
 
 USAGE = """\
-usage: spikedistill train [RECIPE] [--out FOLDER] [--FIELD VALUE ...]
+spikedistill train [RECIPE] [--out FOLDER] [--FIELD VALUE ...]
        spikedistill train [RECIPE] --seeds 0 1 2 [--out FOLDER] [--FIELD VALUE ...]
-       spikedistill train --resume FOLDER [--FIELD VALUE ...] [--trust]
-
-Train by a recipe: a name (spikedistill list recipes; default: fashion-small) or a YAML file. Any field can be replaced:
+       spikedistill train --resume FOLDER [--FIELD VALUE ...] [--trust]"""
+DESCRIPTION = """\
+Train by a recipe: a name (spikedistill list recipes; default: {default}) or a YAML file. Any field can be replaced:
 
   spikedistill train cifar100-resnet18 --timesteps 4 --data.root ~/data
   spikedistill train cifar10-foundation --rule bptt --model.width 32 --branches.enabled false
   spikedistill train my_recipe.yaml --objectives.distillation.teacher runs/ann
   spikedistill train cifar10-resnet18 --model.import my_nets:small --model.depth 3      # a function in my_nets.py
 
---timesteps is short for --rule.timesteps. The run is written to runs/RECIPE, or to --out.
---seeds trains once for each seed, in FOLDER-0, FOLDER-1, ... It leaves alone what is finished, goes on with the rest,
-and ends with the table of `spikedistill compare`.
---resume goes on with a run by its own recipe; replaced can be what changes no step that was taken: {resumable}.
+The run is written to runs/RECIPE, or to --out.
 """
+SEEDS = "one run for each seed, in FOLDER-0, FOLDER-1, ...; what is finished is left alone, and the rest goes on"
+RESUME = "go on with a run by its own recipe; replaced can be what changes no step that was taken: {resumable}"
 
 
-def run(words: list[str]) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     from spikedistill.training.recipe_files import DEFAULT, RESUMABLE
 
-    if wants_help(words):
-        print(USAGE.format(resumable=", ".join(f"--{name}" for name in RESUMABLE)))
-        print("Fields of a recipe, with their defaults:\n")
-        print("\n".join(_fields()))
-        return
+    parser.usage, parser.description = USAGE, DESCRIPTION.format(default=DEFAULT)
+    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="a new or empty folder for the run")
+    parser.add_argument("--seeds", nargs="+", default=[], metavar="SEED", help=SEEDS)
+    resumable = ", ".join(f"--{name}" for name in RESUMABLE)
+    help = RESUME.format(resumable=resumable)
+    parser.add_argument("--resume", type=Path, default=None, metavar="FOLDER", help=help)
+    add_trust(parser)
+    add_recipe(parser, words, DEFAULT)
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> None:
     from spikedistill.training import run as training
 
-    words = list(words)
-    resumed, out, seeds = take_option(words, "resume"), take_option(words, "out"), _take_seeds(words)
-    if resumed is not None:
-        if out or seeds:
-            raise InvalidArgument(
-                f"--resume goes on in the folder of the run; leave out {'--out' if out else '--seeds'}"
-            )
-        trust = "--trust" in words
-        training.resume(resumed, [word for word in words if word != "--trust"], trust=trust)
+    if given.resume is not None:
+        for name in ("recipe", "out", "seeds"):
+            if getattr(given, name):
+                raise InvalidArgument(
+                    f"--resume goes on in the folder of the run, by its recipe; leave out {'--' * (name != 'recipe')}"
+                    f"{name if name != 'recipe' else given.recipe}"
+                )
+        training.resume(given.resume, given.fields, trust=given.trust)
         return
-    name, recipe = recipe_from(words, DEFAULT)
+    if given.trust:
+        raise InvalidArgument("--trust goes with --resume: what is typed here is trusted, and no folder is read")
+    seeds = _checked_seeds(given.seeds)
+    name, recipe = recipe_from(given)
     stem = Path(name).stem
     if seeds:
-        _train_seeds(recipe, Path(out or f"runs/{stem}"), seeds)
+        _train_seeds(recipe, given.out or Path(f"runs/{stem}"), seeds)
         return
-    training.train(recipe, out, name=stem)
+    training.train(recipe, given.out, name=stem)
 
 
-def _take_seeds(words: list[str]) -> list[int]:
-    """Take `--seeds 0 1 2` out of the words."""
-    if "--seeds" not in words:
-        return []
-    start = words.index("--seeds")
-    end = next((k for k in range(start + 1, len(words)) if words[k].startswith("--")), len(words))
-    given = words[start + 1 : end]
-    if not given or not all(word.isdigit() for word in given) or len(set(given)) < len(given):
+def _checked_seeds(given: list[str]) -> list[int]:
+    if not all(word.isdigit() for word in given) or len(set(given)) < len(given):
         raise InvalidArgument(f"--seeds takes different whole numbers, as --seeds 0 1 2; given {' '.join(given)!r}")
-    del words[start:end]
     return [int(word) for word in given]
 
 
@@ -112,20 +113,3 @@ def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
         raise InvalidArgument(
             f"{folder} was made by another recipe (other {', '.join(differ[:5])}); choose another --out"
         )
-
-
-def _fields() -> list[str]:
-    """Every field: its name, default and meaning."""
-    from spikedistill.training.recipe_parsing import known_fields
-
-    lines = []
-    for field in known_fields().values():
-        lines.append(f"  --{field.name} {_shown(field.default)}")
-        lines += textwrap.wrap(field.help, 108, initial_indent="        ", subsequent_indent="        ")
-    return lines
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)

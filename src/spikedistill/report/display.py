@@ -30,35 +30,50 @@ class Going(Protocol):
     def mean(self, name: str) -> float: ...
 
 
+LOG_SECONDS = 60.0
+"""Where there is no terminal, a line so often within an epoch: a log keeps all of them."""
+NOTEBOOK_SECONDS = 0.5
+"""A notebook draws each line anew, and is slow at it."""
+
+
 class Display:
-    """Tells the terminal, the metrics file and TensorBoard. Quiet between epochs if the output is no terminal."""
+    """Tells the terminal, the metrics file and TensorBoard.
+
+    Within an epoch it rewrites one line on a terminal and in a notebook; elsewhere it prints one each minute.
+    """
 
     def __init__(self, folder: Path, epochs: int, done: int, score_name: str) -> None:
         self.metrics = MetricsFile(folder / "metrics.csv", done)
         self.shares = (f"train_{score_name}", f"validation_{score_name}")  # shown in per cent
         self.epochs = epochs
         self.events = _tensorboard(folder)
-        self.live = sys.stderr.isatty()
+        notebook = _in_notebook()
+        self.live = notebook or sys.stderr.isatty()
+        self.every = (NOTEBOOK_SECONDS if notebook else 0.0) if self.live else LOG_SECONDS
+        self.shown = time.perf_counter()
         # Steps since this start: a resumed run does not count those that it has not made itself.
         self.started, self.trained = time.perf_counter(), 0
         self._header_shown = False
 
     def on_step(self, progress: Going, steps: int) -> None:
-        """After each of the `steps` steps of an epoch: rewrite the line on the terminal."""
+        """After each of the `steps` steps of an epoch: say how far it is, where it is time for that."""
         self.trained += 1
-        if not self.live:  # a log would keep every line
+        now = time.perf_counter()
+        if now - self.shown < self.every:
             return
-        per_step = (time.perf_counter() - self.started) / self.trained
+        self.shown = now
+        per_step = (now - self.started) / self.trained
         # Includes what lies between epochs, which is part of waiting, too.
         left = per_step * (steps * (self.epochs - progress.epoch) - progress.step)
         filled = round(20 * progress.step / steps)
+        far = f"[{'#' * filled}{'.' * (20 - filled)}]" if self.live else f"step {progress.step}/{steps}"
         line = (
-            f"epoch {progress.epoch + 1}/{self.epochs} [{'#' * filled}{'.' * (20 - filled)}] "
+            f"epoch {progress.epoch + 1}/{self.epochs} {far} "
             f"{progress.samples / max(progress.seconds, 1e-9):.0f} samples/s  loss {progress.mean('loss'):.3f}  "
             f"{_clock(left)} left"
         )
         # Back to the start of the line, and clear it, for the new text may be shorter.
-        sys.stderr.write(f"\r\x1b[K{line}")
+        sys.stderr.write(f"\r\x1b[K{line}" if self.live else f"{line}\n")
         sys.stderr.flush()
 
     def on_epoch(self, row: Row) -> None:
@@ -103,6 +118,11 @@ class Silence:
 
     def close(self) -> None:
         pass
+
+
+def _in_notebook() -> bool:
+    """Whether what is written to stderr appears below a cell of a notebook."""
+    return type(sys.stderr).__module__.startswith("ipykernel")
 
 
 def _tensorboard(folder: Path) -> SummaryWriter | None:

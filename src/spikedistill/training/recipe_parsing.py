@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SHORT = {"timesteps": "rule.timesteps", "model.import": "model.name"}
 """Other names of fields, for the command line and for recipes."""
 
+MEANT = {"T": ["timesteps"], "lr_scheduler": ["optimizer.schedule"]}
+"""Fields by what people type first."""
+
 
 Trust = bool | str
 """Whether a model "package.module:function" may be imported, which runs its code: any, none, or the one so named."""
@@ -271,6 +274,6 @@ def _check_key(key: str, source: str, known: Mapping[str, Field], imported: bool
     if key in known or key in groups or key in SHORT:
         return
     last = [name for name in known if name.rsplit(".", 1)[-1] == key]
-    near = last or difflib.get_close_matches(key, [*known, *SHORT], n=3, cutoff=0.5)
+    near = MEANT.get(key, last) or difflib.get_close_matches(key, [*known, *SHORT], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else f". Known: {', '.join(known)}"
     raise InvalidArgument(f"{source}: a recipe has no field {key!r}{hint}")

@@ -1,0 +1,63 @@
+"""What a run says while it trains: on a terminal, in a notebook, in a log."""
+
+import dataclasses
+import io
+
+import pytest
+
+from spikedistill.report import display as module
+from spikedistill.report.display import Display
+
+
+@dataclasses.dataclass
+class Going:
+    epoch: int = 0
+    step: int = 0
+    samples: int = 64
+    seconds: float = 2.0
+
+    def mean(self, name):
+        return 1.25
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+Notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+
+
+def shown(monkeypatch, tmp_path, stream, seconds_per_step, steps=8):
+    """What is written in an epoch of `steps` steps, on a clock of its own."""
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(module.sys, "stderr", stream)
+    display = Display(tmp_path, epochs=2, done=0, score_name="accuracy")
+    for step in range(1, steps + 1):
+        clock[0] += seconds_per_step
+        display.on_step(Going(step=step), steps)
+    return stream.getvalue()
+
+
+def test_a_log_gets_a_line_each_minute(monkeypatch, tmp_path):
+    lines = shown(monkeypatch, tmp_path, io.StringIO(), seconds_per_step=25).splitlines()
+    assert [line.split()[3] for line in lines] == ["3/8", "6/8"]
+    assert "epoch 1/2 step 3/8 32 samples/s  loss 1.250  5:25 left" in lines[0]  # 13 steps of 25 s
+
+
+def test_a_short_run_leaves_a_log_alone(monkeypatch, tmp_path):
+    assert shown(monkeypatch, tmp_path, io.StringIO(), seconds_per_step=1) == ""
+
+
+def test_a_terminal_has_one_line_that_is_rewritten(monkeypatch, tmp_path):
+    written = shown(monkeypatch, tmp_path, Terminal(), seconds_per_step=1)
+    assert written.count("\r\x1b[K") == 8
+    assert "\n" not in written
+    assert "[####################]" in written
+
+
+@pytest.mark.parametrize(("seconds", "updates"), [(0.1, 1), (1.0, 8)])
+def test_a_notebook_too_but_not_too_often(monkeypatch, tmp_path, seconds, updates):
+    written = shown(monkeypatch, tmp_path, Notebook(), seconds_per_step=seconds)
+    assert written.count("\r\x1b[K") == updates
