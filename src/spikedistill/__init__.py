@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
     from spikedistill.training.run import resume, train
-    from spikedistill.training.trained import Trained
+    from spikedistill.training.trained import Trained, load
     from spikedistill.training.tuning import Tuning, tune
 
 _HOMES = {
@@ -65,7 +65,7 @@ _HOMES = {
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
     "training.run": ("resume", "train"),
-    "training.trained": ("Trained",),
+    "training.trained": ("Trained", "load"),
     "training.tuning": ("Tuning", "tune"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -118,6 +118,7 @@ __all__ = [
     "frames_of",
     "learn_neurons",
     "list_models",
+    "load",
     "load_authors_checkpoint",
     "load_recipe",
     "register_rule",

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument("--timesteps", nargs="+", type=int, default=None, help="numbers of steps, each at least 1")
     parser.add_argument("--data.root", dest="root", default=None, help="another folder of data with the same classes")
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
+    parser.add_argument("--figure", type=Path, default=None, help="draw what was taken for what into this file, too")
     add_trust(parser)
     parser.set_defaults(run=run)
 
@@ -24,11 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
 def run(given: argparse.Namespace) -> None:
     from spikedistill.data import division, load_split
     from spikedistill.machine.device import find_device
+    from spikedistill.report.counts import draw_counts
+    from spikedistill.report.figure import FORMATS
     from spikedistill.report.text import print_evaluation
     from spikedistill.training.recipe_files import saved_recipe
     from spikedistill.training.scoring import score
     from spikedistill.training.trained import Trained
 
+    if given.figure is not None and (given.figure.suffix not in FORMATS or not given.figure.parent.is_dir()):
+        raise InvalidArgument(f"--figure takes a {', '.join(FORMATS)} in a folder that exists; given {given.figure}")
     recipe, trained = saved_recipe(given.folder, given.trust), Trained.load(given.folder, trust=given.trust)
     if given.timesteps and recipe.timesteps is None:
         raise InvalidArgument("this run is an ANN twin: it has no timesteps")
@@ -39,5 +44,18 @@ def run(given: argparse.Namespace) -> None:
     recipe = dataclasses.replace(recipe, precision=given.precision or recipe.precision)
     device = find_device(recipe.device)
     timesteps = sorted(set(given.timesteps)) if given.timesteps else None
-    found = score(recipe, trained.network.to(device), test.to(device), timesteps)
+    found = score(
+        recipe,
+        trained.network.to(device),
+        test.to(device),
+        timesteps,
+        inspect=lambda: recipe.task.inspector(trained.config["targets"]),
+    )
     print_evaluation(found, division(data), recipe.precision)
+    if found.inspector is not None:
+        print("\n".join(found.inspector.lines()))
+        if given.figure is not None:
+            draw_counts(found.inspector.grid(), given.figure)
+            print(f"drawn: {given.figure}")
+    elif given.figure is not None:
+        raise InvalidArgument("this task has no picture of its answers; leave out --figure")

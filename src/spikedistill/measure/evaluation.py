@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict, TypeVar
 
@@ -18,7 +18,7 @@ from spikedistill.core.network import Network, as_network, rate
 from spikedistill.core.output import Batch
 from spikedistill.core.signal import Flow, Signal
 from spikedistill.errors import InvalidArgument
-from spikedistill.tasks import Classification, Meter, Task
+from spikedistill.tasks import Classification, Inspector, Meter, Task
 
 DEAD, SATURATED = 0.001, 0.9
 """A layer that fires less or more than this, in spikes per neuron and step, carries next to no information."""
@@ -41,12 +41,14 @@ class Evaluation:
         columns: what the task's meter says, by timesteps (None: the ANN twin).
         score_name: the column that says how good the network is.
         firing_rates: mean spikes per neuron and step of each LIF layer, at the largest timesteps; empty for the twin.
+        inspector: what looked closer at the answers at the largest timesteps, where one was asked for.
     """
 
     samples: int
     columns: dict[int | None, dict[str, float]]
     score_name: str
     firing_rates: dict[str, float]
+    inspector: Inspector | None = None
 
     @property
     def score(self) -> dict[int | None, float]:
@@ -77,6 +79,7 @@ def evaluate(
     task: Task | None = None,
     kernels: Kernels = EAGER,
     gather: Gather = lambda value: [value],
+    inspect: Callable[[], Inspector | None] = lambda: None,
 ) -> Evaluation:
     """The score at each of `timesteps`, from one run of the longest: the first t steps do not know of the later ones.
 
@@ -87,6 +90,7 @@ def evaluate(
         timesteps: one or more numbers of steps; None for the ANN twin.
         task: what targets are (None: classification).
         gather: brings together what several processes have measured of a share of the batches each.
+        inspect: makes what shall look closer at the answers, as `lambda: task.inspector(description)`.
 
     Raises:
         InvalidArgument: no batch, or a number of steps below 1.
@@ -96,7 +100,7 @@ def evaluate(
     task = Classification() if task is None else task
     network = as_network(network)
     # A meter for each T: one run gives the logits of all of them.
-    sums = _Sums({t: task.meter() for t in steps})
+    sums = _Sums({t: task.meter() for t in steps}, inspect())
     device = next((p.device for p in network.parameters()), None)
     with evaluating(network):
         for given in batches:
@@ -109,14 +113,16 @@ def evaluate(
                 targets = batch.targets.to(inputs.device) if isinstance(batch.targets, Tensor) else batch.targets
                 task.check(logits[t], targets)
                 meter.add(logits[t], targets)
+                if sums.inspector is not None and t == steps[-1]:
+                    sums.inspector.add(logits[t], targets)
             sums.samples += len(batch)
     # Processes without a batch gather too: all of them have to, or the others would wait.
-    whole = _together([*gather(sums.state())], {t: task.meter() for t in steps})
+    whole = _together([*gather(sums.state())], {t: task.meter() for t in steps}, inspect())
     if whole.samples == 0:
         raise InvalidArgument("there are no samples to evaluate on")
     columns = {t: meter.columns() for t, meter in whole.meters.items()}
     rates = {name: float(fired) / whole.samples for name, fired in whole.fired.items()}
-    return Evaluation(whole.samples, columns, task.score, rates)
+    return Evaluation(whole.samples, columns, task.score, rates, whole.inspector)
 
 
 def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:
@@ -125,7 +131,7 @@ def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:
     steps = [timesteps] if isinstance(timesteps, int) else list(timesteps)
     if not steps or min(steps) < 1:
         raise InvalidArgument(f"timesteps are {steps}; expected at least one number, each at least 1")
-    return [*steps]
+    return [*sorted(set(steps))]
 
 
 def _logits(network: Network, inputs: Tensor, steps: list[int | None], kernels: Kernels) -> dict[int | None, Tensor]:
@@ -149,6 +155,7 @@ class _State(TypedDict):
 
     samples: int
     meters: dict[int | None, dict[str, Any]]
+    inspector: dict[str, Any] | None
     fired: dict[str, float]
 
 
@@ -157,6 +164,7 @@ class _Sums:
     """What adds up over batches."""
 
     meters: dict[int | None, Meter]
+    inspector: Inspector | None
     samples: int = 0
     # By layer, the mean firing rate of each batch times its samples.
     fired: dict[str, Tensor | float] = dataclasses.field(default_factory=lambda: defaultdict(float))
@@ -164,15 +172,19 @@ class _Sums:
     def state(self) -> _State:
         """As plain values, for another process."""
         fired = {name: float(value) for name, value in self.fired.items()}
-        return {"samples": self.samples, "meters": {t: m.state() for t, m in self.meters.items()}, "fired": fired}
+        meters = {t: meter.state() for t, meter in self.meters.items()}
+        inspector = None if self.inspector is None else self.inspector.state()
+        return {"samples": self.samples, "meters": meters, "inspector": inspector, "fired": fired}
 
 
-def _together(states: list[_State], meters: dict[int | None, Meter]) -> _Sums:
-    whole = _Sums(meters)
+def _together(states: list[_State], meters: dict[int | None, Meter], inspector: Inspector | None) -> _Sums:
+    whole = _Sums(meters, inspector)
     for state in states:
         whole.samples += state["samples"]
         for t, meter in meters.items():
             meter.add_state(state["meters"][t])
+        if inspector is not None and state["inspector"] is not None:
+            inspector.add_state(state["inspector"])
         for name, value in state["fired"].items():
             whole.fired[name] += value
     return whole

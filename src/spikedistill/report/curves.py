@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 NOT_LOSSES = ("epoch", "lr", "seconds")
 
 
-def draw_curves(rows: list[Row], found: Evaluation, path: Path) -> None:
-    """Draw a run from its metrics and its final evaluation, in the format that the name of `path` ends with."""
-    figure = new_figure(11, 6.5)
+def draw_curves(title: str, rows: list[Row], found: Evaluation, path: Path) -> None:
+    """Draw a run from its metrics and its final evaluation, in the format that the name of `path` ends with.
+
+    Args:
+        title: what was trained, in a line.
+    """
+    figure = new_figure(11, 6.8)
+    figure.suptitle(title)
     losses, scores, by_time, fired = figure.subplots(2, 2).flat
     names = list(rows[0]) if rows else []  # a run may have been stopped before its first epoch was over
     shares = [name for name in names if name.startswith(("train_", "validation_"))]
@@ -41,8 +46,8 @@ def _lines(axes: Axes, rows: list[Row], labels: dict[str, str], factor: float) -
         axes.plot(epochs, [factor * row[name] for row in rows], label=label, marker=".")
     # matplotlib's default locator knows `integer`, though the base class that is declared here does not.
     axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
-    if labels:
-        axes.legend()
+    if labels:  # beside the lines, never over them
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
 
 def _bars_by_time(axes: Axes, found: Evaluation) -> None:

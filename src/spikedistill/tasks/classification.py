@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import DataError, InvalidArgument
-from spikedistill.tasks.task import Description
+from spikedistill.tasks.task import Description, Grid
 
 ANSWERS_SHOWN = 3
+CLASSES_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +114,52 @@ class Accuracy:
         return {"accuracy": int(self.correct) / self.samples} if self.samples else {}
 
 
+class Confusion:
+    """How often each class was taken for each other.
+
+    Args:
+        names: of the classes.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.counts = torch.zeros(len(names), len(names), dtype=torch.long)  # [true class, answer]
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch: logits [N, classes] and class indices [N]."""
+        classes = len(self.names)
+        pairs = class_of(targets) * classes + logits.detach().argmax(1)
+        self.counts += pairs.bincount(minlength=classes**2).view(classes, classes).cpu()
+
+    def state(self) -> dict[str, Any]:
+        return {"counts": self.counts}
+
+    def add_state(self, state: Mapping[str, Any]) -> None:
+        self.counts = self.counts + state["counts"]
+
+    def lines(self) -> list[str]:
+        """Samples and accuracy of each class, and what it is taken for most often; of many classes the worst."""
+        samples, right = self.counts.sum(1), self.counts.diag()
+        share = right / samples.clamp(min=1)
+        wrong = self.counts - right.diag()
+        order = range(len(self.names)) if len(self.names) <= CLASSES_SHOWN else share.argsort().tolist()
+        title = f"by class ({'all' if len(self.names) <= CLASSES_SHOWN else f'the {CLASSES_SHOWN} worst'})"
+        width = max(len(name) for name in self.names)
+        found = [f"{title:<{max(width + 2, len(title))}}  samples  accuracy  taken for"]
+        for k in list(order)[:CLASSES_SHOWN]:
+            if samples[k] == 0:  # a class that the samples do not have has no accuracy
+                continue
+            worst = int(wrong[k].argmax())
+            other = f"{self.names[worst]} {wrong[k, worst] / samples[k]:.1%}" if wrong[k, worst] else ""
+            name = f"  {self.names[k]}"
+            found.append(f"{name:<{max(width + 2, len(title))}}  {samples[k]:7d}  {share[k]:8.1%}  {other}".rstrip())
+        return found
+
+    def grid(self) -> Grid:
+        """The counts, true classes by answers."""
+        return Grid("Answers by class", "true class", "answer", self.names, self.names, self.counts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Classification:
     """One class for each sample; scored by accuracy."""
@@ -145,6 +192,9 @@ class Classification:
 
     def meter(self) -> Accuracy:
         return Accuracy()
+
+    def inspector(self, description: Description) -> Confusion:
+        return Confusion(tuple(description["classes"]))
 
     def answer(self, logits: Tensor, description: Description) -> str:
         """The three likeliest classes with their probabilities, from the logits [classes] of one sample."""

@@ -7,7 +7,7 @@ one more file and one row in `tasks.TASKS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -73,6 +73,42 @@ class Meter(Protocol):
         ...
 
 
+class Grid(NamedTuple):
+    """Counts by two things, to be shown as a picture.
+
+    Attributes:
+        title: what is counted.
+        rows, columns: what the two things are.
+        row_names, column_names: of each row and column.
+        counts: [rows, columns].
+    """
+
+    title: str
+    rows: str
+    columns: str
+    row_names: tuple[str, ...]
+    column_names: tuple[str, ...]
+    counts: Tensor
+
+
+class Inspector(Protocol):
+    """What looks closer than a score at what a network answers; it adds up as a `Meter` does."""
+
+    def add(self, logits: Tensor, targets: Any) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def add_state(self, state: Mapping[str, Any]) -> None: ...
+
+    def lines(self) -> list[str]:
+        """What was found, in words."""
+        ...
+
+    def grid(self) -> Grid:
+        """What was found, as a picture."""
+        ...
+
+
 class Task(Protocol):
     """A kind of question: what a head looks like, which targets fit, how answers are scored."""
 
@@ -97,6 +133,10 @@ class Task(Protocol):
 
     def meter(self) -> Meter:
         """A new meter."""
+        ...
+
+    def inspector(self, description: Description) -> Inspector | None:
+        """What looks closer at answers to targets of this description; None where nothing does."""
         ...
 
     def answer(self, logits: Tensor, description: Description) -> str:

@@ -140,14 +140,19 @@ def _restore(session: Session, folder: Path) -> None:
 def about(prepared: Prepared) -> list[str]:
     """What a run says about itself at its start."""
     run, learner = prepared.run, prepared.session.learner
-    name = run.recipe.model.name if run.network is None else type(learner.network.body).__name__
     return [
-        f"{name} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
+        f"{network_name(prepared)} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
         f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
         f"{run.device}, {prepared.precision_reason}",
         f"kernels {prepared.kernels_reason}",
         f"folder {run.folder}",
     ]
+
+
+def network_name(prepared: Prepared) -> str:
+    """The model's name in the recipe, or the class of a module that was handed over."""
+    run, network = prepared.run, prepared.session.learner.network
+    return run.recipe.model.name if run.network is None else type(network.body).__name__
 
 
 def _parameters(learner: SelfDistillation) -> str:

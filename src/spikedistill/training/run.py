@@ -26,7 +26,7 @@ from spikedistill.training.checkpoints import save_checkpoint, save_weights
 from spikedistill.training.folders import new_folder
 from spikedistill.training.loop import fit
 from spikedistill.training.networks import GIVEN
-from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, prepare
+from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, network_name, prepare
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
 from spikedistill.training.recipe_parsing import Trust
@@ -223,11 +223,20 @@ def _finish(prepared: Prepared, display: Display | Silence) -> Evaluation:
     if isinstance(display, Display):
         save_weights(run.folder, network.state_dict(), describe_network(run.recipe, run.splits.train))
         write_json(run.folder / "result.json", _result(found, run))
-        draw_curves(display.metrics.rows, found, run.folder / "curves.png")
+        draw_curves(_title(prepared), display.metrics.rows, found, run.folder / "curves.png")
         text.print_evaluation(found, run.splits.division, run.recipe.precision)
         files = "model.safetensors, config.json, metrics.csv, result.json, curves.png"
         print(f"written to {run.folder}: {files}")
     return found
+
+
+def _title(prepared: Prepared) -> str:
+    """What was trained: folder, network, learning rule, seed."""
+    run = prepared.run
+    rule = type(run.recipe.rule).__name__ + (
+        "" if run.recipe.timesteps is None else f" with T = {run.recipe.timesteps}"
+    )
+    return f"{run.folder.name}: {network_name(prepared)}, {rule}, seed {run.recipe.seed}"
 
 
 def _result(found: Evaluation, run: Run) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -12,6 +12,7 @@ from spikedistill.data import Samples, in_order
 from spikedistill.machine.device import autocast
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.measure.evaluation import Evaluation, evaluate
+from spikedistill.tasks import Inspector
 from spikedistill.training.recipe import Recipe
 
 EVALUATION_BATCH = 250
@@ -24,6 +25,7 @@ def score(
     timesteps: Sequence[int] | None = None,
     kernels: Kernels = EAGER,
     process: Process | None = None,
+    inspect: Callable[[], Inspector | None] = lambda: None,
 ) -> Evaluation:
     """Evaluate at `timesteps` (None: those of the recipe) with the recipe's precision.
 
@@ -48,4 +50,5 @@ def score(
             task=recipe.task,
             kernels=kernels,
             gather=from_all_processes if shared else lambda value: [value],
+            inspect=inspect,
         )

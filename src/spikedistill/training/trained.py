@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.data.tensors import read_values
 from spikedistill.errors import CheckpointError
 from spikedistill.machine.device import autocast
+from spikedistill.machine.files import write_text
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.tasks import Task
-from spikedistill.training.checkpoints import apply_state, load_weights
+from spikedistill.training.checkpoints import apply_state, load_weights, save_weights
+from spikedistill.training.hub import HUB, fetched, hugging_face, model_card
 from spikedistill.training.networks import as_spiking, build_network, fed_with
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_parsing import Trust, recipe_of
@@ -93,6 +96,49 @@ class Trained:
         apply_state(built, tensors, str(folder / "model.safetensors"))
         return cls(built.eval(), recipe.task, config)
 
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits [N, ...] of inputs as the network was trained on (normalised pictures, frames [T, N, ...])."""
+        return self.network(inputs, timesteps=self.timesteps).logits
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Trained:
+        """As `load`, where a name that is no folder is one of the hub: "user/name"."""
+        return load(source if Path(source).is_dir() or str(source).startswith(HUB) else f"{HUB}{source}", **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, config and a model card into a folder, to be read by `load` or put on the hub.
+
+        Raises:
+            CheckpointError: the folder holds another network; nothing is overwritten.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("model.safetensors", "config.json"):
+            if (folder / name).exists():
+                raise CheckpointError(f"{folder / name} exists already; name another folder")
+        save_weights(folder, self.network.state_dict(), self.config)
+        write_text(folder / "README.md", model_card(self.config, sum(p.numel() for p in self.network.parameters())))
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Put the network on the Hugging Face hub.
+
+        Args:
+            repository: as "user/name"; made if it is not there.
+            token: of the hub (None: that of `huggingface-cli login`).
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InvalidArgument: huggingface_hub is not installed.
+        """
+        api = hugging_face().HfApi(token=token)
+        api.create_repo(repository, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "network")
+            return str(api.upload_folder(repo_id=repository, folder_path=Path(folder) / "network"))
+
     def prepared(self, file: str | Path) -> torch.Tensor:
         """A file as input, as in evaluation.
 
@@ -116,3 +162,28 @@ class Trained:
         with autocast(precision, images.device):
             logits = self.network(images, timesteps=self.timesteps).logits[0]
         return self.task.answer(logits, self.config["targets"])
+
+
+def load(
+    source: str | Path,
+    *,
+    network: nn.Module | None = None,
+    trust: Trust = False,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Trained:
+    """The network of a finished run, ready to answer.
+
+    Args:
+        source: the folder of a run; or "hub:user/name", of the Hugging Face hub.
+        network, trust: as `Trained.load`.
+        revision: branch, tag or commit on the hub.
+        token: for a private repository.
+
+    Raises:
+        CheckpointError: files are missing, damaged or foreign, or the hub does not give them.
+        InvalidArgument: the network has to be handed over, or would be imported without trust.
+    """
+    name = str(source)
+    folder = fetched(name.removeprefix(HUB), revision, token) if name.startswith(HUB) else Path(source)
+    return Trained.load(folder, network=network, trust=trust)
