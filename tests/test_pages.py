@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import spikedistill as sd
-from spikedistill.cli import COMMANDS
+from spikedistill.cli import COMMANDS, main
+from spikedistill.training import run as training
 from spikedistill.training.recipe_files import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +59,56 @@ def test_extending(restored, tmp_path, monkeypatch, capsys):
     assert "train_within" in shown  # the columns of the page's own task
     answer = sd.Trained.load("runs/brightness").task.answer([0.5], {"unit": "x"})
     assert answer == "0.50, as a x"
+
+
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    """The blocks of a page in their order, each with its language."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+
+
+@pytest.fixture
+def stopped_at_first(monkeypatch):
+    """Each training that starts anew is stopped after its second step, as by Ctrl-C; those that go on are not."""
+    steps, stopped = Counter(), []
+
+    def on_step(self, progress, count):
+        folder = self.watcher.metrics.path.parent.name
+        steps[folder] += 1
+        if steps[folder] == 2:
+            stopped.append(folder)
+            raise sd.Interrupted("stopped")
+
+    monkeypatch.setattr(training.Stoppable, "on_step", on_step)
+    return stopped
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_your_own(tmp_path, monkeypatch, capsys, stopped_at_first):
+    """Each network of the page is trained, stopped, resumed, evaluated, predicted and loaded again."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (28, 28), 90).save("picture.png")
+    names = types.ModuleType("page").__dict__
+    ran = Counter()
+    for language, text in blocks_of("docs/your-own.md"):
+        if text.startswith("# my_nets.py"):
+            with Path("my_nets.py").open("a") as file:
+                file.write(text)
+        elif language == "python":
+            exec("import spikedistill as sd\n" + text, names)
+        else:
+            for words in (line.split()[1:] for line in text.splitlines()):
+                starts = words[0] == "train" and "--resume" not in words
+                assert main(words) == (130 if starts else 0), words
+                ran[words[0]] += 1
+        sys.modules.pop("my_nets", None)
+    assert ran == {"train": 4, "evaluate": 2, "predict": 2}
+    assert stopped_at_first == ["small", "resnet26d", "waves"]
+    assert names["logits"].shape == (2, 10)
+    assert names["found"].score[4] > 0.6  # of three frequencies
+    assert names["trained"](names["one"]).shape == (1, 3)
+    assert "kernels" in str(names["tuning"])
+    assert sd.load("runs/resnet26d", trust=True)(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    sys.modules.pop("my_nets", None)
 
 
 @pytest.mark.filterwarnings("ignore")

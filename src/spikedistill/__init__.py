@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         frames_of,
         samples_of,
     )
-    from spikedistill.errors import SpikedistillError
+    from spikedistill.errors import Interrupted, SpikedistillError
     from spikedistill.export.authors import load_authors_checkpoint
     from spikedistill.measure.evaluation import Evaluation, evaluate
     from spikedistill.models import MODELS, create_model, list_models
@@ -53,7 +53,7 @@ _HOMES = {
     "core.neuron": ("Neuron", "Surrogate"),
     "core.output": ("Batch", "Output"),
     "core.rules": ("forget_rule", "register_rule"),
-    "errors": ("SpikedistillError",),
+    "errors": ("Interrupted", "SpikedistillError"),
     "export.authors": ("load_authors_checkpoint",),
     "measure.evaluation": ("Evaluation", "evaluate"),
     "data": ("DATASETS", "Batches", "Framing", "ImageSet", "Samples", "Splits", "TensorSet", "frames_of", "samples_of"),
@@ -89,6 +89,7 @@ __all__ = [
     "Evaluation",
     "Framing",
     "ImageSet",
+    "Interrupted",
     "Kernels",
     "Labels",
     "LearningRule",

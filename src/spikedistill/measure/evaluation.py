@@ -23,6 +23,9 @@ from spikedistill.tasks import Classification, Inspector, Meter, Task
 DEAD, SATURATED = 0.001, 0.9
 """A layer that fires less or more than this, in spikes per neuron and step, carries next to no information."""
 
+EVALUATION_BATCH = 250
+"""Samples that are evaluated at once, where nobody says another number."""
+
 Value = TypeVar("Value")
 
 

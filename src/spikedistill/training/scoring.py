@@ -11,11 +11,9 @@ from spikedistill.core.network import Network
 from spikedistill.data import Samples, in_order
 from spikedistill.machine.device import autocast
 from spikedistill.machine.processes import Process, from_all_processes
-from spikedistill.measure.evaluation import Evaluation, evaluate
+from spikedistill.measure.evaluation import EVALUATION_BATCH, Evaluation, evaluate
 from spikedistill.tasks import Inspector
 from spikedistill.training.recipe import Recipe
-
-EVALUATION_BATCH = 250
 
 
 def score(

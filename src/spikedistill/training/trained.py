@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import torch
 from torch import nn
 
 from spikedistill.core.network import Network
-from spikedistill.data import Framing, Samples
+from spikedistill.data import Framing, Samples, in_order
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.data.tensors import read_values
 from spikedistill.errors import CheckpointError
 from spikedistill.machine.device import autocast
 from spikedistill.machine.files import write_text
+from spikedistill.measure.evaluation import EVALUATION_BATCH, Evaluation, evaluate
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights, save_weights
@@ -100,6 +103,22 @@ class Trained:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits [N, ...] of inputs as the network was trained on (normalised pictures, frames [T, N, ...])."""
         return self.network(inputs, timesteps=self.timesteps).logits
+
+    def evaluate(self, samples: Samples, timesteps: int | Sequence[int] | None = None) -> Evaluation:
+        """The score on samples, and the firing rates.
+
+        Args:
+            samples: of the same classes as it was trained on, in any order of them.
+            timesteps: numbers of steps (None: T that it was trained for).
+
+        Raises:
+            DataError: answers that the network cannot give.
+        """
+        targets = samples.targets.matched(self.config["targets"])
+        batches = in_order(samples.with_targets(targets), EVALUATION_BATCH)
+        steps = self.timesteps if timesteps is None else timesteps
+        inspect = functools.partial(self.task.inspector, self.config["targets"])
+        return evaluate(self.network, batches, steps, task=self.task, inspect=inspect)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Trained:
