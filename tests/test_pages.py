@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import spikedistill as sd
 from spikedistill.cli import COMMANDS, main
@@ -109,6 +110,49 @@ def test_your_own(tmp_path, monkeypatch, capsys, stopped_at_first):
     assert "kernels" in str(names["tuning"])
     assert sd.load("runs/resnet26d", trust=True)(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
     sys.modules.pop("my_nets", None)
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The rows of the tables of a page with four columns, without heads and rules."""
+    lines = [line.strip("|").split(" | ") for line in (ROOT / page).read_text().splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", rows_of("docs/coming-from.md"), ids=lambda row: row[0].strip("`"))
+def test_coming_from(row):
+    """What the page says to type here works, or says what it says."""
+    import timm
+
+    trained = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    trained(torch.rand(2, 3, 8, 8))
+    net = sd.create_model("resnet18", num_classes=10, width=2)
+    names = {"sd": sd, "torch": torch, "nn": nn, "timm": timm, "net": net, "trained_ann": trained, "model": trained}
+    names |= {"learner": sd.SelfDistillation(net, timesteps=4), "images": torch.rand(2, 3, 8, 8)}
+    names |= {"frames": torch.rand(4, 2, 3, 8, 8), "labels": torch.tensor([1, 2])}
+    _, _, here, gives = row
+    if gives.startswith("error: "):
+        with pytest.raises(sd.SpikedistillError, match=re.escape(gives.removeprefix("error: "))):
+            eval(here.strip("`"), names)
+        return
+    found = eval(here.strip("`"), names)
+    if here.endswith("timesteps=4).logits`"):
+        assert found.shape == (2, 10)
+
+
+def test_coming_from_has_twenty_lines_and_says_what_the_spikes_are():
+    assert len(rows_of("docs/coming-from.md")) >= 20
+    net, images = sd.create_model("resnet18", num_classes=10, width=2).eval(), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(net(images, timesteps=4).logits, net(images, timesteps=4).logits)
+    with pytest.raises(TypeError, match="timesteps"):
+        net(images)
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    currents = 1.5 * torch.rand(4, 5)
+    for reset, options in (("hard", {}), ("soft", {"v_reset": None})):
+        theirs = neuron.LIFNode(tau=2.0, decay_input=False, step_mode="m", **options)(currents.expand(4, 4, 5))
+        ours = sd.LIF(neuron=sd.Neuron.from_tau(2.0, reset=reset))(sd.BPTT(4).encode(currents))
+        assert torch.equal(theirs, ours.values.view(4, 4, 5))
 
 
 @pytest.mark.filterwarnings("ignore")
