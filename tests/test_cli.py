@@ -2,9 +2,11 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
+import spikedistill as sd
 import spikedistill.training.run as training
 from spikedistill.cli import COMMANDS, main, make_parser
 
@@ -29,7 +31,7 @@ def test_without_words_it_says_what_there_is(capsys):
 @pytest.mark.parametrize("form", [["--rule.timesteps", "3"], ["--rule.timesteps=3"], ["--timesteps=3"]])
 def test_an_option_may_have_an_equals_sign_or_not(form, monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "train", lambda recipe, out, name: seen.append((recipe, out, name)))
+    monkeypatch.setattr(training, "train", lambda recipe, out, name, trust: seen.append((recipe, out, name)))
     assert main(["train", "cifar10-resnet18", *form, "--optimizer.lr", "0.5", "--out=there"]) == 0
     recipe, out, name = seen[0]
     assert (recipe.timesteps, recipe.optimizer.lr, str(out), name) == (3, 0.5, "there", "cifar10-resnet18")
@@ -41,7 +43,7 @@ def test_an_option_may_have_an_equals_sign_or_not(form, monkeypatch):
         (["train", "--T", "4"], "a recipe has no field 'T'; did you mean timesteps?"),
         (["train", "--epochs", "4"], "did you mean optimizer.epochs?"),
         (["train", "--out"], "argument --out: expected one argument"),
-        (["train", "--trust"], "--trust goes with --resume"),
+        (["--import", "no_such_module", "list", "tasks"], "--import no_such_module: No module named 'no_such_module'"),
         (["train", "fashion-small", "--resume", "runs/x"], "by its recipe; leave out fashion-small"),
         (["train", "--resume", "runs/x", "--out", "y"], "leave out --out"),
         (["train", "--resume", "runs/x", "--seeds", "1"], "leave out --seeds"),
@@ -55,6 +57,25 @@ def test_an_option_may_have_an_equals_sign_or_not(form, monkeypatch):
 def test_mistakes_are_explained(words, message, capsys):
     assert main(words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_rows_of_ones_own_are_known_where_their_module_is_imported(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_rows.py").write_text(
+        "import dataclasses\nimport spikedistill as sd\n\n\n@dataclasses.dataclass(frozen=True)\n"
+        'class Mine(sd.Objective):\n    """One of my own."""\n    weight: float = 1.0\n\n\n'
+        "sd.OBJECTIVES['mine'] = Mine\n"
+    )
+    before = dict(sd.OBJECTIVES)
+    try:
+        assert main(["--import", "my_rows", "list", "objectives"]) == 0
+        assert "One of my own." in capsys.readouterr().out
+        assert main(["--import=my_rows", "train", "--help"]) == 0
+        assert "--objectives.mine.weight" in capsys.readouterr().out
+    finally:
+        sd.OBJECTIVES.clear()
+        sd.OBJECTIVES.update(before)
+        sys.modules.pop("my_rows", None)
 
 
 def completed(script, *words):

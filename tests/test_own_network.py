@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from PIL import Image
 from torch import nn
 
@@ -129,6 +130,38 @@ def test_a_strangers_folder_imports_nothing(my_nets, tmp_path):
     assert not (tmp_path / "harm").exists()
     sd.Trained.load("theirs", trust=True)
     assert (tmp_path / "harm").exists()  # it would have
+
+
+def test_a_run_with_an_imported_network_can_teach(my_nets, tmp_path, capsys):
+    words = ["--branches.enabled", "false", *WORDS, "--optimizer.epochs=1"]
+    assert main(["train", "--model.import", "my_nets:Mine", *words, "--out", "teacher"]) == 0
+    taught = ["train", "--objectives.distillation.teacher", "teacher", "--model.width=2", *words, "--out", "pupil"]
+    assert main(taught) == 1
+    assert "which would be imported, and so run" in capsys.readouterr().err
+    assert main([*taught, "--trust"]) == 0
+    # of the same function nothing more has to be said
+    assert main(["train", "--model.import", "my_nets:Mine", *taught[1:3], *words, "--out", "same"]) == 0
+
+
+class Checkpointed(nn.Sequential):
+    """Layers whose activations are computed again in the backward pass."""
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(super().forward, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("rule", [sd.Rate(3), sd.BPTT(3), sd.ANN()], ids=lambda rule: type(rule).__name__)
+def test_checkpointing_in_a_network_leaves_the_gradients_as_they_are(rule):
+    images, labels, found = torch.randn(4, 1, 16, 16), torch.arange(4), []
+    for kind in (nn.Sequential, Checkpointed):
+        net = body()
+        middle = kind(*net[1])
+        middle.load_state_dict(net[1].state_dict())
+        net[1] = middle
+        learner = sd.SelfDistillation(net, rule, branches=())
+        learner.loss(learner(images), labels).total.backward()
+        found.append([p.grad for p in net.parameters()])
+    assert all(torch.equal(plain, again) for plain, again in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(

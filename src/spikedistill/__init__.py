@@ -137,7 +137,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'spikedistill' has no attribute {name!r}")
     home = importlib.import_module(f"spikedistill.{_HOME_OF[name]}")
     # a name may be a module of the room itself (`rules`), which importing the room does not bring
-    return getattr(home, name, None) or importlib.import_module(f"{home.__name__}.{name}")
+    return vars(home)[name] if name in vars(home) else importlib.import_module(f"{home.__name__}.{name}")
 
 
 def __dir__() -> list[str]:

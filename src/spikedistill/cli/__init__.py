@@ -7,7 +7,8 @@ import sys
 from typing import NamedTuple
 
 from spikedistill.cli.parser import Parser
-from spikedistill.errors import Interrupted, SpikedistillError
+from spikedistill.errors import Interrupted, InvalidArgument, SpikedistillError
+from spikedistill.machine.modules import import_here
 
 
 class Command(NamedTuple):
@@ -40,6 +41,8 @@ def make_parser(words: list[str], wanted: tuple[str, ...]) -> Parser:
     """
     parser = Parser(prog="spikedistill", epilog="spikedistill COMMAND --help says more of each")
     parser.add_argument("--version", action="store_true", help="show the version")
+    own = "first import a module of yours, which may add rows to the tables (objectives, tasks, models, ...)"
+    parser.add_argument("--import", action="append", default=[], metavar="MODULE", dest="imported", help=own)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         sentence = f"{command.summary[0].upper()}{command.summary[1:]}."
@@ -50,11 +53,36 @@ def make_parser(words: list[str], wanted: tuple[str, ...]) -> Parser:
     return parser
 
 
+def _import_own(words: list[str]) -> int:
+    """Import what stands before the command as `--import MODULE`.
+
+    Returns:
+        Where the command stands.
+
+    Raises:
+        InvalidArgument: a module that cannot be imported.
+    """
+    place = 0
+    while place < len(words) and words[place].partition("=")[0] == "--import":
+        _, equals, name = words[place].partition("=")
+        name = name if equals else (words[place + 1 : place + 2] or [""])[0]
+        place += 1 if equals else 2
+        try:
+            import_here(name)
+        except (ImportError, ValueError) as error:
+            raise InvalidArgument(
+                f"--import {name}: {error}. It is looked for in the current folder and among the installed packages"
+            ) from error
+    return place
+
+
 def main(words: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for an error of the user's, 130 for an interrupted run."""
     words = list(sys.argv[1:] if words is None else words)
     try:
-        parser = make_parser(words[1:], tuple(words[:1]))
+        # imported first: what it adds to the tables are fields that the parser below has to know
+        place = _import_own(words)
+        parser = make_parser(words[place + 1 :], tuple(words[place : place + 1]))
         given = parser.parse_args(words)
         if given.version:
             from importlib.metadata import version

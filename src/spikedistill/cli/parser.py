@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
             choose(kind.lower(), value, [str(choice) for choice in action.choices])
 
 
-TRUST = "import the network of a run that was trained with a model of the user's own, which runs its code"
+TRUST = "import networks of the user's own that runs (also those of teachers) were trained with: it runs their code"
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -58,15 +58,13 @@ def run(given: argparse.Namespace) -> None:
                 )
         training.resume(given.resume, given.fields, trust=given.trust)
         return
-    if given.trust:
-        raise InvalidArgument("--trust goes with --resume: what is typed here is trusted, and no folder is read")
     seeds = _checked_seeds(given.seeds)
     name, recipe = recipe_from(given)
     stem = Path(name).stem
     if seeds:
-        _train_seeds(recipe, given.out or Path(f"runs/{stem}"), seeds)
+        _train_seeds(recipe, given.out or Path(f"runs/{stem}"), seeds, given.trust)
         return
-    training.train(recipe, given.out, name=stem)
+    training.train(recipe, given.out, name=stem, trust=given.trust)
 
 
 def _checked_seeds(given: list[str]) -> list[int]:
@@ -75,7 +73,7 @@ def _checked_seeds(given: list[str]) -> list[int]:
     return [int(word) for word in given]
 
 
-def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int]) -> None:
+def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) -> None:
     """One run for each seed; what an earlier call has finished is not done again."""
     from spikedistill.report.compare import find_runs, rows_of, table
     from spikedistill.training import run as training
@@ -91,9 +89,9 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int]) -> None:
         if (place / "result.json").is_file():
             print(f"{place} is finished already, and left alone", file=sys.stderr)
         elif (place / "recipe.yaml").is_file():
-            training.resume(place, trust=recipe.model.name)
+            training.resume(place, trust=trust or recipe.model.name)
         else:
-            training.train(dataclasses.replace(recipe, seed=seed), place)
+            training.train(dataclasses.replace(recipe, seed=seed), place, trust=trust)
             saved = saved_recipe(place, trust=recipe.model.name)
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
     print()

@@ -17,6 +17,7 @@ from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.networks import as_spiking, build_network, check_head, fed_with
 from spikedistill.training.recipe import Recipe
+from spikedistill.training.recipe_parsing import Trust
 from spikedistill.training.teachers import FrozenTeacher
 from spikedistill.training.trained import Trained
 
@@ -54,7 +55,9 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     return network
 
 
-def make_learner(recipe: Recipe, data: Samples, given: nn.Module | None = None) -> SelfDistillation:
+def make_learner(
+    recipe: Recipe, data: Samples, given: nn.Module | None = None, trust: Trust = False
+) -> SelfDistillation:
     """The learner of a recipe, or of a module of the user's, on the CPU, channels_last."""
     learner = SelfDistillation(
         make_network(recipe, data, given),
@@ -64,18 +67,18 @@ def make_learner(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
         task=recipe.task,
         branch_block=recipe.branches.block,
         example=example_of(data),
-        teachers=_teachers(recipe, data),
+        teachers=_teachers(recipe, data, trust),
     )
     return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _teachers(recipe: Recipe, data: Samples) -> dict[str, FrozenTeacher]:
+def _teachers(recipe: Recipe, data: Samples, trust: Trust) -> dict[str, FrozenTeacher]:
     """The finished runs that the objectives name, frozen."""
     needs = [objective.needs() for objective in recipe.objectives.values()]
     features = tuple(dict.fromkeys(name for need in needs for name in need.teacher_features))
     found = {}
     for folder in dict.fromkeys(name for need in needs for name in need.teachers):
-        teacher = Trained.load(folder)
+        teacher = Trained.load(folder, trust=trust)
         if dict(teacher.config["targets"]) != dict(data.targets.description()):
             raise InvalidArgument(
                 f"the teacher {folder} was trained for {_shown(teacher.config['targets'])}, this run is for "

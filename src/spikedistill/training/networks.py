@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network
 from spikedistill.errors import InvalidArgument, choose
+from spikedistill.machine.modules import import_here
 from spikedistill.models import MODELS
 from spikedistill.models.conversion import to_spiking
 
@@ -49,7 +48,7 @@ def builder_of(name: str) -> Builder:
         return MODELS[choose("model", name, MODELS)]
     module_name, _, attribute = name.partition(":")
     try:
-        module = _import(module_name)
+        module = import_here(module_name)
     except ImportError as error:
         raise InvalidArgument(
             f"the model {name!r} cannot be imported: {error}. It is looked for in {Path.cwd()} and among the installed "
@@ -69,16 +68,6 @@ def _given() -> nn.Module:
         "the network of this run was handed over in Python, and its recipe cannot build it; hand it over again: "
         "spikedistill.resume(folder, network=...), spikedistill.Trained.load(folder, network=...)"
     )
-
-
-def _import(name: str) -> Any:
-    """Import a module, from the current folder too, as `python -m` does."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(here)
 
 
 def _builds(value: object) -> bool:

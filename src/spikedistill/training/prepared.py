@@ -21,6 +21,7 @@ from spikedistill.training.networks import is_imported
 from spikedistill.training.optimizers import make_optimizer
 from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
+from spikedistill.training.recipe_parsing import Trust
 from spikedistill.training.tuning import choose_kernels
 
 CHECKPOINT = "checkpoint.pt"
@@ -39,6 +40,7 @@ class Run:
         own_data: whether the samples were handed over, too.
         process: which of several this is.
         device: where this process computes.
+        trust: which networks of teachers may be imported.
     """
 
     recipe: Recipe
@@ -48,6 +50,7 @@ class Run:
     own_data: bool
     process: Process
     device: torch.device
+    trust: Trust = False
 
     @property
     def resume_by(self) -> str:
@@ -76,7 +79,7 @@ class Prepared:
 def prepare(run: Run, resume: bool) -> Prepared:
     """Build what trains, settle precision and kernels, and read the checkpoint of a resumed run."""
     torch.manual_seed(run.recipe.seed)
-    learner = make_learner(run.recipe, run.splits.train, run.network).to(run.device)
+    learner = make_learner(run.recipe, run.splits.train, run.network, run.trust).to(run.device)
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs

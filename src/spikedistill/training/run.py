@@ -43,6 +43,7 @@ def train(
     network: nn.Module | None = None,
     data: Splits | None = None,
     resume: bool = False,
+    trust: Trust = False,
 ) -> Evaluation:
     """Train, evaluate and report, in a folder of the run's own.
 
@@ -55,6 +56,8 @@ def train(
         network: a module of your own in place of the model that the recipe names: with `LIF` neurons, or with ReLUs,
             which become neurons. It is trained itself, not a copy, unless it had to be converted.
         data: samples of your own in place of those that the recipe names.
+        trust: whether teachers may be imported that were trained with a model "package.module:function"; the model of
+            the recipe itself may.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is saved.
@@ -75,7 +78,7 @@ def train(
         stop_signals() as received,
     ):
         splits = load(recipe.data, recipe.timesteps) if data is None else _matched(data)
-        run = Run(recipe, folder, splits, network, data is not None, process, device)
+        run = Run(recipe, folder, splits, network, data is not None, process, device, trust or recipe.model.name)
         return _train(run, resume, received)
 
 
@@ -109,7 +112,7 @@ def resume(
         trust: whether a network "package.module:function" may be imported, which runs its code.
     """
     recipe = saved_recipe(Path(folder), trust, overrides)
-    return train(recipe, folder, network=network, data=data, resume=True)
+    return train(recipe, folder, network=network, data=data, resume=True, trust=trust)
 
 
 def _folder_of(

@@ -58,6 +58,7 @@ def find_pictures(root: Path, train: bool) -> Found:
     if folder is None:
         raise DataError(
             f"{root} has no folder {' or '.join(SPLIT_NAMES[train])}/ of CLASS/*.jpg; it holds {content(root)}"
+            f"{_undivided(root)}"
         )
     # Sorted: the order of a folder differs between file systems, and it numbers the classes.
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -75,6 +76,19 @@ def find_pictures(root: Path, train: bool) -> Found:
     counts = torch.tensor([len(pictures[name]) for name in classes])
     labels = Labels(torch.arange(len(classes)).repeat_interleave(counts), tuple(classes))
     return Found(folder, as_names([file for name in classes for file in pictures[name]]), labels, others)
+
+
+def _undivided(root: Path) -> str:
+    """What to do with folders of classes that nobody has divided yet; "" where it is something else."""
+    if not root.is_dir():
+        return ""
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    if not any(file.lower().endswith(SUFFIXES) for path in folders[:3] for file in os.listdir(path)):
+        return ""
+    return (
+        f". Divide the pictures first: move most of each class to {root / 'train'}/CLASS/, and those for the test to "
+        f"{root / 'val'}/CLASS/"
+    )
 
 
 def content(folder: Path) -> str:

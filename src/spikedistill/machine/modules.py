@@ -1,0 +1,22 @@
+"""Python modules of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def import_here(name: str) -> ModuleType:
+    """Import a module, from the current folder too, as `python -m` does.
+
+    Raises:
+        ImportError: there is none, or it cannot be imported.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
