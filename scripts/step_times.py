@@ -1,0 +1,101 @@
+"""Seconds per training step, each beside another on the same machine: the two tables of docs/performance.md.
+
+    python scripts/step_times.py FOLDER [REPEATS]       FOLDER: with CIFAR-10
+
+1. The loop of docs/your-own.md (`sd.tune`) against the trainer's.
+2. Optimizers, label smoothing, mixup and the moving average against plain SGD, in the trainer.
+
+All of a table live in one process and take their steps in turn, so the drift of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+import spikedistill as sd
+from spikedistill.data import load
+from spikedistill.machine.device import find_device
+from spikedistill.machine.processes import Process
+from spikedistill.training.loop import _Losses, _step
+from spikedistill.training.prepared import Run, prepare
+from spikedistill.training.run import _batches
+
+SMOOTHING = ["--objectives.self_distillation.label_smoothing", "0.1"]
+MIXUP, EMA = ["--data.augmentation.mixup", "0.2"], ["--optimizer.ema", "0.99"]
+ADAMW = ["--optimizer", "adamw", "--optimizer.warmup_epochs", "1", "--optimizer.schedule_per", "step"]
+KINDS = {
+    "SGD": [],
+    "AdamW with warm-up": ADAMW,
+    "label smoothing": SMOOTHING,
+    "mixup": MIXUP,
+    "moving average": EMA,
+    "all four": [*ADAMW, *SMOOTHING, *MIXUP, *EMA],
+}
+
+
+def trainers_step(root: str, words: list[str]) -> Callable[[], None]:
+    """A step of the trainer on the CIFAR-10 protocol, with the batch that it makes."""
+    recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root, *words])
+    run = Run(recipe, None, load(recipe.data), None, False, Process(), find_device("cpu"))  # type: ignore[arg-type]
+    prepared = prepare(run, resume=False)
+    recipe, session = prepared.run.recipe, prepared.session
+    print(prepared.precision_reason, prepared.kernels_reason, sep="; ")
+    session.learner.train()
+    made = _batches(prepared.run).epoch(0)
+    losses, meter = _Losses(session.progress), recipe.task.meter()
+    return lambda: _step(session, next(made), recipe.optimizer, recipe.precision, losses, meter)
+
+
+def documented_step(root: str) -> Callable[[], None]:
+    """The loop of docs/your-own.md with the same network, data and optimizer."""
+    recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root])
+    splits = load(recipe.data)
+    net = sd.create_model("resnet18", num_classes=10, width=16)
+    learner = sd.SelfDistillation(net, timesteps=4)
+    made = sd.Batches(splits.train, 128, recipe.data.augmentation, seed=0, drop_last=True).epoch(0)
+    tuning = sd.tune(learner, next(made).inputs, samples=10 * len(splits.train))
+    print(str(tuning).replace("\n", "; "))
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> None:
+        batch = next(made)
+        with tuning.autocast():
+            output = learner(batch.inputs)
+        terms = learner.loss(output, batch.targets)
+        optimizer.zero_grad()
+        terms.total.backward()
+        optimizer.step()
+
+    return step
+
+
+def table(steps: dict[str, Callable[[], None]], repeats: int) -> None:
+    """Medians, and ratios to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + 2):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if repeat >= 2:  # the first compile
+                seconds[name].append(time.perf_counter() - start)
+    first = next(iter(seconds.values()))
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(times, first, strict=True)]
+        spread = f"{min(times):.3f} to {max(times):.3f}"
+        print(f"| {name} | {statistics.median(times):.3f} ({spread}) | {statistics.median(ratios):.3f} |", flush=True)
+
+
+def main() -> None:
+    root, repeats = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 15
+    print(f"{torch.get_num_threads()} threads, {repeats} steps each")
+    table({"trainer": trainers_step(root, []), "docs/your-own.md": documented_step(root)}, repeats)
+    table({name: trainers_step(root, words) for name, words in KINDS.items()}, repeats)
+
+
+if __name__ == "__main__":
+    main()
