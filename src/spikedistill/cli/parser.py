@@ -94,7 +94,7 @@ def add_recipe(parser: argparse.ArgumentParser, words: list[str], default: str |
 
 
 def recipe_from(given: argparse.Namespace) -> tuple[str, Recipe]:
-    """The recipe that was asked for, and its name."""
+    """The recipe that was named, with its fields replaced, and its name."""
     from spikedistill.training.recipe_files import load_recipe
 
     name = given.recipe or given.default_recipe

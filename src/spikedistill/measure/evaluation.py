@@ -44,7 +44,7 @@ class Evaluation:
         columns: what the task's meter says, by timesteps (None: the ANN twin).
         score_name: the column that says how good the network is.
         firing_rates: mean spikes per neuron and step of each LIF layer, at the largest timesteps; empty for the twin.
-        inspector: what looked closer at the answers at the largest timesteps, where one was asked for.
+        inspector: what looked closer at the answers at the largest timesteps, where there is one.
     """
 
     samples: int
