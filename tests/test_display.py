@@ -33,7 +33,7 @@ def shown(monkeypatch, tmp_path, stream, seconds_per_step, steps=8):
     clock = [100.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(module.sys, "stderr", stream)
-    display = Display(tmp_path, epochs=2, done=0, score_name="accuracy")
+    display = Display(tmp_path, epochs=2, rows=[], score_name="accuracy")
     for step in range(1, steps + 1):
         clock[0] += seconds_per_step
         display.on_step(Going(step=step), steps)

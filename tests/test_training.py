@@ -31,7 +31,7 @@ from spikedistill.machine.files import write_atomically
 from spikedistill.training import loop, optimizers
 from spikedistill.training import prepared as prepared_module
 from spikedistill.training import run as run_module
-from spikedistill.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
+from spikedistill.training.checkpoints import before, load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.optimizers import SGD, AdamW
 from spikedistill.training.recipe_files import load_recipe, saved_recipe
 from spikedistill.training.recipe_parsing import known_fields
@@ -74,6 +74,8 @@ def finished(tmp_path_factory):
 
 def test_the_command_line_end_to_end(finished, tmp_path, capsys):
     assert {p.name for p in finished.iterdir()} == {
+        ".lock",
+        "checkpoint-before.pt",
         "best",
         "recipe.yaml",
         "environment.json",
@@ -223,11 +225,12 @@ def test_names_of_runs_count_up(tmp_path, monkeypatch):
     assert [str(name) for name in names] == ["runs/a", "runs/a-2", "runs/a-3"]
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     recipe = tiny("--optimizer.epochs=2")
     train(recipe, tmp_path)
     good = (tmp_path / "checkpoint.pt").read_bytes()
-    more = tiny("--optimizer.epochs=4", "--optimizer.lr=1e30")
+    more = tiny("--optimizer.epochs=4")
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e30)
     with pytest.raises(NonFiniteLoss, match=r"not finite in epoch 3, step \d+: loss .*hard .*Usual causes"):
         train(more, tmp_path, resume=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
@@ -576,7 +579,7 @@ class Harmful:
 def test_a_pickle_disguised_as_weights_is_refused_and_not_run(tmp_path, monkeypatch, finished):
     harm = tmp_path / "harm"
     monkeypatch.setenv("HARM", str(harm))
-    torch.save({"learner": Harmful()}, tmp_path / "checkpoint.pt")
+    save_checkpoint(tmp_path / "checkpoint.pt", {"learner": Harmful()})
     with pytest.raises(CheckpointError, match="would execute code on loading are refused"):
         load_checkpoint(tmp_path / "checkpoint.pt")
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Harmful()))
@@ -594,7 +597,11 @@ def test_truncated_and_foreign_checkpoints_are_refused(finished, tmp_path):
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(CheckpointError, match="truncated"):
         load_checkpoint(path)
-    torch.save({"state_dict": {}}, path)
+    torch.save({"learner": {}}, path)
+    with pytest.raises(CheckpointError, match="no checkpoint of this version of spikedistill, or it is truncated"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"state_dict": {}})
+    before(path).unlink()
     with pytest.raises(CheckpointError, match=r"not a checkpoint of spikedistill; it holds \['state_dict'\]"):
         load_checkpoint(path)
     weights = (finished / "model.safetensors").read_bytes()

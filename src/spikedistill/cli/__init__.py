@@ -9,6 +9,7 @@ from typing import NamedTuple
 from spikedistill.cli.parser import Parser
 from spikedistill.errors import Interrupted, InvalidArgument, SpikedistillError
 from spikedistill.machine.modules import import_here
+from spikedistill.machine.output import open_streams
 
 
 class Command(NamedTuple):
@@ -79,6 +80,7 @@ def _import_own(words: list[str]) -> int:
 def main(words: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for an error of the user's, 130 for an interrupted run."""
     words = list(sys.argv[1:] if words is None else words)
+    open_streams()
     try:
         # imported first: what it adds to the tables are fields that the parser below has to know
         place = _import_own(words)

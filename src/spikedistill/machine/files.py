@@ -11,8 +11,11 @@ from pathlib import Path
 from spikedistill.errors import WriteError
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, then move it there; the old file stays until then.
+
+    Args:
+        keep: where the old file goes instead of being replaced.
 
     Raises:
         WriteError: it could not be written (a full disk); the old file is untouched.
@@ -24,6 +27,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         # On the disk before it takes the old file's name: after a power cut one of the two is there, whole.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)  # killed between the two renames, a process leaves the old file here
         temporary.replace(path)
     # Of any kind: `write` is the caller's, and torch's and safetensors' errors are of no common class.
     except Exception as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from spikedistill.machine.output import say
+
 
 def show_progress(what: str, done: int, before: int, total: int) -> None:
     """Say on stderr how many of `total` are done.
@@ -13,9 +15,9 @@ def show_progress(what: str, done: int, before: int, total: int) -> None:
         done: how many are done now.
         before: how many had been when this was last called.
     """
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         end = "\n" if done == total else "\r"
-        print(f"{what}: {done} of {total}", end=end, file=sys.stderr, flush=True)
+        say(f"{what}: {done} of {total}", "stderr", end)
     # A log keeps every line, so it gets one for each tenth: where the tenths reached differ from those before.
     elif done * 10 // total > before * 10 // total:
-        print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+        say(f"{what}: {done} of {total}", "stderr")

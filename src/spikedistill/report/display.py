@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from spikedistill.machine.output import say
 from spikedistill.report.metrics import MetricsFile, Row
 
 if TYPE_CHECKING:
@@ -42,13 +44,13 @@ class Display:
     Within an epoch it rewrites one line on a terminal and in a notebook; elsewhere it prints one each minute.
     """
 
-    def __init__(self, folder: Path, epochs: int, done: int, score_name: str) -> None:
-        self.metrics = MetricsFile(folder / "metrics.csv", done)
+    def __init__(self, folder: Path, epochs: int, rows: list[Row], score_name: str) -> None:
+        self.metrics = MetricsFile(folder / "metrics.csv", rows)
         self.shares = (f"train_{score_name}", f"validation_{score_name}")  # shown in per cent
         self.epochs = epochs
         self.events = _tensorboard(folder)
         notebook = _in_notebook()
-        self.live = notebook or sys.stderr.isatty()
+        self.live = notebook or (sys.stderr is not None and sys.stderr.isatty())
         self.every = (NOTEBOOK_SECONDS if notebook else 0.0) if self.live else LOG_SECONDS
         self.shown = time.perf_counter()
         # Steps since this start: a resumed run does not count those that it has not made itself.
@@ -73,23 +75,31 @@ class Display:
             f"{_clock(left)} left"
         )
         # Back to the start of the line, and clear it, for the new text may be shorter.
-        sys.stderr.write(f"\r\x1b[K{line}" if self.live else f"{line}\n")
-        sys.stderr.flush()
+        say(f"\r\x1b[K{line}" if self.live else line, "stderr", end="" if self.live else "\n")
 
     def on_epoch(self, row: Row) -> None:
         """After each epoch: its numbers by name, to all that show or keep them."""
         self.metrics.add(row)
         if self.live:
-            sys.stderr.write("\r\x1b[K")
+            say("\r\x1b[K", "stderr", end="")
         # The first row has the names; before it nobody knows what the objectives call their terms.
         if not self._header_shown:
             self._header_shown = True
-            print("  ".join(f"{name:>{_width(name)}}" for name in row))
-        print("  ".join(f"{self._cell(name, value):>{_width(name)}}" for name, value in row.items()), flush=True)
-        if self.events is not None:
+            say("  ".join(f"{name:>{_width(name)}}" for name in row))
+        say("  ".join(f"{self._cell(name, value):>{_width(name)}}" for name, value in row.items()))
+        self._add_events(row)
+
+    def _add_events(self, row: Row) -> None:
+        """Tell TensorBoard; a full disk ends that, and not the run."""
+        if self.events is None:
+            return
+        try:
             for name, value in row.items():
                 self.events.add_scalar(name, value, int(row["epoch"]))
             self.events.flush()
+        except Exception as error:  # it writes in a thread of its own, and has many ways to fail
+            say(f"warning: TensorBoard gets no more events ({error})", "stderr")
+            self.events = None
 
     def _cell(self, name: str, value: float) -> str:
         if name == "epoch":
@@ -101,9 +111,10 @@ class Display:
     def close(self) -> None:
         """Leave the terminal as it was, and write TensorBoard's last events."""
         if self.live:
-            sys.stderr.write("\r\x1b[K")
+            say("\r\x1b[K", "stderr", end="")
         if self.events is not None:
-            self.events.close()
+            with contextlib.suppress(Exception):
+                self.events.close()
 
 
 @dataclasses.dataclass
@@ -130,6 +141,9 @@ def _tensorboard(folder: Path) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
+        return None
+    except Exception as error:  # it is there and broken, often beside another version of numpy or protobuf
+        say(f"warning: TensorBoard cannot be used ({type(error).__name__}: {error})", "stderr")
         return None
     return SummaryWriter(str(folder / "tensorboard"))
 

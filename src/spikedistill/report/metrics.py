@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
+
+from spikedistill.errors import DataError, WriteError
+from spikedistill.machine.files import write_text
+from spikedistill.machine.output import say
 
 Row = dict[str, float]
 
 
 class MetricsFile:
-    """The rows so far; those after the checkpoint that a run is resumed from are dropped.
+    """The rows of a run, in a file that is always whole. It shows the run and is not needed to go on with it.
 
     Args:
         path: of the file; it is written anew with each row.
-        done: epochs that the checkpoint has finished, 0 for a new run.
+        rows: of the epochs before, as the checkpoint has them.
     """
 
-    def __init__(self, path: Path, done: int) -> None:
-        self.path = path
-        # A run that died after an epoch, before its checkpoint was written, makes that epoch again.
-        self.rows = [row for row in read_metrics(path) if row["epoch"] <= done] if path.exists() else []
+    def __init__(self, path: Path, rows: list[Row]) -> None:
+        self.path, self.rows = path, list(rows)
         self._write()
 
     def add(self, row: Row) -> None:
@@ -32,15 +35,28 @@ class MetricsFile:
         if not self.rows:
             self.path.unlink(missing_ok=True)
             return
-        # The csv module writes line ends itself: newline="" keeps Python from changing them.
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        try:
+            write_text(self.path, text.getvalue())
+        except WriteError as error:  # the rows are in the checkpoint: the next epoch writes them all
+            say(f"warning: {error}", "stderr")
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics file; epochs are whole numbers."""
-    with path.open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
+    """The rows of a metrics file; epochs are whole numbers.
+
+    Raises:
+        DataError: half a row, or something else than numbers; says where.
+    """
+    rows: list[Row] = []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                rows.append({name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])})
+        except (TypeError, ValueError, KeyError, csv.Error) as error:
+            raise DataError(f"{path}, line {reader.line_num}, is no row of numbers ({error})") from error
+    return rows

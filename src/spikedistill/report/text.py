@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 from spikedistill.data import Splits
+from spikedistill.machine.output import say
 from spikedistill.measure.evaluation import Evaluation
 
 
 def print_start(lines: list[str]) -> None:
     """To stderr: results alone go to stdout."""
-    print("\n".join(lines), file=sys.stderr)
+    say("\n".join(lines), "stderr")
 
 
 def samples_in_words(splits: Splits) -> str:
@@ -29,14 +28,14 @@ def print_evaluation(found: Evaluation, division: str, precision: str) -> None:
     """
     # This is the result of a command, so it goes to stdout, where it can be piped.
     of_what = f" ({division})" if division else ""
-    print(f"\ntest {found.score_name} on {found.samples} samples{of_what}, computed in {precision}")
+    say(f"\ntest {found.score_name} on {found.samples} samples{of_what}, computed in {precision}")
     for t, value in found.score.items():
-        print(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
+        say(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
     if found.firing_rates:
-        print("firing rate (spikes per neuron and step)")
+        say("firing rate (spikes per neuron and step)")
         width = max(map(len, found.firing_rates))
         # 40 signs are one spike in every step.
         for name, fired in found.firing_rates.items():
-            print(f"  {name:<{width}}  {fired:.3f}  {'#' * round(40 * fired)}")
+            say(f"  {name:<{width}}  {fired:.3f}  {'#' * round(40 * fired)}")
     for warning in found.warnings():
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +14,89 @@ from torch import Tensor
 
 from spikedistill.errors import CheckpointError, WriteError
 from spikedistill.machine.files import write_atomically, write_json
+from spikedistill.machine.output import say
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint of a run.
+    """Write the checkpoint of a run; the one before is kept beside it.
 
     Raises:
         CheckpointError: it could not be written (a full disk); the old one is untouched.
     """
     try:
-        write_atomically(path, lambda file: torch.save(state, file))
+        write_atomically(path, lambda file: _write_sealed(file, state), keep=before(path))
     except WriteError as error:
         raise CheckpointError(f"{error}; then go on with: spikedistill train --resume {path.parent}") from error
 
 
+def before(path: Path) -> Path:
+    """Where the checkpoint before this one is kept."""
+    return path.with_name(f"{path.stem}-before{path.suffix}")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read tensors and plain values; never executes code.
+    """Read tensors and plain values; never executes code. A damaged checkpoint is left for the one before it.
 
     Raises:
-        CheckpointError: missing, truncated, or not a checkpoint of this package.
+        CheckpointError: both are missing, damaged, or not checkpoints of this package.
     """
+    try:
+        return _load_sealed(path)
+    except CheckpointError as error:
+        if not before(path).is_file():
+            raise
+        state = _load_sealed(before(path))
+        say(f"warning: {error}. Going on from the one before, {before(path)}", "stderr")
+        return state
+
+
+# ---------------------------------------------------------------- the seal
+
+# A checkpoint is torch's zip archive, with a digest of itself in the comment that zip archives may end with: one file,
+# one rename, and torch.load reads it as it is. A flipped bit would otherwise train on, for torch checks no sums.
+
+_END, _DIGEST = b"PK\x05\x06", 32
+"""What the last 22 bytes of a zip archive without comment begin with; and bytes of a digest."""
+
+
+def _write_sealed(file: Path, state: dict[str, Any]) -> None:
+    torch.save(state, file)
+    content = file.read_bytes()
+    assert content[-22:-18] == _END, "torch.save no longer ends with a zip directory"
+    with file.open("r+b") as archive:
+        archive.seek(-2, os.SEEK_END)
+        archive.write(_DIGEST.to_bytes(2, "little") + hashlib.blake2b(content, digest_size=_DIGEST).digest())
+
+
+def _load_sealed(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    content, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if content[-22:-18] != _END or content[-2:] != _DIGEST.to_bytes(2, "little"):
+        raise CheckpointError(
+            f"{path} is no checkpoint of this version of spikedistill, or it is truncated ({len(content)} bytes)"
+        )
+    content = content[:-2] + b"\0\0"
+    if hashlib.blake2b(content, digest_size=_DIGEST).digest() != digest:
+        raise CheckpointError(f"{path} is damaged: its content is not what was written")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be read ({str(error).splitlines()[0][:200]}); it is truncated, or no checkpoint of "
-            "spikedistill (files that would execute code on loading are refused)"
+            f"{path} cannot be read ({str(error).splitlines()[0][:200]}); files that would execute code on loading are "
+            "refused"
         ) from error
     if not isinstance(state, dict) or "learner" not in state:
         keys = sorted(map(str, state))[:8] if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path} is not a checkpoint of spikedistill; it holds {keys}")
     return state
+
+
+# ---------------------------------------------------------------- weights
 
 
 def save_weights(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
@@ -80,6 +133,8 @@ def apply_state(module: torch.nn.Module, state: dict[str, Tensor], source: str) 
     Raises:
         CheckpointError: names or shapes do not fit; says which.
     """
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{source} does not fit the network: it holds no tensors by name")
     own = module.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [

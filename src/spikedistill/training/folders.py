@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from spikedistill.errors import InvalidArgument, WriteError
+from spikedistill.errors import CheckpointError, InvalidArgument, WriteError
+from spikedistill.machine.locks import Held, locked
 
 
 @contextlib.contextmanager
 def new_folder(out: str | Path | None, name: str) -> Iterator[Path]:
     """Make the folder of a new run for the `with` block: `out`, or the first free runs/NAME, runs/NAME-2, ...
 
-    Making it is what takes it: of two runs that start together, each gets its own. A run that fails before it has
-    written anything leaves no folder behind.
+    Making it is what takes it, and a lock holds it while the run lives: of two runs that start together, each gets its
+    own, or the second an error. A run that fails before it has written anything leaves no folder behind.
 
     Raises:
-        InvalidArgument: `out` exists and holds something.
+        InvalidArgument: `out` exists and holds something, or another run lives in it.
         WriteError: it cannot be made.
     """
     folder = Path(out) if out is not None else None
@@ -30,8 +32,14 @@ def new_folder(out: str | Path | None, name: str) -> Iterator[Path]:
             raise
         raise WriteError(f"the folder {folder or 'runs'} of the run cannot be made: {error}") from error
     try:
-        yield folder
+        with owned(folder):
+            if out is not None:
+                _refuse_full(folder)
+            yield folder
     finally:
+        if not [path for path in folder.glob("*") if path.name != LOCK]:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink(missing_ok=True)
         made_here = missing if out is not None else [folder, *missing]
         for made in dict.fromkeys(made_here):
             with contextlib.suppress(OSError):  # it holds something, or is gone
@@ -58,9 +66,54 @@ def _given(folder: Path) -> Path:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)
         return folder
-    if not folder.is_dir() or any(folder.iterdir()):
-        raise InvalidArgument(
-            f"{folder} exists already and is not overwritten; go on with: spikedistill train --resume {folder}, or "
-            "choose another --out"
-        )
+    if not folder.is_dir():
+        raise InvalidArgument(f"{folder} is a file; name a folder for the run")
     return folder
+
+
+def _refuse_full(folder: Path) -> None:
+    """Refuse a folder that holds anything, but for a start that was killed before its first checkpoint."""
+    names = {path.name for path in folder.iterdir()} - {LOCK}
+    rest = {name for name in names if not name.startswith(TEMPORARY)}
+    if rest <= STARTED and "checkpoint.pt" not in rest and (not rest or "recipe.yaml" in rest):
+        for name in names:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
+    raise InvalidArgument(
+        f"{folder} exists already and is not overwritten; go on with: spikedistill train --resume {folder}, or "
+        "choose another --out"
+    )
+
+
+LOCK = ".lock"
+STARTED = {"recipe.yaml", "environment.json", "tensorboard"}
+"""What a run writes before its first checkpoint."""
+TEMPORARY = tuple(
+    f".{name}."
+    for name in ("recipe.yaml", "environment.json", "checkpoint.pt", "metrics.csv", "model.safetensors", "config.json")
+)
+"""What the names of half-written files begin with; a process that was killed leaves one."""
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[Path]:
+    """Hold a run's folder for the `with` block: nobody else trains in it. Half-written files are cleared away.
+
+    Raises:
+        InvalidArgument: another run lives in it; says which process.
+        CheckpointError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, wait=False))
+        except Held as error:
+            raise InvalidArgument(
+                f"a run is training in {folder}: {error}. Wait for its end, or choose another --out"
+            ) from error
+        for path in folder.iterdir():
+            if path.name.startswith(TEMPORARY):
+                path.unlink(missing_ok=True)
+        yield folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from spikedistill.core.network import Network
 from spikedistill.core.output import Batch
 from spikedistill.data import Batches
-from spikedistill.errors import NonFiniteLoss
+from spikedistill.errors import CheckpointError, NonFiniteLoss
 from spikedistill.machine.device import autocast
 from spikedistill.machine.processes import from_all_processes
 from spikedistill.tasks import Meter
@@ -26,6 +26,16 @@ from spikedistill.training.optimizers import OptimizerSettings, learning_rate
 CHECK_EVERY = 20
 """Steps between two looks at the losses where looking costs a synchronisation (CUDA)."""
 GRADIENT = "gradient norm"
+CAUSES = (
+    "Usual causes: too large a learning rate (try a tenth, or --optimizer.clip_norm 1), or an input that is NaN or "
+    "infinite. The checkpoint is from before"
+)
+
+
+def _not_finite(learner: nn.Module) -> list[str]:
+    """Names of the parameters and buffers that hold NaN or an infinite number."""
+    floats = [(name, value) for name, value in learner.state_dict().items() if value.is_floating_point()]
+    return [name for name, value in floats if not value.isfinite().all()]
 
 
 @dataclasses.dataclass
@@ -38,6 +48,7 @@ class Progress:
         meter: state of the task's meter.
         seconds: spent in this epoch.
         best: the best validation score of the epochs before; None before there is one.
+        rows: what `on_epoch` was told of the epochs before.
     """
 
     epoch: int = 0
@@ -47,6 +58,26 @@ class Progress:
     meter: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     best: float | None = None
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Progress:
+        """Of the plain values of a checkpoint.
+
+        Raises:
+            CheckpointError: a value is missing or of another kind.
+        """
+        kinds = {"epoch": int, "step": int, "samples": int, "sums": dict, "meter": dict, "rows": list}
+        kinds |= {"seconds": float, "best": (float, type(None))}
+        for name, kind in kinds.items():
+            if not isinstance(values.get(name, ...), kind):
+                raise CheckpointError(f"the checkpoint's {name} is {values.get(name)!r}")
+        numbers = [*values["sums"].values(), *(number for row in values["rows"] for number in row.values())]
+        if min(values["epoch"], values["step"], values["samples"]) < 0 or not all(
+            isinstance(number, (int, float)) for number in numbers
+        ):
+            raise CheckpointError("the checkpoint's progress is not made of numbers")
+        return cls(**{name: values[name] for name in kinds})
 
     def next_epoch(self) -> None:
         self.epoch, self.step, self.samples, self.sums, self.meter, self.seconds = self.epoch + 1, 0, 0, {}, {}, 0.0
@@ -71,6 +102,7 @@ class Session:
     Attributes:
         forward: the learner, or its distributed wrapper.
         average: the moving average of the network's weights, where the recipe wants one.
+        not_finite: tensors that are not finite from the beginning (a mask of −∞), and may stay so.
     """
 
     learner: SelfDistillation
@@ -78,6 +110,23 @@ class Session:
     optimizer: torch.optim.Optimizer
     progress: Progress
     average: AveragedModel | None = None
+    not_finite: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.not_finite = frozenset(_not_finite(self.learner))
+
+    def check_finite(self) -> None:
+        """Refuse weights and statistics that must not be kept.
+
+        Raises:
+            NonFiniteLoss: names the tensors; the last checkpoint is from before.
+        """
+        found = [name for name in _not_finite(self.learner) if name not in self.not_finite]
+        if found:
+            raise NonFiniteLoss(
+                f"{len(found)} tensors are not finite after epoch {self.progress.epoch}: {', '.join(found[:4])}. "
+                f"{CAUSES}"
+            )
 
     @property
     def network(self) -> Network:
@@ -124,9 +173,10 @@ def fit(
         session.learner.train()
         _epoch(session, batches, settings, precision, watcher)
         row = epoch_row(session, settings, len(batches)) | validate()
-        watcher.on_epoch(row)
+        progress.rows.append(row)
         progress.next_epoch()
-        save()
+        save()  # before anybody is told: what was shown is on the disk
+        watcher.on_epoch(row)
 
 
 def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, precision: str, watcher: Watcher) -> None:
@@ -228,9 +278,8 @@ def _diagnosis(progress: Progress, numbers: dict[str, float]) -> str:
     terms = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     before = f"loss {progress.mean('loss'):.4g} on average before" if progress.samples else "no step of it before"
     return (
-        f"the {what} is not finite in epoch {progress.epoch + 1}, step {progress.step + 1}: {terms} ({before}). Usual "
-        "causes: too large a learning rate (try a tenth, or --optimizer.clip_norm 1), or an input that is NaN or "
-        "infinite. The checkpoint is from before"
+        f"the {what} is not finite in epoch {progress.epoch + 1}, step {progress.step + 1}: {terms} ({before}). "
+        f"{CAUSES}"
     )
 
 

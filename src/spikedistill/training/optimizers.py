@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import CheckpointError, InvalidArgument, choose
 
 Groups = list[dict[str, Any]]
 
@@ -140,6 +140,25 @@ def decay_groups(modules: Iterable[nn.Module], weight_decay: float, decayed: str
 def make_optimizer(learner: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer of all parameters of a learner, with its branches and adapters."""
     return settings.make(decay_groups(learner.modules(), settings.weight_decay, settings.decayed))
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer; its settings stay those of the recipe.
+
+    Raises:
+        CheckpointError: a momentum of another shape than its parameter. Fused steps do not look, and would read and
+            write beside it.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in own]:
+        raise CheckpointError("the optimizer in the checkpoint has other parameters")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"{name} in the checkpoint is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                )
 
 
 def learning_rate(settings: OptimizerSettings, epoch: int, step: int, steps: int) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.kernels import Kernels
 from spikedistill.data import Splits
+from spikedistill.errors import CheckpointError
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.report import text
 from spikedistill.training.build import example_of, make_learner
@@ -18,10 +21,12 @@ from spikedistill.training.checkpoints import apply_state, load_checkpoint
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session
 from spikedistill.training.networks import is_imported
-from spikedistill.training.optimizers import make_optimizer
+from spikedistill.training.optimizers import make_optimizer, restore_optimizer
 from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
+from spikedistill.training.recipe_files import RESUMABLE
 from spikedistill.training.recipe_parsing import Trust
+from spikedistill.training.recipe_values import flat_values
 from spikedistill.training.tuning import choose_kernels
 
 CHECKPOINT = "checkpoint.pt"
@@ -78,6 +83,9 @@ class Prepared:
 
 def prepare(run: Run, resume: bool) -> Prepared:
     """Build what trains, settle precision and kernels, and read the checkpoint of a resumed run."""
+    state = load_checkpoint(run.folder / CHECKPOINT) if resume else None
+    if state is not None:
+        run = _as_it_was(run, state)
     torch.manual_seed(run.recipe.seed)
     learner = make_learner(run.recipe, run.splits.train, run.network, run.trust).to(run.device)
     random = torch.get_rng_state()  # measuring must not move what training draws
@@ -91,8 +99,8 @@ def prepare(run: Run, resume: bool) -> Prepared:
     run = dataclasses.replace(run, recipe=recipe)
     optimizer = make_optimizer(learner, recipe.optimizer)
     session = Session(learner, learner, optimizer, Progress(), _average(learner, recipe.optimizer.ema))
-    if resume:
-        _restore(session, run.folder)
+    if state is not None:
+        _restore(session, state, str(run.folder / CHECKPOINT))
     return Prepared(run, session, kernels_reason, precision_reason)
 
 
@@ -126,18 +134,78 @@ def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | 
     return AveragedModel(learner.network, multi_avg_fn=average, use_buffers=True)
 
 
-def _restore(session: Session, folder: Path) -> None:
-    path = folder / CHECKPOINT
-    state = load_checkpoint(path)
-    apply_state(session.learner, state["learner"], str(path))
-    session.optimizer.load_state_dict(state["optimizer"])
-    if session.average is not None:
-        apply_state(session.average, state["average"], str(path))
-    for name, value in state["progress"].items():
-        setattr(session.progress, name, value)
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+def made_of(run: Run) -> dict[str, Any]:
+    """What a checkpoint says of the run that made it, to be compared when it goes on."""
+    return {
+        "recipe": json.dumps(flat_values(run.recipe), default=str),
+        "processes": run.process.count,
+        "samples": len(run.splits.train),
+    }
+
+
+CHOSEN = ("precision", "compile")
+"""Fields that may be "auto" in a recipe; a run that goes on computes as it did."""
+
+
+def _as_it_was(run: Run, state: dict[str, Any]) -> Run:
+    """The run with what its first start has chosen.
+
+    Raises:
+        CheckpointError: it is not the run that made the checkpoint.
+    """
+    path = run.folder / CHECKPOINT
+    try:
+        was, processes, samples = json.loads(state["recipe"]), int(state["processes"]), int(state["samples"])
+        chosen = {name: str(was[name]) for name in CHOSEN}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not say what it is of ({error})") from error
+    now = json.loads(json.dumps(flat_values(run.recipe), default=str))
+    changed = [
+        f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
+        for name in dict.fromkeys([*was, *now])
+        if was.get(name) != now.get(name)
+        and not name.startswith((*RESUMABLE, "claim."))
+        and not (name in CHOSEN and now.get(name) == "auto")
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{run.folder} was trained by another recipe: {'; '.join(changed[:4])}. A run that goes on keeps its "
+            f"recipe; to start another one from its weights: --init {run.folder}"
+        )
+    if processes != run.process.count:
+        raise CheckpointError(
+            f"{run.folder} was trained by {processes} process(es), and this is {run.process.count}: the batches would "
+            "be shared in another way. Go on with as many"
+        )
+    if samples != len(run.splits.train):
+        raise CheckpointError(
+            f"{run.folder} was trained on {samples} samples, and there are {len(run.splits.train)} now; go on with the "
+            "same data"
+        )
+    recipe = dataclasses.replace(run.recipe, **chosen)  # type: ignore[arg-type]
+    return dataclasses.replace(run, recipe=recipe)
+
+
+def _restore(session: Session, state: dict[str, Any], source: str) -> None:
+    """Put a checkpoint into the objects of a run.
+
+    Raises:
+        CheckpointError: it does not fit them.
+    """
+    apply_state(session.learner, state["learner"], source)
+    try:
+        restore_optimizer(session.optimizer, state["optimizer"])
+        if session.average is not None:
+            apply_state(session.average, state["average"], source)
+        session.progress = Progress.of(state["progress"])
+        session.learner.task.meter().add_state(session.progress.meter or session.learner.task.meter().state())
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+    except CheckpointError:
+        raise
+    except Exception as error:  # plain values of any kind: each part has its own way to refuse them
+        raise CheckpointError(f"{source} does not fit this run: {type(error).__name__}: {error}") from error
 
 
 def about(prepared: Prepared) -> list[str]:

@@ -17,16 +17,17 @@ from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device
 from spikedistill.machine.environment import environment
 from spikedistill.machine.files import write_json
+from spikedistill.machine.output import say
 from spikedistill.machine.processes import Process, process_group
 from spikedistill.measure.evaluation import Evaluation
 from spikedistill.report import text
 from spikedistill.report.curves import draw_curves
 from spikedistill.report.display import Display, Silence
 from spikedistill.training.checkpoints import save_checkpoint, save_weights
-from spikedistill.training.folders import new_folder
+from spikedistill.training.folders import LOCK, new_folder, owned
 from spikedistill.training.loop import fit
 from spikedistill.training.networks import GIVEN
-from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, network_name, prepare
+from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, made_of, network_name, prepare
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
 from spikedistill.training.recipe_parsing import Trust
@@ -72,14 +73,10 @@ def train(
     if device.type == "cuda" and process.count > 1:
         device = torch.device("cuda", process.local_rank)
     keep_memory()
-    with (
-        _folder_of(folder, name, resume, process) as folder,
-        process_group(process, device),
-        stop_signals() as received,
-    ):
+    with _folder_of(folder, name, resume, process) as folder, process_group(process, device):
         splits = load(recipe.data, recipe.timesteps) if data is None else _matched(data)
         run = Run(recipe, folder, splits, network, data is not None, process, device, trust or recipe.model.name)
-        return _train(run, resume, received)
+        return _train(run, resume)
 
 
 def _matched(data: Splits) -> Splits:
@@ -120,8 +117,10 @@ def _folder_of(
 ) -> contextlib.AbstractContextManager[Path]:
     if resume and folder is None:
         raise CheckpointError("to resume a run, give its folder")
-    if resume or not process.is_first:  # the other processes never write, and have a name only
+    if not process.is_first:  # the other processes never write, and have a name only
         return contextlib.nullcontext(Path(folder or "runs"))
+    if resume:
+        return owned(Path(str(folder)))
     return new_folder(folder, name)
 
 
@@ -138,7 +137,7 @@ def _batches(run: Run) -> Batches:
     )
 
 
-def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
+def _train(run: Run, resume: bool) -> Evaluation:
     prepared = prepare(run, resume)
     run, session = prepared.run, prepared.session
     batches = _batches(run)
@@ -147,21 +146,22 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
         if not resume:
             write_json(run.folder / "environment.json", environment())
             # from here on the run can be resumed, whatever happens in its first epoch
-            save_checkpoint(run.folder / CHECKPOINT, session.state())
+            save_checkpoint(run.folder / CHECKPOINT, session.state() | made_of(run))
         text.print_start(about(prepared))
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
         session.forward = nn.parallel.DistributedDataParallel(session.learner, device_ids=ids)
     score_name = run.recipe.task.score
     display = (
-        Display(run.folder, run.recipe.optimizer.epochs, session.progress.epoch, score_name)
+        Display(run.folder, run.recipe.optimizer.epochs, session.progress.rows, score_name)
         if run.process.is_first
         else Silence()
     )
 
     def save() -> None:
+        session.check_finite()
         if run.process.is_first:
-            save_checkpoint(run.folder / CHECKPOINT, session.state())
+            save_checkpoint(run.folder / CHECKPOINT, session.state() | made_of(run))
 
     def validate() -> dict[str, float]:
         if run.splits.validation is None:
@@ -172,15 +172,17 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
         return {f"validation_{name}": value for name, value in found.columns[run.recipe.timesteps].items()}
 
     try:
-        fit(
-            session,
-            batches,
-            run.recipe.optimizer,
-            precision=run.recipe.precision,
-            watcher=Stoppable(display, received, run.device),
-            validate=validate,
-            save=save,
-        )
+        # Before this Ctrl-C ends the program at once, for there is nothing to lose; so it does again afterwards.
+        with stop_signals() as received:
+            fit(
+                session,
+                batches,
+                run.recipe.optimizer,
+                precision=run.recipe.precision,
+                watcher=Stoppable(display, received, run.device),
+                validate=validate,
+                save=save,
+            )
     except Interrupted:
         save()
         raise Interrupted(
@@ -193,7 +195,12 @@ def _train(run: Run, resume: bool, received: list[int]) -> Evaluation:
         raise
     finally:
         display.close()
-    return _finish(prepared, display)
+    try:
+        return _finish(prepared, display)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped in the final evaluation; the training is done and saved. Evaluate with: {run.resume_by}"
+        ) from None
 
 
 def _keep_best(prepared: Prepared, found: Evaluation) -> None:
@@ -212,7 +219,7 @@ def _keep_best(prepared: Prepared, found: Evaluation) -> None:
 def _forget(run: Run) -> None:
     """Take back what a run wrote that could not take one step, so that it can be started again with the same words."""
     if run.process.is_first:
-        for name in ("recipe.yaml", "environment.json", CHECKPOINT):
+        for name in ("recipe.yaml", "environment.json", CHECKPOINT, LOCK):
             (run.folder / name).unlink(missing_ok=True)
         shutil.rmtree(run.folder / "tensorboard", ignore_errors=True)
 
@@ -226,10 +233,14 @@ def _finish(prepared: Prepared, display: Display | Silence) -> Evaluation:
     if isinstance(display, Display):
         save_weights(run.folder, network.state_dict(), describe_network(run.recipe, run.splits.train))
         write_json(run.folder / "result.json", _result(found, run))
-        draw_curves(_title(prepared), display.metrics.rows, found, run.folder / "curves.png")
+        files = ["model.safetensors", "config.json", "metrics.csv", "result.json", "curves.png"]
+        try:
+            draw_curves(_title(prepared), display.metrics.rows, found, run.folder / "curves.png")
+        except Exception as error:  # a broken matplotlib must not cost the hours before it
+            files.remove("curves.png")
+            say(f"warning: curves.png could not be drawn ({type(error).__name__}: {error})", "stderr")
         text.print_evaluation(found, run.splits.division, run.recipe.precision)
-        files = "model.safetensors, config.json, metrics.csv, result.json, curves.png"
-        print(f"written to {run.folder}: {files}")
+        say(f"written to {run.folder}: {', '.join(files)}")
     return found
 
 

@@ -7,7 +7,6 @@ preparation that was killed leaves nothing that is taken for a cache.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,6 +22,7 @@ import numpy as np
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import Recordings
 from spikedistill.errors import DataError
+from spikedistill.machine.locks import locked
 from spikedistill.machine.progress import show_progress
 
 FORMAT = 2
@@ -58,7 +58,7 @@ def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # A name with a dot is never taken for a cache, nor for one that is being made.
-            with _lock(folder / f".{target.name}.lock"):
+            with locked(folder / f".{target.name}.lock", wait=True):
                 if not target.is_dir():  # another process may have made it meanwhile
                     _prepare(recordings, framing, target, repair)
         except OSError as error:
@@ -72,16 +72,6 @@ def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None
 
 def _bytes(recordings: Recordings, framing: Framing) -> int:
     return len(recordings) * framing.timesteps * 2 * framing.size**2 * 2
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the lock of a process that was killed is free."""
-    import fcntl  # not on Windows, where recordings cannot be prepared
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _prepare(recordings: Recordings, framing: Framing, target: Path, repair: bool) -> None:
