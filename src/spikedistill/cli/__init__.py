@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from typing import NamedTuple
 
 from spikedistill.cli.parser import Parser
 from spikedistill.errors import Interrupted, InvalidArgument, SpikedistillError
 from spikedistill.machine.modules import import_here
-from spikedistill.machine.output import open_streams
+from spikedistill.machine.output import mute, open_streams
 
 
 class Command(NamedTuple):
@@ -21,6 +22,9 @@ class Command(NamedTuple):
     module: str
     summary: str
 
+
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+"""How torch says it, on a CPU and on a GPU."""
 
 COMMANDS = {
     "train": Command("train", "train by a recipe, or go on with a run"),
@@ -99,8 +103,17 @@ def main(words: list[str] | None = None) -> int:
     except SpikedistillError as error:
         print(f"spikedistill: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
+    except BrokenPipeError:  # | head: nobody reads on
+        mute("stdout")
+        return 1
     except OSError as error:  # a folder that cannot be written, a file that went away: the reason says it
         print(f"spikedistill: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        remedy = "Lower --optimizer.batch_size or --model.width, or train in parts: --optimizer.accumulate 2"
+        print(f"spikedistill: not enough memory ({error}). {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("spikedistill: stopped", file=sys.stderr)

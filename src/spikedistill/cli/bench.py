@@ -35,9 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 def _bench(given: argparse.Namespace) -> None:
     from spikedistill.bench import SUBJECTS, Point, run_benchmark
+    from spikedistill.machine.device import find_device
+    from spikedistill.models import MODELS
 
     for subject in given.subjects or []:
         choose("subject", subject, SUBJECTS)
+    choose("model", given.model, MODELS)
+    find_device(given.device)
     counts = (*given.timesteps, given.repeats, given.batch, given.width, given.size, given.classes)
     if min(counts) < 1:
         raise InvalidArgument("bench: timesteps, repeats, batch, width, size and classes are whole numbers above 0")

@@ -16,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="folder of the run")
     parser.add_argument("--timesteps", nargs="+", type=int, default=None, help="numbers of steps, each at least 1")
     parser.add_argument("--data.root", dest="root", default=None, help="another folder of data with the same classes")
+    cache = "folder for the frames of recordings (default: that of the user)"
+    parser.add_argument("--data.events.cache", dest="cache", default=None, help=cache)
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
     parser.add_argument("--figure", type=Path, default=None, help="draw what was taken for what into this file, too")
     add_trust(parser)
@@ -37,7 +39,10 @@ def run(given: argparse.Namespace) -> None:
     recipe, trained = saved_recipe(given.folder, given.trust), Trained.load(given.folder, trust=given.trust)
     if given.timesteps and recipe.timesteps is None:
         raise InvalidArgument("this run is an ANN twin: it has no timesteps")
-    data = recipe.data if given.root is None else dataclasses.replace(recipe.data, root=given.root)
+    # The folder may come from anybody: it neither fetches anything nor says where frames are written.
+    events = dataclasses.replace(recipe.data.events, cache=given.cache)
+    root = recipe.data.root if given.root is None else given.root
+    data = dataclasses.replace(recipe.data, root=root, download=False, events=events)
     test = load_split(data, False, recipe.timesteps)
     # a folder of other classes, or of the same in another order, is no longer what the network was trained for
     test = test.with_targets(test.targets.matched(trained.config["targets"]))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
-from spikedistill.data.events.frames import checked_frames, read_npz
+from spikedistill.data.events.frames import checked_frames
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
+from spikedistill.data.npz import read_npz
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import SPLIT_NAMES, content, find_pictures, split_folder
 from spikedistill.data.pictures.tables import bad_rows, parquet_table

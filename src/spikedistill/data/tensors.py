@@ -14,6 +14,7 @@ from torch import Tensor
 from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.events.frameset import Dataset, as_label
+from spikedistill.data.npz import read_npy
 from spikedistill.data.pictures.changes import Draw, changed, cut_out
 from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.data.samples import Raw, Samples, check_rows
@@ -191,11 +192,10 @@ def read_values(path: str | Path, description: dict[str, Any]) -> Tensor:
         DataError: not readable, or of another shape.
     """
     expected = [*([description["timesteps"]] if "timesteps" in description else []), *description["shape"]]
-    try:
-        array = np.load(path, allow_pickle=False)
-        values = torch.as_tensor(np.asarray(array, dtype=np.float32))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not a readable .npy file of numbers ({error})") from error
+    array = read_npy(Path(path))
+    if array.dtype.kind not in "buif":
+        raise DataError(f"{path} is not a readable .npy file of numbers (it holds {array.dtype})")
+    values = torch.from_numpy(array.astype(np.float32))
     if list(values.shape) != expected:
         raise DataError(f"{path} holds {list(values.shape)}; the network was trained on {expected}")
     if not values.isfinite().all():

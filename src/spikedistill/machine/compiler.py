@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -21,7 +25,24 @@ def missing_compiler(device: torch.device) -> str | None:
         return None
     # torch calls what CXX names, or g++ (on a Mac clang++).
     compiler = os.environ.get("CXX", "g++")
-    return None if shutil.which(compiler) or shutil.which("clang++") else f"no C++ compiler ({compiler}) on the PATH"
+    found = shutil.which(compiler) or shutil.which("clang++")
+    return _failure(found) if found else f"no C++ compiler ({compiler}) on the PATH"
+
+
+@functools.cache
+def _failure(compiler: str) -> str | None:
+    """Why a compiler cannot make a library of what torch.compile writes: threads, and the headers of C++."""
+    source = "#include <cmath>\n#include <vector>\n#include <omp.h>\nint f() { return omp_get_num_threads(); }\n"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [compiler, "-x", "c++", "-", "-shared", "-fPIC", "-fopenmp", "-o", str(Path(folder) / "f.so")]
+        try:
+            made = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"the C++ compiler {compiler} cannot be run ({error})"
+    if made.returncode == 0:
+        return None
+    words = (made.stderr.strip().splitlines() or [f"exit code {made.returncode}"])[0]
+    return f"the C++ compiler {compiler} fails ({words})"
 
 
 def automatic(what: str, allowed: tuple[str, ...]) -> str | None:

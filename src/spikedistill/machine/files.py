@@ -27,17 +27,26 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
         # On the disk before it takes the old file's name: after a power cut one of the two is there, whole.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
         if keep is not None and path.exists():
             path.replace(keep)  # killed between the two renames, a process leaves the old file here
         temporary.replace(path)
     # Of any kind: `write` is the caller's, and torch's and safetensors' errors are of no common class.
     except Exception as error:
+        what = "free some space" if path.parent.is_dir() else f"the folder {path.parent} is gone"
         raise WriteError(
-            f"could not write {path}: {error}. The previous version, if any, is unchanged; free some space"
+            f"could not write {path}: {error}. The previous version, if any, is unchanged; {what}"
         ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What files of this process must not be; it can only be asked by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import Literal
@@ -17,7 +18,7 @@ def say(text: str, stream: Literal["stdout", "stderr"] = "stdout", end: str = "\
         target.write(f"{text}{end}")
         target.flush()
     except (OSError, ValueError):  # ValueError: the file was closed
-        _mute(stream)
+        mute(stream)
 
 
 def open_streams() -> None:
@@ -28,9 +29,12 @@ def open_streams() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(getattr(sys, stream), io.TextIOWrapper):
+            # an ASCII locale cannot say "×" or "≥": a question mark is better than the end
+            getattr(sys, stream).reconfigure(errors="replace")
 
 
-def _mute(stream: Literal["stdout", "stderr"]) -> None:
+def mute(stream: Literal["stdout", "stderr"]) -> None:
     """Send what follows nowhere; at the end Python itself would fail at what is still to be written."""
     silent = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # it is the stream now, and lives as long
     with contextlib.suppress(OSError, ValueError, AttributeError):

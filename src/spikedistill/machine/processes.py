@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from spikedistill.errors import InvalidArgument
+
 Value = TypeVar("Value")
 
 
@@ -31,16 +33,33 @@ class Process:
 
     @classmethod
     def find(cls) -> Process:
-        """This process, by torchrun's variables; without them it is the only one."""
-        numbers = (os.environ.get(name, default) for name, default in _TORCHRUN)
-        return cls(*(int(number) for number in numbers))
+        """This process, by torchrun's variables; without them it is the only one.
+
+        Raises:
+            InvalidArgument: only some of them are set, or they are no such numbers.
+        """
+        there = {name: os.environ[name] for name in (*_TORCHRUN, *_MEETING) if name in os.environ}
+        if "WORLD_SIZE" not in there and "RANK" not in there:
+            return cls()
+        try:
+            process = cls(*(int(there[name]) for name in _TORCHRUN))
+        except (KeyError, ValueError):
+            process = None
+        missing = [name for name in _MEETING if name not in there]
+        if process is None or not 0 <= process.rank < process.count or (process.count > 1 and missing):
+            raise InvalidArgument(
+                f"the environment says of several processes {there}; expected whole numbers {', '.join(_TORCHRUN)} and "
+                f"an address {', '.join(_MEETING)}. Start with torchrun, or unset them"
+            )
+        return process
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
 
-_TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 @contextlib.contextmanager

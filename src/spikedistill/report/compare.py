@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import re
 import statistics
@@ -16,9 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spikedistill.errors import DataError
+from spikedistill.machine.reading import plain_json, plain_yaml, text_of
 from spikedistill.report.figure import new_figure, save_figure
 from spikedistill.report.metrics import read_metrics
 
@@ -73,17 +71,21 @@ def read_record(folder: Path) -> Record:
     """
     # The files of a run are read as plain values: a recipe of another version may have fields that this one refuses.
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        recipe = plain_yaml(text_of(folder / "recipe.yaml"), str(folder / "recipe.yaml"))
+        result = plain_json(folder / "result.json")
+        environment = plain_json(folder / "environment.json")
         rows = read_metrics(folder / "metrics.csv")
         # The column is test_accuracy, or test_ and what another task measures.
         name = next(key for key, value in result.items() if key.startswith("test_") and isinstance(value, dict))
         seconds = statistics.median(row["seconds"] for row in rows)
         values = dict(_flat(recipe, ""))
         commit = environment.get("commit")
-        return Record(folder, values, name[5:], result[name], int(result["test_samples"]), seconds, commit)
-    except (OSError, ValueError, KeyError, StopIteration, AttributeError, TypeError, yaml.YAMLError) as error:
+        scores = {str(t): float(score) for t, score in result[name].items()}
+        samples = int(result["test_samples"])
+        if not scores or samples < 1 or not all(map(math.isfinite, scores.values())):
+            raise ValueError("result.json holds no scores")
+        return Record(folder, values, name[5:], scores, samples, seconds, commit)
+    except (OSError, ValueError, KeyError, StopIteration, AttributeError, TypeError, OverflowError) as error:
         raise DataError(f"{folder} is not the folder of a finished run: {error or type(error).__name__}") from error
 
 

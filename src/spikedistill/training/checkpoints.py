@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from spikedistill.errors import CheckpointError, WriteError
 from spikedistill.machine.files import write_atomically, write_json
 from spikedistill.machine.output import say
+from spikedistill.machine.reading import ReadError, content_of, plain_json, regular
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -72,9 +72,9 @@ def _load_sealed(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        content = content_of(path)
+    except ReadError as error:
+        raise CheckpointError(str(error)) from error
     content, digest = content[:-_DIGEST], content[-_DIGEST:]
     if content[-22:-18] != _END or content[-2:] != _DIGEST.to_bytes(2, "little"):
         raise CheckpointError(
@@ -122,7 +122,8 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             hint = f"; the run has not finished: spikedistill train --resume {folder}" if folder.is_dir() else ""
             raise CheckpointError(f"there is no {file}{hint}")
     try:
-        return load_file(weights), json.loads(config.read_text(encoding="utf-8"))
+        values = plain_json(config)
+        return load_file(regular(weights)), values
     except Exception as error:
         raise CheckpointError(f"{weights} or {config.name} beside it cannot be read: {error}") from error
 

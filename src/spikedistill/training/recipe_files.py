@@ -10,6 +10,7 @@ import yaml
 
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.machine.files import write_text
+from spikedistill.machine.reading import ReadError, plain_yaml, text_of
 from spikedistill.training.recipe import Claim, Recipe
 from spikedistill.training.recipe_parsing import SHORT, Trust, pairs_of, recipe_of, recipe_with
 from spikedistill.training.recipe_values import Values, flat_values, values_of
@@ -40,9 +41,9 @@ def load_recipe(name: str = DEFAULT, overrides: list[str] | None = None) -> Reci
     """
     if name.endswith((".yaml", ".yml")):
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"the recipe {name} cannot be read: {error}") from error
+            text = text_of(Path(name))
+        except ReadError as error:
+            raise InvalidArgument(f"the recipe cannot be read: {error}") from error
     else:
         choose("recipe", name, list_recipes())
         file = resources.files("spikedistill") / "recipes" / f"{name}.yaml"
@@ -65,9 +66,9 @@ def parse_recipe(text: str, overrides: list[str], source: str) -> Recipe:
 
 def _read_yaml(text: str, source: str) -> Values:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidArgument(f"{source} is not valid YAML: {error}") from error
+        values = plain_yaml(text, source)
+    except ReadError as error:
+        raise InvalidArgument(str(error)) from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -108,7 +109,10 @@ def saved_recipe(folder: Path, trust: Trust = False, overrides: list[str] | None
     if not path.is_file():
         there = f"it holds {sorted(p.name for p in folder.iterdir())[:8]}" if folder.is_dir() else "it does not exist"
         raise CheckpointError(f"{folder} is not the folder of a run: there is no recipe.yaml ({there})")
-    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        values = _read_yaml(text_of(path), str(path))
+    except ReadError as error:
+        raise CheckpointError(str(error)) from error
     recipe = recipe_of(values, str(path), trust)
     replaced = [(SHORT.get(key, key), value) for key, value in pairs_of(overrides or [])]
     for key, _ in replaced:

@@ -24,13 +24,12 @@ from spikedistill.measure.evaluation import EVALUATION_BATCH, Evaluation, evalua
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights, save_weights
+from spikedistill.training.config import FORMAT, check_config
 from spikedistill.training.hub import HUB, fetched, hugging_face, model_card
 from spikedistill.training.networks import as_spiking, build_network, fed_with
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_parsing import Trust, recipe_of
 from spikedistill.training.recipe_values import values_of
-
-FORMAT = "spikedistill network 2"
 
 
 def describe_network(recipe: Recipe, data: Samples) -> dict[str, Any]:
@@ -81,11 +80,7 @@ class Trained:
         """
         folder = Path(folder)
         tensors, config = load_weights(folder)
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder / 'config.json'} was not written by this version of spikedistill ({FORMAT!r}); it says "
-                f"{config.get('format') if isinstance(config, dict) else config!r}"
-            )
+        check_config(config, str(folder / "config.json"))
         wanted = {key: config[key] for key in ("task", "model", "learned") if key in config}
         recipe = recipe_of(wanted, str(folder / "config.json"), trust)
         outputs, in_channels = recipe.task.head_size(config["targets"]), config["input"]["shape"][0]

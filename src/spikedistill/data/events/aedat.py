@@ -14,7 +14,10 @@ import numpy as np
 from spikedistill.data.events.event import REPAIR, SENSOR, Events
 from spikedistill.errors import DataError
 from spikedistill.machine.files import write_atomically
+from spikedistill.machine.reading import ReadError, content_of
 
+LARGEST = 2 * 1024**3
+"""Bytes of a recording."""
 VERSION_2 = b"#!AER-DAT2.0"
 VERSION_4 = b"#!AER-DAT4.0"
 HEADER = VERSION_2 + b"\r\n# This is a raw AE data file - do not edit\r\n# Timestamps tick is 1 us\r\n"
@@ -52,15 +55,26 @@ def read_aedat2(path: str | Path, repair: bool = False) -> Events:
     # Taking x, y and p from single bytes is several times as fast as shifting and masking the words.
     octets = np.frombuffer(body, np.uint8).reshape(-1, 8)
     low = octets[:, 3]
-    events = Events.of(low >> 1, octets[:, 2] & 0x7F, low & 1, words[:, 1], path)
+    events = Events.of(low >> 1, octets[:, 2] & 0x7F, low & 1, _unwrapped(words[:, 1].astype(np.int64)), path)
     return (events.repaired() if repair else events).checked(path)
+
+
+WRAP = 2**32
+NEAR = 2**28
+"""Times this near to both ends of 32 bits are a clock that began again, and no damage (4.5 minutes)."""
+
+
+def _unwrapped(t: np.ndarray) -> np.ndarray:
+    """Times in µs where the camera's clock of 32 bits began again at 0, which it does after 71 minutes."""
+    again = (t[:-1] > WRAP - NEAR) & (t[1:] < NEAR)
+    return t + WRAP * np.concatenate([[0], np.cumsum(again)]) if again.any() else t
 
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        return content_of(path, LARGEST)
+    except ReadError as error:
+        raise DataError(str(error)) from error
 
 
 def _after_header(path: Path, content: bytes) -> bytes:

@@ -23,7 +23,9 @@ from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.recordings import Recordings
 from spikedistill.errors import DataError
 from spikedistill.machine.locks import locked
+from spikedistill.machine.output import say
 from spikedistill.machine.progress import show_progress
+from spikedistill.machine.reading import plain_json
 
 FORMAT = 2
 """Changed whenever the same files would give other frames, or are refused: older caches are then not found."""
@@ -54,12 +56,13 @@ def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None
     """
     folder = default_folder() if folder is None else Path(folder).expanduser()
     target = folder / key(recordings, framing, repair)
-    if not target.is_dir():
+    if not is_whole(target):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # A name with a dot is never taken for a cache, nor for one that is being made.
             with locked(folder / f".{target.name}.lock", wait=True):
-                if not target.is_dir():  # another process may have made it meanwhile
+                if not is_whole(target):  # another process may have made it meanwhile
+                    shutil.rmtree(target, ignore_errors=True)
                     _prepare(recordings, framing, target, repair)
         except OSError as error:
             raise DataError(
@@ -68,6 +71,34 @@ def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None
             ) from error
     # Read-only, and shared by the processes of a run: the system keeps one copy in memory.
     return np.load(target / "frames.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _seal(frames: Path) -> dict[str, Any]:
+    """What is noted of a file of frames, so that another one is noticed."""
+    found = frames.stat()
+    with frames.open("rb") as file:
+        digest = hashlib.file_digest(file, "blake2b").hexdigest()
+    return {"bytes": found.st_size, "modified": found.st_mtime_ns, "digest": digest}
+
+
+def is_whole(target: Path) -> bool:
+    """Whether a folder holds the frames that were made there, all of them and unchanged.
+
+    A file whose size and time are as noted is taken for it; of another time (a copy) the content is looked at.
+    """
+    frames = target / "frames.npy"
+    if not target.is_dir():
+        return False
+    try:
+        about, found = plain_json(target / "about.json"), frames.stat()
+        if found.st_size == about["bytes"] and (
+            found.st_mtime_ns == about["modified"] or _seal(frames)["digest"] == about["digest"]
+        ):
+            return True
+    except (OSError, KeyError, TypeError):
+        pass  # half of it is gone, or another version made it
+    say(f"warning: the frames in {target} are not those that were made there; they are made again", "stderr")
+    return False
 
 
 def _bytes(recordings: Recordings, framing: Framing) -> int:
@@ -89,6 +120,7 @@ def _prepare(recordings: Recordings, framing: Framing, target: Path, repair: boo
             raise DataError(f"{len(bad)} of {len(recordings)} recordings cannot be used:\n  {shown}")
         out.flush()
         about: dict[str, Any] = {"form": recordings.form, "root": str(recordings.root), "recordings": len(recordings)}
+        about |= _seal(temporary / "frames.npy")
         (temporary / "about.json").write_text(json.dumps(about | dataclasses.asdict(framing), indent=1))
         # Renaming is all or nothing: whoever sees this folder sees it whole.
         temporary.rename(target)

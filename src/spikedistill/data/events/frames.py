@@ -6,7 +6,6 @@ Shapes: frames [T, 2, H, W]; a sequence of frames is what a network sees over it
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spikedistill.data.events.event import SENSOR, Events
+from spikedistill.data.npz import read_npz
 from spikedistill.errors import DataError, InvalidArgument
 
 LARGEST = 65504
@@ -135,22 +135,3 @@ def read_frames_npz(path: str | Path, timesteps: int, sensor: int = SENSOR) -> n
             "the folder that was made for this T, or set --timesteps to it"
         )
     return checked_frames(frames, path)
-
-
-def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays of an npz file; pickles are refused.
-
-    Raises:
-        DataError: damaged, or without one of the keys.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in keys if key not in arrays]
-            if missing:
-                raise DataError(f"{path} has no array {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
-            # Arrays of an npz file are read only when they are taken out, so damage shows here.
-            return {key: arrays[key] for key in keys}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not a readable npz file: {error}") from error

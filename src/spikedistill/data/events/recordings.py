@@ -12,8 +12,10 @@ import numpy as np
 
 from spikedistill.data.events.aedat import VERSION_4, read_aedat2, read_aedat4
 from spikedistill.data.events.event import Events
-from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, read_npz, to_frames
+from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, to_frames
+from spikedistill.data.npz import npz_keys, read_npz
 from spikedistill.errors import DataError
+from spikedistill.machine.reading import regular
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -176,15 +178,14 @@ def _form(kind: str, files: tuple[Path, ...]) -> str:
     """The form of a folder's files, from the first of them that can be opened."""
     # Versions 2 and 4 share the suffix .aedat; the first bytes tell them apart.
     if kind == "aedat":
-        with files[0].open("rb") as file:
+        with regular(files[0]).open("rb") as file:
             return "aedat4" if file.read(len(VERSION_4)) == VERSION_4 else "aedat2"
     if kind != "npz":
         return kind
     problems = []
     for path in files:
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return "frames" if "frames" in arrays else "events_np"
-        except Exception as error:  # numpy meets damage in many ways
-            problems.append(f"{path} is not a readable npz file: {error}")
+            return "frames" if "frames" in npz_keys(path) else "events_np"
+        except DataError as error:
+            problems.append(str(error))
     raise DataError(problems[0])

@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import DataError
+from spikedistill.machine.reading import regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CHANNELS = {1: "L", 3: "RGB"}
 """Pillow's name for pictures of so many channels."""
+
+LARGEST = 256 * 1024**2
+"""Bytes of a file."""
+LARGEST_PIXELS = 2**26
+"""Of a picture: some kilobytes can claim gigabytes of one colour."""
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of grey pictures of 16 bits; "I" is also that of a TIFF of 32 bits."""
@@ -39,7 +45,11 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> 
 
     try:
         # Opening reads the header only. Damage further on is met in `_pixels`, so that belongs inside the try.
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        file = io.BytesIO(source) if isinstance(source, bytes) else regular(source, LARGEST)
+        with Image.open(file) as picture:
+            width, height = picture.size  # from the header: nothing has been unpacked yet
+            if width * height > LARGEST_PIXELS:
+                raise ValueError(f"it has {width} × {height} pixels; at most {LARGEST_PIXELS:,} are read")
             pixels = _pixels(picture, CHANNELS[channels])
     except Exception as error:  # each format meets damage in its own way
         name = name or str(source if isinstance(source, Path) else "a picture")

@@ -19,6 +19,7 @@ from torch import Tensor
 from spikedistill.data.dataset import HUB
 from spikedistill.data.pictures.decode import decode
 from spikedistill.errors import DataError
+from spikedistill.machine.reading import regular
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("fine_label", "label")
@@ -68,8 +69,11 @@ class Table:
             DataError: not a whole number, with the number of the row.
         """
         # A missing label is None; as a number it would have to be some class.
-        if not isinstance(label, int):
+        if isinstance(label, bool) or not isinstance(label, int):
             raise DataError(f"{self.name}, row {row}: the label is {label!r}, expected a whole number")
+        if label < 0 or (self.classes and label >= len(self.classes)):
+            limit = f"0 to {len(self.classes) - 1}" if self.classes else "0 or more"
+            raise DataError(f"{self.name}, row {row}: the label is {label}, expected {limit}")
         return label
 
 
@@ -99,7 +103,7 @@ def parquet_table(file: Path) -> Table:
         raise DataError(f"reading {file} needs pyarrow: pip install 'spikedistill[parquet]'") from error
     try:
         # Only the end of the file is read here: names of columns and the number of rows.
-        opened = pq.ParquetFile(file)
+        opened = pq.ParquetFile(regular(file))
     except Exception as error:
         raise DataError(f"{file} is not a readable parquet file: {error}") from error
     image, label = _columns(str(file), opened.schema_arrow.names)
@@ -108,14 +112,23 @@ def parquet_table(file: Path) -> Table:
         try:
             for piece in opened.iter_batches(PIECE, columns=[image, label]):
                 yield from _pairs(piece, image, label)
-        except OSError as error:  # pyarrow's errors of damaged pages
+        except DataError:
+            raise
+        except Exception as error:  # pyarrow's errors of damaged pages are of several kinds
             raise DataError(f"{file} is not a readable parquet file: {error}") from error
 
     # Class names are in JSON that Hugging Face keeps in the file's metadata, and nowhere else.
     metadata = (opened.schema_arrow.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata)["info"]["features"] if metadata else {}
-    classes = tuple(features.get(label, {}).get("names", ()))
-    return Table(str(file), opened.metadata.num_rows, classes, pairs)
+    return Table(str(file), opened.metadata.num_rows, _class_names(metadata, label), pairs)
+
+
+def _class_names(metadata: bytes | None, label: str) -> tuple[str, ...]:
+    """The names in Hugging Face's metadata; none where it says something else."""
+    try:
+        names = json.loads(metadata or b"{}")["info"]["features"][label]["names"]
+        return tuple(str(name) for name in names) if isinstance(names, list) else ()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
 
 
 def hub_table(name: str, train: bool) -> Table:
@@ -131,6 +144,11 @@ def hub_table(name: str, train: bool) -> Table:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(f"{HUB}{name} needs the datasets library: pip install 'spikedistill[hub]'") from error
+    if int(datasets.__version__.split(".")[0]) < 4:
+        raise DataError(
+            f"datasets {datasets.__version__} runs scripts that data sets bring along; {HUB}{name} needs version 4 or "
+            "newer: pip install 'datasets>=4'"
+        )
     # Not every data set calls its test rows so; some have a validation split only.
     wanted = ("train",) if train else TEST_SPLITS
     try:
@@ -163,6 +181,7 @@ def read_tables(tables: list[Table], channels: int, size: int, rows: int | None 
     there = sum(table.rows for table in tables)
     count = there if rows is None else min(rows, there)
     images, labels = torch.empty(count, channels, size, size, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
+    read = 0
     # Lazily: rows beyond `count` are not even read from disk.
     numbered = ((table, row, *pair) for table in tables for row, pair in enumerate(table.pairs()))
     for k, (table, row, cell, label) in enumerate(itertools.islice(numbered, count)):
@@ -172,6 +191,9 @@ def read_tables(tables: list[Table], channels: int, size: int, rows: int | None 
             found = f"{picture.shape[2]}×{picture.shape[1]}"
             raise DataError(f"{table.name}, row {row}: the picture is {found}, expected {size}×{size}")
         images[k] = picture
+        read += 1
+    if read < count:  # rows that nobody wrote would be whatever lay in memory
+        raise DataError(f"{tables[0].name} says that it has {there} rows, and has {read}; copy or download it again")
     return images, labels
 
 
