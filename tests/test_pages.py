@@ -145,7 +145,7 @@ def test_coming_from_has_twenty_lines_and_says_what_the_spikes_are():
     net, images = sd.create_model("resnet18", num_classes=10, width=2).eval(), torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(net(images, timesteps=4).logits, net(images, timesteps=4).logits)
-    with pytest.raises(TypeError, match="timesteps"):
+    with pytest.raises(sd.SpikedistillError, match="say how many time steps"):
         net(images)
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
     currents = 1.5 * torch.rand(4, 5)

@@ -81,6 +81,10 @@ class LIF(nn.Module):
         super().__init__()
         if neuron is not None and constants:
             raise InvalidArgument(f"LIF(neuron=...) takes no further constants; given {sorted(constants)}")
+        if neuron is not None and not isinstance(neuron, Neuron):
+            raise InvalidArgument(
+                f"neuron is {neuron!r}; expected a Neuron, or constants by name: LIF(decay=0.2, threshold=1.0)"
+            )
         for name, value in constants.items():
             _refuse_unknown(name)
             if isinstance(value, Tensor) and not (isinstance(value, nn.Parameter) and name in LEARNABLE):

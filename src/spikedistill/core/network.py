@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import overload
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -15,6 +15,9 @@ from spikedistill.core.modules import watching
 from spikedistill.core.output import Output
 from spikedistill.core.signal import Flow, Signal
 from spikedistill.errors import InvalidArgument, choose
+
+UNSAID: Any = object()
+"""T has no default: forgetting it is an error, and None means the ANN twin."""
 
 
 def rate(signal: Flow) -> Tensor:
@@ -70,7 +73,7 @@ class Network(nn.Module):
         self.stages, self.notes = tuple(stages), tuple(notes)
         known = {name for name, _ in body.named_modules()}
         for stage in self.stages:
-            choose("stage", stage, known)
+            choose("stage", stage, known - {""})
         self.sample_dims = _first_layer_dims(body) if sample_dims is None else sample_dims
 
     def is_over_time(self, inputs: Tensor) -> bool:
@@ -118,7 +121,7 @@ class Network(nn.Module):
             )
         return out, seen
 
-    def forward(self, images: Tensor, timesteps: int | None, kernels: Kernels = EAGER) -> Output:
+    def forward(self, images: Tensor, timesteps: int | None = UNSAID, kernels: Kernels = EAGER) -> Output:
         """Run `timesteps` steps (spikes only), or the ANN twin for timesteps=None.
 
         Args:
@@ -131,6 +134,8 @@ class Network(nn.Module):
         Raises:
             InvalidArgument: images or timesteps that do not fit (`is_over_time`, `LearningRule.encode`).
         """
+        if timesteps is UNSAID:
+            raise InvalidArgument("say how many time steps: net(images, timesteps=4); None is the ANN twin")
         # Evaluation needs spikes and no rates beside them, which is what BPTT feeds (method.md §2.6).
         learning_rule = ANN() if timesteps is None else BPTT(timesteps)
         logits, features = self.propagate(learning_rule.encode(images, kernels, self.is_over_time(images)))

@@ -60,7 +60,11 @@ SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """The stand-in for dH/dv (method.md §1.1): a shape from `SURROGATES` and its inverse width `alpha`.
+    """The stand-in for dH/dv (method.md §1.1).
+
+    Args:
+        name: a shape, a key of `SURROGATES`.
+        alpha: its inverse width, above 0.
 
     Raises:
         InvalidArgument: an unknown shape, or alpha not above 0.

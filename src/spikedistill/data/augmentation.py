@@ -71,6 +71,6 @@ class Augmentation:
                 # The defaults are for small pictures, so people meet this with other data: say how to switch it off.
                 off = "false" if isinstance(value, bool) else "0"
                 raise InvalidArgument(
-                    f"augmentation.{field.name} has no effect on {what}, which know {', '.join(known)}; "
+                    f"augmentation.{field.name} has no effect on {what}, which know {', '.join(known) or 'none'}; "
                     f"switch it off: --data.augmentation.{field.name} {off}"
                 )

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from spikedistill.data.dataset import DataSet
+from typing import NoReturn
+
+from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.events.read import read_events
 from spikedistill.data.pictures.folderset import read_folder
 from spikedistill.data.pictures.small import read_embedded, read_small
+from spikedistill.errors import DataError
 
 # Mean and standard deviation of the training pictures, as they are commonly used for each of these data sets.
 FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+GIVEN = "given"
+"""The name of samples that were handed over in Python: a recipe cannot read them again."""
+
+
+def _refuse_given(dataset: DataSet, request: Request) -> NoReturn:
+    """The reader of samples that only Python has.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(
+        "the samples of this run were handed over in Python; hand them over again: spikedistill.resume(folder, "
+        "data=...), or evaluate with spikedistill.load(folder).evaluate(samples)"
+    )
+
 
 DATASETS: dict[str, DataSet] = {
     "fashion-small": DataSet(
@@ -93,5 +112,13 @@ DATASETS: dict[str, DataSet] = {
         channels=2,
         size=48,
         classes=10,
+    ),
+    GIVEN: DataSet(
+        "samples of your own, in Python: spikedistill.train(..., data=Splits(...))",
+        _refuse_given,
+        kind="memory",
+        settings=(),
+        channels=1,
+        size=1,
     ),
 }

@@ -55,12 +55,15 @@ def read_npy(path: Path) -> np.ndarray:
         DataError: damaged, too large, or something else.
     """
     try:
-        regular(path, LARGEST)
+        with regular(path, LARGEST).open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise DataError(f"{path} is not a readable .npy file of numbers (it does not begin as one)")
         return _array(np.load(path, allow_pickle=False))
-    except ReadError as error:
+    except (ReadError, DataError) as error:
         raise DataError(str(error)) from error
     except Exception as error:
-        raise DataError(f"{path} is not a readable .npy file of numbers ({_words(error)})") from error
+        words = _words(error).replace("allow_pickle=False", "pickles are refused")
+        raise DataError(f"{path} is not a readable .npy file of numbers ({words})") from error
 
 
 def _array(value: object) -> np.ndarray:

@@ -5,6 +5,7 @@ Shapes: N samples of a batch, M samples of a data set, T time steps; images [N, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
@@ -93,6 +94,25 @@ def is_over_time(samples: Samples, inputs: Tensor) -> bool:
     """Whether finished inputs of these samples are [T, N, ...] and not [N, ...]."""
     # "shape" is that of one sample at one step
     return inputs.dim() == len(samples.description()["shape"]) + 2
+
+
+def refuse_other_input(given: Mapping[str, Any], learned: Mapping[str, Any]) -> None:
+    """Refuse samples that are fed in another form than those that a network learns, by their descriptions.
+
+    Raises:
+        DataError: another kind or shape, or pictures that are normalised in another way.
+    """
+    for name in ("kind", "shape", "timesteps", "mean", "std", "framing"):
+        if _plain(given.get(name)) != _plain(learned.get(name)):
+            remedy = "; normalise both alike: sd.samples_of(..., like=train)" if name in ("mean", "std") else ""
+            raise DataError(
+                f"these samples have {name} {given.get(name)}, those of the training {learned.get(name)}{remedy}"
+            )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back: tuples are lists."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def check_rows(targets: Targets, samples: int) -> None:

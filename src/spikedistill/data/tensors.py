@@ -132,10 +132,22 @@ def samples_of(
     Raises:
         DataError: an item of another form than the first, or a label that is none; says which.
     """
+    if isinstance(classes, int):
+        raise DataError(f"classes are {classes}; expected their names, as ('cat', 'dog')")
     names = tuple(classes)
-    if len(dataset) == 0:
+    try:
+        count = len(dataset)
+    except TypeError as error:
+        raise DataError(
+            f"a {type(dataset).__name__} has no len; expected a dataset with len and [k] → (input, label)"
+        ) from error
+    if count == 0:
         raise DataError("the dataset is empty")
-    first, _ = _as_tensor(dataset[0], 0)
+    try:
+        item = dataset[0]
+    except TypeError as error:
+        raise DataError(f"a {type(dataset).__name__} has no [k]; give the dataset itself, not a loader") from error
+    first, _ = _as_tensor(item, 0)
     values = torch.empty(len(dataset), *first.shape, dtype=first.dtype)
     labels = torch.empty(len(dataset), dtype=torch.long)
     for k in range(len(dataset)):
@@ -148,6 +160,10 @@ def samples_of(
         values[k], labels[k] = value, as_label(label, names, f"item {k}")
     targets = Labels(labels, names)
     if values.dtype != torch.uint8:
+        if like is not None:
+            raise DataError(
+                "floats are taken as they are, so `like` has no effect; leave it out, or give uint8 pictures"
+            )
         return TensorSet(values, targets, over_time)
     if over_time:
         raise DataError("pictures of uint8 have no time here; give floats [T, C, H, W] for frames")
@@ -182,6 +198,10 @@ def _normalisation(images: Tensor, like: Samples | None) -> tuple[tuple[float, .
     description = like.description()
     if "mean" not in description:
         raise DataError(f"these are pictures, and `like` is a {type(like).__name__} without mean and deviation")
+    if len(description["mean"]) != images.shape[1]:
+        raise DataError(
+            f"these pictures have {images.shape[1]} channels, those of `like` {len(description['mean'])}; convert them"
+        )
     return tuple(description["mean"]), tuple(description["std"])
 
 

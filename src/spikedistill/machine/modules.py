@@ -14,6 +14,8 @@ def import_here(name: str) -> ModuleType:
     Raises:
         ImportError: there is none, or it cannot be imported.
     """
+    if name.startswith(".") or "/" in name or name.endswith(".py"):
+        raise ImportError(f"{name!r} is no module; name it as package.module, without ./ and .py")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

@@ -105,9 +105,10 @@ def evaluate(
     # A meter for each T: one run gives the logits of all of them.
     sums = _Sums({t: task.meter() for t in steps}, inspect())
     device = next((p.device for p in network.parameters()), None)
+    _refuse_not_finite(network)
     with evaluating(network):
         for given in batches:
-            batch = given if isinstance(given, Batch) else Batch(*given)
+            batch = _as_batch(given)
             inputs = batch.inputs if device is None else batch.inputs.to(device)
             with watching_neurons(network, sums.fired, len(batch)):
                 logits = _logits(network, inputs, steps, kernels)
@@ -126,6 +127,24 @@ def evaluate(
     columns = {t: meter.columns() for t, meter in whole.meters.items()}
     rates = {name: float(fired) / whole.samples for name, fired in whole.fired.items()}
     return Evaluation(whole.samples, columns, task.score, rates, whole.inspector)
+
+
+def _as_batch(given: object) -> Batch:
+    if isinstance(given, Batch):
+        return given
+    if not isinstance(given, (tuple, list)) or len(given) != 2 or not isinstance(given[0], Tensor):
+        raise InvalidArgument(
+            f"a batch is a {type(given).__name__}; expected pairs (images, targets), as a DataLoader gives them, or "
+            "one such pair in a list: [(images, targets)]"
+        )
+    return Batch(*given)
+
+
+def _refuse_not_finite(network: Network) -> None:
+    """A NaN membrane never fires, so a network of NaN has a score as any other."""
+    bad = [name for name, p in network.named_parameters() if not p.isfinite().all()]
+    if bad:
+        raise InvalidArgument(f"{len(bad)} weights of the network are NaN or infinite, first {bad[0]}; train it again")
 
 
 def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:

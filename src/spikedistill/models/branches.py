@@ -24,7 +24,13 @@ def _conv1d(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
     return nn.Conv1d(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
+def _linear(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Linear:
+    """Features have no positions: every convolution is one of a single position."""
+    return nn.Linear(c_in, c_out, bias=False)
+
+
 LAYERS: dict[int, Layers] = {
+    2: Layers(_linear, nn.BatchNorm1d, nn.Identity),  # features [N, C]
     3: Layers(_conv1d, nn.BatchNorm1d, nn.AdaptiveAvgPool1d),  # sequences [N, C, L]
     4: Layers(conv, nn.BatchNorm2d, nn.AdaptiveAvgPool2d),  # pictures [N, C, H, W]
 }

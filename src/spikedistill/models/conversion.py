@@ -80,6 +80,8 @@ def to_spiking(
     if replaced == 0:
         raise InvalidArgument(_nothing_to_replace(model, activations))
     found = _find_stages(body) if stages is None else list(stages)
+    if stages is None and len(found) == 1:  # the last stage gets no branch, so one is as good as none
+        found = []
     # Stages that were named, even none of them, are a choice and no surprise.
     surprises = [*_stages_note(body, found, asked=stages is not None), *_training_note(model)]
     for surprise in surprises:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spikedistill.core.lif import LIF
 from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Flow
+from spikedistill.errors import InvalidArgument
 
 Stem = Literal["cifar", "imagenet"]
 """3×3 with stride 1, or 7×7 with stride 2 and max pooling."""
@@ -37,9 +38,16 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, b
     return kind(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
 
+def check_width(width: int) -> None:
+    """Raise InvalidArgument unless there is a channel."""
+    if width < 1:
+        raise InvalidArgument(f"width is {width}; expected at least 1 channel")
+
+
 def stem_layers(stem: Stem, in_channels: int, width: int, bias: bool) -> nn.Sequential:
     """Convolution and batch norm before the first neuron; max pooling there is exact, for the input is static."""
     # A bias has no effect before batch norm; it is there for the PreAct networks of the authors (method.md §5).
+    check_width(width)
     if stem == "cifar":
         return nn.Sequential(conv(in_channels, width, 3, bias=bias), nn.BatchNorm2d(width))
     return nn.Sequential(

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating, watching
-from spikedistill.core.network import Network
+from spikedistill.core.network import Network, as_network
 from spikedistill.errors import InvalidArgument
 
 Per = Literal["layer", "channel"]
 
 
 def learn_neurons(
-    network: Network, decay: Per | None = None, threshold: Per | None = None, example: Tensor | None = None
+    network: nn.Module, decay: Per | None = None, threshold: Per | None = None, example: Tensor | None = None
 ) -> int:
-    """Let the neurons of a network learn, in place; each constant begins where it is (method.md §2.7).
+    """Let the neurons of a network (or module) learn, in place; each constant begins where it is (method.md §2.7).
 
     What a layer learns already stays as it is.
 
@@ -34,6 +34,7 @@ def learn_neurons(
         InvalidArgument: no layer of LIF neurons, another word, or channels that cannot be counted.
     """
     wanted = {name: per for name, per in (("decay", decay), ("threshold", threshold)) if per is not None}
+    network = as_network(network)
     layers = {name: module for name, module in network.named_modules() if isinstance(module, LIF)}
     if wanted and not layers:
         raise InvalidArgument("this network has no LIF neurons that could learn")

@@ -8,7 +8,7 @@ from spikedistill.core.lif import LIF
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Flow
-from spikedistill.models.layers import Head, conv
+from spikedistill.models.layers import Head, check_width, conv
 
 VGG11 = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of the convolutions of each stage, in units of the width; pooling between stages."""
@@ -21,6 +21,7 @@ class VGG(nn.Module):
         self, factors: tuple[tuple[int, ...], ...], outputs: int, width: int, in_channels: int, neuron: Neuron
     ) -> None:
         super().__init__()
+        check_width(width)
         # What the layer before gives: at first the channels of the data, 3 for images and 2 for event frames.
         channels = in_channels
         for k, stage in enumerate(factors):

@@ -114,6 +114,18 @@ class Accuracy:
         return {"accuracy": int(self.correct) / self.samples} if self.samples else {}
 
 
+def _check_shares(shares: Tensor) -> None:
+    """Refuse shares of the classes that are none, where looking needs no synchronisation."""
+    if shares.device.type != "cpu" or not len(shares):
+        return
+    low, sums = float(shares.min()), shares.sum(1)
+    if not (low >= 0 and bool(((sums - 1).abs() < 1e-2).all())):
+        raise InvalidArgument(
+            f"labels [N, classes] must be shares from 0 that add up to 1; given from {low:g}, with sums from "
+            f"{float(sums.min()):g} to {float(sums.max()):g}"
+        )
+
+
 class Confusion:
     """How often each class was taken for each other.
 
@@ -178,6 +190,7 @@ class Classification:
         The range of indices is checked where that needs no synchronisation.
         """
         if isinstance(targets, Tensor) and targets.shape == logits.shape and targets.is_floating_point():
+            _check_shares(targets)
             return
         if not isinstance(targets, Tensor) or targets.shape != logits.shape[:1] or targets.is_floating_point():
             kind = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__

@@ -46,13 +46,23 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     network = fed_with(network, example.dim() - 1)
     if recipe.model.name not in MODELS:  # ours are built for the data
         check_head(network, example, outputs)
-    learn_neurons(network, recipe.learned.decay, recipe.learned.threshold, example)
-    if recipe.init is not None:
+    learned = (recipe.learned.decay, recipe.learned.threshold)
+    weights = None if recipe.init is None else load_weights(Path(recipe.init))[0]
+    if weights is not None and not any(name.endswith(LEARNT) for name in weights):
+        # weights of constant neurons: they learn from there on
+        apply_state(network, weights, f"the run {recipe.init}")
+        weights = None
+    learn_neurons(network, *learned, example)
+    if weights is not None:
         # every weight and buffer is accounted for: nothing is loaded in part
-        apply_state(network, load_weights(Path(recipe.init))[0], f"the run {recipe.init}")
+        apply_state(network, weights, f"the run {recipe.init}")
     if recipe.branches.stages is not None:
-        network = Network(network.body, recipe.branches.stages, network.notes, network.sample_dims)
+        network = Network(network.body, map(str, recipe.branches.stages), network.notes, network.sample_dims)
     return network
+
+
+LEARNT = (".decay", ".threshold")
+"""How the parameters of learned neurons end."""
 
 
 def make_learner(

@@ -71,7 +71,7 @@ def fields_of(owner: Callable[..., Any], prefix: str = "") -> list[Field]:
     Args:
         prefix: put before each name, as "data.".
     """
-    documented = parse_docstring(inspect.getdoc(owner) or "").params
+    documented = [param for each in _documented(owner) for param in parse_docstring(inspect.getdoc(each) or "").params]
     # one line of a docstring may explain several: `network_weight, branch_weight: ...`
     texts = {word.strip(): doc.description for doc in documented for word in doc.arg_name.split(",")}
     found: list[Field] = []
@@ -84,6 +84,11 @@ def fields_of(owner: Callable[..., Any], prefix: str = "") -> list[Field]:
         else:
             found.append(Field(f"{prefix}{name}", default, " ".join((texts.get(name) or "").split())))
     return found
+
+
+def _documented(owner: Callable[..., Any]) -> list[Any]:
+    """A class with those that it inherits fields from, the most general first; a function alone."""
+    return [each for each in reversed(owner.__mro__) if each is not object] if isinstance(owner, type) else [owner]
 
 
 def _default(owner: Callable[..., Any], parameter: inspect.Parameter) -> Any:

@@ -14,7 +14,7 @@ from spikedistill.core.learning import LearningRule, Rate
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network, NetworkWrapper, as_network, rate
 from spikedistill.core.output import Batch, Output
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import InvalidArgument, SpikedistillError, choose
 from spikedistill.models.branches import LAYERS, Branch
 from spikedistill.objectives import Needs, Objective, SelfDistillationLoss, Terms
 from spikedistill.tasks import Classification, Task
@@ -224,19 +224,27 @@ class _DryRun:
     def example(self) -> Tensor:
         if self._given is not None:
             return self._given[:1]
-        conv = next((m for m in self.network.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
-        if conv is None:
-            raise InvalidArgument(
-                "branches need a network with convolutions; pass branches=() to train without, or example= one batch "
-                "if it has some that cannot be found"
-            )
-        return torch.zeros(1, conv.in_channels, *[32] * (1 if isinstance(conv, nn.Conv1d) else 2))
+        kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
+        first = next((m for m in self.network.modules() if isinstance(m, kinds)), None)
+        if first is None:
+            raise InvalidArgument("the network's input cannot be told; pass example= one batch of it")
+        if isinstance(first, nn.Linear):
+            return torch.zeros(1, first.in_features)
+        return torch.zeros(1, first.in_channels, *[32] * (1 if isinstance(first, nn.Conv1d) else 2))
 
     def __call__(self) -> Output:
         if self._output is None:
             example = self.example.to(next(self.network.parameters()))
-            with torch.no_grad(), evaluating(self.network):
-                logits, features = self.network.propagate(example, self.features)
+            try:
+                with torch.no_grad(), evaluating(self.network):
+                    logits, features = self.network.propagate(example, self.features)
+            except (RuntimeError, ValueError, TypeError) as error:
+                if self._given is not None or isinstance(error, SpikedistillError):
+                    raise
+                raise InvalidArgument(
+                    f"the network cannot be tried with an input of {tuple(example.shape)} ({error}); pass example= one "
+                    "batch as you will train on"
+                ) from error
             self._output = Output(logits, {}, features)
         return self._output
 
@@ -250,10 +258,10 @@ def _branch_dims(network: Network, taps: list[str], output: Output) -> int:
     for tap in taps:
         shape = tuple(output.features[tap].shape)
         # what a pictures' network gives as [N, ., .] are tokens [N, L, C], whose channels stand last
-        if len(shape) not in LAYERS or len(shape) - 1 != (network.sample_dims or 3):
+        if len(shape) != 2 and (len(shape) not in LAYERS or len(shape) - 1 != (network.sample_dims or 3)):
             raise InvalidArgument(
-                f"the stage {tap} gives {shape} for one sample; a branch needs [N, C, H, W] of pictures or [N, C, L] "
-                "of sequences. Name other stages, or train without branches: branches=(), in a recipe "
+                f"the stage {tap} gives {shape} for one sample; a branch needs [N, C, H, W] of pictures, [N, C, L] of "
+                "sequences or [N, C]. Name other stages, or train without branches: branches=(), in a recipe "
                 "--branches.enabled false"
             )
     return output.features[taps[0]].dim()

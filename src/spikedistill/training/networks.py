@@ -66,7 +66,7 @@ def builder_of(name: str) -> Builder:
 def _given() -> nn.Module:
     raise InvalidArgument(
         "the network of this run was handed over in Python, and its recipe cannot build it; hand it over again: "
-        "spikedistill.resume(folder, network=...), spikedistill.Trained.load(folder, network=...)"
+        "spikedistill.resume(folder, network=...), spikedistill.load(folder, network=...)"
     )
 
 
@@ -92,7 +92,9 @@ def build_network(name: str, options: Mapping[str, Any], outputs: int, in_channe
     decided |= {key: in_channels for key in INPUTS if key in parameters}
     try:
         module = builder(**decided, **options)
-    except TypeError as error:
+    except InvalidArgument:
+        raise
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:  # torch refuses sizes in its own ways
         raise InvalidArgument(f"the model {name!r} could not be built: {error}") from error
     if not isinstance(module, nn.Module):
         raise InvalidArgument(f"the model {name!r} gave a {type(module).__name__}; expected a torch module")

@@ -62,10 +62,12 @@ class BranchSettings:
     """
 
     enabled: bool = True
-    stages: list[str] | None = None
+    stages: list[str | int] | None = None
     block: str = "light"
 
     def __post_init__(self) -> None:
+        if self.stages is not None:  # [0, 1] of an nn.Sequential are numbers in YAML
+            object.__setattr__(self, "stages", [str(stage) for stage in self.stages])
         choose("branch block", self.block, BLOCKS)
 
 

@@ -177,11 +177,23 @@ def _chosen(values: Values, key: str, value: str) -> bool:
         kept = {field.name.split(".")[0] for field in fields_of(owner)} - {"name"}
         if values[group]["name"] != value:
             kept -= set(NOT_KEPT)
+        if group == "model" and is_imported(value):  # its width is another network's
+            kept = set()
         # what both have, as T or the width, stays as the recipe says
         values[group] = {"name": value, **{k: v for k, v in values[group].items() if k.split(".")[0] in kept}}
         return True
     if group in SEVERAL_OF:
         name, _, field = rest.partition(".")
+        if not name:
+            raise InvalidArgument(
+                f"--{group} is by name: --{group}.NAME.FIELD VALUE, or --{group}.NAME null to leave one out; names: "
+                f"{', '.join(SEVERAL_OF[group])}"
+            )
+        if not field and value not in ("null", "None", "none", "{}", "true"):
+            raise InvalidArgument(
+                f"--{group}.{name} is {value!r}; expected {{}} to add it as it is, null to leave it out, or one of its "
+                f"fields: --{group}.{name}.FIELD VALUE"
+            )
         if not field and value in ("null", "None", "none"):
             values[group].pop(name, None)
             return True
@@ -246,8 +258,29 @@ def _made(made: Any, key: str, owners: Mapping[str, Any]) -> Any:
     return owners[key]() if found is None else found
 
 
+_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text", "list": "a list"}
+"""Types in words."""
+
+
 def _brief(message: str) -> str:
-    return re.sub(r"\s*\n\s*", " ", message)
+    """What jsonargparse found, in the words of recipes; its own are of parsers and types."""
+    message = re.sub(r"\s*\n\s*", " ", message)
+    # what is wrong in a group of its own is told in two steps, the group and the field
+    inner = re.match(r'Parser key "([^"]*)": Problem with given class_path \S+: Parser key "([^"]*)": (.*)', message)
+    if inner:
+        message = f'Parser key "{inner[1]}.{inner[2]}": {inner[3]}'
+    told = re.match(r'Parser key "([^"]*)": (.*)', message)
+    if told is None or "Expected" not in told[2]:
+        return message
+    types = re.sub(r"Given value type: \S+ \S+", "", told[2])
+    words = [word.replace("'", "") for word in re.findall(r"Literal\[(.*?)\]", types)][:1]
+    words += [_KINDS[kind] for kind in dict.fromkeys(re.findall(r"<class '(\w+)'>", types)) if kind in _KINDS]
+    if "NoneType" in told[2]:
+        words.append("null")
+    given = re.search(r"(?:Got value|Given value): (.*)$", told[2])
+    if not words or given is None:
+        return message
+    return f"{told[1]} is {given[1].strip()}; expected {' or '.join(dict.fromkeys(words))}"
 
 
 # ---------------------------------------------------------------- names of fields
@@ -273,6 +306,8 @@ def _check_key(key: str, source: str, known: Mapping[str, Field], imported: bool
     groups = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2, 3) if name.count(".") >= depth}
     if key in known or key in groups or key in SHORT:
         return
+    if key == "import":
+        raise InvalidArgument("--import MODULE stands before the command: spikedistill --import my_rows train ...")
     last = [name for name in known if name.rsplit(".", 1)[-1] == key]
     near = MEANT.get(key, last) or difflib.get_close_matches(key, [*known, *SHORT], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else f". Known: {', '.join(known)}"

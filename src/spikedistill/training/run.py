@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from spikedistill.data import Batches, Samples, Splits, load
+from spikedistill.data import Batches, DataSettings, Samples, Splits, load
+from spikedistill.data.datasets import GIVEN as DATA_GIVEN
+from spikedistill.data.samples import refuse_other_input
 from spikedistill.errors import CheckpointError, DataError, Interrupted, InvalidArgument, UnsupportedOperation
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device
@@ -56,7 +58,8 @@ def train(
         name: NAME of that (None: the recipe's, or "run").
         network: a module of your own in place of the model that the recipe names: with `LIF` neurons, or with ReLUs,
             which become neurons. It is trained itself, not a copy, unless it had to be converted.
-        data: samples of your own in place of those that the recipe names.
+        data: samples of your own in place of those that the recipe names; of its `data` fields, augmentation and
+            workers count.
         trust: whether teachers may be imported that were trained with a model "package.module:function"; the model of
             the recipe itself may.
 
@@ -68,6 +71,10 @@ def train(
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if network is not None:
         recipe = dataclasses.replace(recipe, model=ModelSettings(GIVEN))
+    if data is not None:
+        # of samples that are there, only what is done to them is left to say
+        kept = DataSettings(DATA_GIVEN, augmentation=recipe.data.augmentation, workers=recipe.data.workers)
+        recipe = dataclasses.replace(recipe, data=kept)
     process = Process.find()
     device = find_device(recipe.device)
     if device.type == "cuda" and process.count > 1:
@@ -85,9 +92,19 @@ def _matched(data: Splits) -> Splits:
     Raises:
         DataError: answers that the training samples do not have.
     """
-    known = data.train.targets.description()
+    if not isinstance(data, Splits) or data.train is None or data.test is None:
+        raise InvalidArgument(
+            f"data is {type(data).__name__}; expected Splits(train, validation, test), each samples (sd.samples_of, "
+            "sd.frames_of); only validation may be None"
+        )
+    known, fed = data.train.targets.description(), data.train.description()
+    for name in ("train", "validation", "test"):
+        samples = getattr(data, name)
+        if samples is not None and len(samples) == 0:
+            raise DataError(f"the {name} samples are none; give some, or None for no validation")
 
     def renumbered(samples: Samples) -> Samples:
+        refuse_other_input(samples.description(), fed)
         return samples.with_targets(samples.targets.matched(known))
 
     validation = None if data.validation is None else renumbered(data.validation)

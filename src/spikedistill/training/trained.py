@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from spikedistill.core.network import Network
-from spikedistill.data import Framing, Samples, in_order
+from spikedistill.data import Framing, ImageSet, Samples, in_order
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
+from spikedistill.data.samples import refuse_other_input
 from spikedistill.data.tensors import read_values
-from spikedistill.errors import CheckpointError
+from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.device import autocast
 from spikedistill.machine.files import write_text
 from spikedistill.measure.evaluation import EVALUATION_BATCH, Evaluation, evaluate
@@ -109,7 +110,18 @@ class Trained:
         Raises:
             DataError: answers that the network cannot give.
         """
-        targets = samples.targets.matched(self.config["targets"])
+        if isinstance(samples, ImageSet):  # pixels as they are: normalised here as in training
+            described = self.config["input"]
+            mean, std = tuple(described.get("mean", ())), tuple(described.get("std", ()))
+            samples = dataclasses.replace(samples, mean=mean, std=std)
+        try:
+            targets = samples.targets.matched(self.config["targets"])
+            refuse_other_input(samples.description(), self.config["input"])
+        except AttributeError as error:
+            raise InvalidArgument(
+                f"evaluate takes samples (sd.samples_of, splits.test), and was given a {type(samples).__name__}; for "
+                "batches: sd.evaluate(trained.network, batches, timesteps)"
+            ) from error
         batches = in_order(samples.with_targets(targets), EVALUATION_BATCH)
         steps = self.timesteps if timesteps is None else timesteps
         inspect = functools.partial(self.task.inspector, self.config["targets"])

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from spikedistill.core.kernels import EAGER, Kernels, compiled
 from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating, watching
-from spikedistill.errors import InvalidArgument
+from spikedistill.errors import InvalidArgument, choose
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.compiler import automatic, missing_compiler
-from spikedistill.machine.device import autocast
+from spikedistill.machine.device import PRECISIONS, autocast
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.precision import choose_precision
 
@@ -62,6 +62,15 @@ def tune(
     Raises:
         InvalidArgument: compiling was wished for and cannot work here.
     """
+    if not isinstance(learner, SelfDistillation) or not isinstance(inputs, Tensor):
+        raise InvalidArgument(
+            f"tune takes a learner and a batch of inputs, as tune(SelfDistillation(net, timesteps=4), images, 10**6); "
+            f"given {type(learner).__name__} and {type(inputs).__name__}"
+        )
+    choose("precision", precision, ("auto", *PRECISIONS))
+    choose("wish to compile", compile, ("auto", "on", "off"))
+    if not isinstance(samples, int) or samples < 1:
+        raise InvalidArgument(f"samples is {samples!r}; expected how many will be trained on in all, at least 1")
     keep_memory()
     learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     random = torch.get_rng_state()

@@ -181,6 +181,8 @@ def read_tables(tables: list[Table], channels: int, size: int, rows: int | None 
     there = sum(table.rows for table in tables)
     count = there if rows is None else min(rows, there)
     images, labels = torch.empty(count, channels, size, size, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
+    if count == 0:
+        raise DataError(f"{tables[0].name} holds no rows; copy or download it again")
     read = 0
     # Lazily: rows beyond `count` are not even read from disk.
     numbered = ((table, row, *pair) for table in tables for row, pair in enumerate(table.pairs()))
