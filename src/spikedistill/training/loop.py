@@ -32,7 +32,7 @@ CAUSES = (
 )
 
 
-def _not_finite(learner: nn.Module) -> list[str]:
+def not_finite(learner: nn.Module) -> list[str]:
     """Names of the parameters and buffers that hold NaN or an infinite number."""
     floats = [(name, value) for name, value in learner.state_dict().items() if value.is_floating_point()]
     return [name for name, value in floats if not value.isfinite().all()]
@@ -112,16 +112,13 @@ class Session:
     average: AveragedModel | None = None
     not_finite: frozenset[str] = frozenset()
 
-    def __post_init__(self) -> None:
-        self.not_finite = frozenset(_not_finite(self.learner))
-
     def check_finite(self) -> None:
         """Refuse weights and statistics that must not be kept.
 
         Raises:
             NonFiniteLoss: names the tensors; the last checkpoint is from before.
         """
-        found = [name for name in _not_finite(self.learner) if name not in self.not_finite]
+        found = [name for name in not_finite(self.learner) if name not in self.not_finite]
         if found:
             raise NonFiniteLoss(
                 f"{len(found)} tensors are not finite after epoch {self.progress.epoch}: {', '.join(found[:4])}. "

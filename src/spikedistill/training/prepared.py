@@ -19,7 +19,7 @@ from spikedistill.report import text
 from spikedistill.training.build import example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint
 from spikedistill.training.learner import SelfDistillation
-from spikedistill.training.loop import Progress, Session
+from spikedistill.training.loop import Progress, Session, not_finite
 from spikedistill.training.networks import is_imported
 from spikedistill.training.optimizers import make_optimizer, restore_optimizer
 from spikedistill.training.precision import choose_precision
@@ -98,7 +98,8 @@ def prepare(run: Run, resume: bool) -> Prepared:
     recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
     run = dataclasses.replace(run, recipe=recipe)
     optimizer = make_optimizer(learner, recipe.optimizer)
-    session = Session(learner, learner, optimizer, Progress(), _average(learner, recipe.optimizer.ema))
+    average = _average(learner, recipe.optimizer.ema)
+    session = Session(learner, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT))
     return Prepared(run, session, kernels_reason, precision_reason)
