@@ -18,8 +18,9 @@ import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.errors import CheckpointError, InvalidArgument, NonFiniteLoss
 from spikedistill.machine.locks import Held, locked
+from spikedistill.machine.processes import Process
 from spikedistill.training import run as run_module
-from spikedistill.training.checkpoints import before, load_checkpoint, save_checkpoint
+from spikedistill.training.checkpoints import before, load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.folders import owned
 
 TINY = ["--model.width=2", "--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows=44"]
@@ -319,6 +320,93 @@ def test_ctrl_c_ends_the_preparation_and_the_final_evaluation(tmp_path, monkeypa
     assert "the training is done and saved" in capsys.readouterr().err
     assert main(["train", "--resume", str(folder)]) == 0
     assert same_weights(folder, finished)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "0"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "a", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+        {"RANK": "5", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+    ],
+)
+def test_half_an_environment_of_several_processes_is_refused(environment, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert Process.find() == Process()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidArgument, match="Start with torchrun, or unset them"):
+        Process.find()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell script as a compiler")
+def test_a_compiler_that_fails_is_left_alone_and_named(tmp_path, monkeypatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'no room here' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.delenv("SPIKEDISTILL_COMPILE", raising=False)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), timesteps=2)
+    tuning = sd.tune(learner, torch.zeros(2, 3, 8, 8), samples=10**12, precision="fp32")
+    assert learner.kernels is sd.EAGER
+    assert "fails (no room here)" in str(tuning)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no such rights")
+def test_files_have_the_rights_that_the_user_wants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "checkpoint.pt", {"learner": {}})
+        save_weights(tmp_path, {"w": torch.zeros(1)}, {})
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {"0o640"}
+
+
+@pytest.mark.parametrize("words", [["list", "recipes"], ["train", "--help"], ["trian"]])
+def test_an_ascii_locale_is_no_reason_to_fail(words):
+    """Help and errors hold ×, ≥ and θ, recipes ±."""
+    process = start(*words, env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == (1 if words == ["trian"] else 0)
+
+
+def test_too_little_memory_is_said_in_words(monkeypatch, capsys):
+    def large(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(run_module, "train", large)
+    assert main(["train"]) == 1
+    assert "not enough memory" in capsys.readouterr().err
+    monkeypatch.setattr(run_module, "train", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a defect of ours is not hidden
+        main(["train"])
+
+
+def test_evaluating_a_strangers_run_fetches_nothing_and_writes_where_nobody_else_says(finished, tmp_path, monkeypatch):
+    import spikedistill.data as data
+
+    folder = shutil.copytree(finished, tmp_path / "theirs")
+    values = yaml.safe_load((folder / "recipe.yaml").read_text())
+    values["data"] |= {"name": "cifar10", "root": str(tmp_path / "made"), "download": True}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    asked = []
+
+    def noted(settings, *rest):
+        asked.append(settings)
+        raise sd.SpikedistillError("that is enough")
+
+    monkeypatch.setattr(data, "load_split", noted)
+    assert main(["evaluate", str(folder)]) == 1
+    assert (asked[0].download, asked[0].events.cache) == (False, None)
+    assert not (tmp_path / "made").exists()
 
 
 # ---------------------------------------------------------------- a disk that fails, a process that is killed, anywhere
