@@ -21,7 +21,7 @@ from spikedistill.machine.locks import Held, locked
 from spikedistill.machine.processes import Process
 from spikedistill.training import run as run_module
 from spikedistill.training.checkpoints import before, load_checkpoint, save_checkpoint, save_weights
-from spikedistill.training.folders import owned
+from spikedistill.training.folders import new_folder, owned
 
 TINY = ["--model.width=2", "--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows=44"]
 TINY += ["--optimizer.epochs=3", "--timesteps=2", "--precision=fp32", "--compile=off"]
@@ -91,6 +91,16 @@ def test_a_living_run_is_not_resumed_by_another(halfway):
     ):
         sd.resume(halfway)
     sd.resume(halfway)
+
+
+def test_a_run_that_is_refused_leaves_the_lock_of_the_living_one(tmp_path):
+    """Even where that has not written anything yet."""
+    with new_folder(tmp_path / "one", "x") as folder:
+        for _ in range(2):
+            with pytest.raises(InvalidArgument, match="a run is training in"), new_folder(tmp_path / "one", "x"):
+                pass
+        assert (folder / ".lock").is_file()
+    assert not folder.exists()
 
 
 def test_a_lock_is_free_when_its_process_is_gone(tmp_path):

@@ -33,13 +33,14 @@ def new_folder(out: str | Path | None, name: str) -> Iterator[Path]:
         raise WriteError(f"the folder {folder or 'runs'} of the run cannot be made: {error}") from error
     try:
         with owned(folder):
-            if out is not None:
-                _refuse_full(folder)
-            yield folder
+            try:
+                if out is not None:
+                    _refuse_full(folder)
+                yield folder
+            finally:  # while the lock is held: that of another run is never taken away
+                if not [path for path in folder.glob("*") if path.name != LOCK]:
+                    (folder / LOCK).unlink(missing_ok=True)
     finally:
-        if not [path for path in folder.glob("*") if path.name != LOCK]:
-            with contextlib.suppress(OSError):
-                (folder / LOCK).unlink(missing_ok=True)
         made_here = missing if out is not None else [folder, *missing]
         for made in dict.fromkeys(made_here):
             with contextlib.suppress(OSError):  # it holds something, or is gone
