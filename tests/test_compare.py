@@ -43,6 +43,13 @@ def write_run(folder, score, seed=0, **fields):
     (folder / "metrics.csv").write_text("epoch,loss,seconds\n1,2.0,10\n2,1.0,30\n3,1.0,20\n")
 
 
+def test_the_folder_that_seeds_were_given_stands_for_them(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"sd-{seed}", 0.5, seed)
+    write_run(tmp_path / "sd-old", 0.1, 7)
+    assert [record.folder.name for record in find_runs([tmp_path / "sd"])] == ["sd-0", "sd-1"]
+
+
 def test_seeds_are_one_row_and_differences_are_taken_seed_by_seed(tmp_path):
     for seed, (a, b) in enumerate([(0.5, 0.6), (0.4, 0.52), (0.6, 0.68)]):
         write_run(tmp_path / f"slow-{seed}", a, seed, width=1)

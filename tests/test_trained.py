@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import spikedistill as sd
 from spikedistill.cli import main
@@ -96,6 +97,15 @@ def test_a_stranger_on_the_hub_runs_no_code(run, tmp_path, monkeypatch):
     (tmp_path / "me" / "net" / "config.json").write_text(json.dumps(config))
     with pytest.raises(sd.SpikedistillError, match="would be imported, and so run"):
         sd.load("hub:me/net")
+
+
+def test_one_bad_file_leaves_the_answers_to_the_others(run, tmp_path, capsys):
+    Image.new("L", (28, 28), 90).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    assert main(["predict", str(run), str(tmp_path / "bad.png"), str(tmp_path / "good.png")]) == 1
+    out, err = capsys.readouterr()
+    assert "good.png: " in out
+    assert "bad.png is not a readable picture" in err
 
 
 def test_a_folder_that_is_none_is_not_looked_for_elsewhere(tmp_path):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from spikedistill.cli.parser import add_trust
+from spikedistill.errors import DataError
 from spikedistill.machine.device import PRECISIONS
 
 
@@ -24,6 +25,12 @@ def run(given: argparse.Namespace) -> None:
 
     trained = Trained.load(given.folder, trust=given.trust)
     precision = given.precision or trained.config["precision"]
+    bad: list[str] = []
     for file in given.files:
-        print(f"{file}: {trained.answer(file, precision)}")
+        try:
+            print(f"{file}: {trained.answer(file, precision)}")
+        except DataError as error:  # the others have an answer all the same
+            bad.append(str(error))
     print(f"computed in {precision}, T = {trained.timesteps}" if trained.timesteps else f"computed in {precision}, ANN")
+    if bad:
+        raise DataError("\n".join(bad))

@@ -98,14 +98,17 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def find_runs(roots: list[Path]) -> list[Record]:
-    """The finished runs among folders, and in the folders right below them.
+    """The finished runs among folders, and in the folders right below them; for FOLDER that is none, FOLDER-0, -1, ...
 
     Raises:
         DataError: a root without any.
     """
     found: list[Record] = []
     for root in roots:
-        folders = [root, *sorted(p for p in root.iterdir() if p.is_dir())] if root.is_dir() else []
+        if root.is_dir():
+            folders = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+        else:  # what `train --seeds` makes of --out
+            folders = sorted(p for p in root.parent.glob(f"{root.name}-*") if p.name[len(root.name) + 1 :].isdigit())
         runs = [folder for folder in folders if (folder / "result.json").is_file()]
         if not runs:
             raise DataError(f"{root} holds no finished run (no result.json in it or right below it)")
