@@ -319,6 +319,8 @@ def test_ctrl_c_ends_the_preparation_and_the_final_evaluation(tmp_path, monkeypa
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
+    # a shell starts what it puts into the background with Ctrl-C switched off
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "load", pressed)
@@ -327,6 +329,7 @@ def test_ctrl_c_ends_the_preparation_and_the_final_evaluation(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "_finish", pressed)
         assert main(["train", *TINY, "--out", str(folder)]) == 130
+    signal.signal(signal.SIGINT, before)
     assert "the training is done and saved" in capsys.readouterr().err
     assert main(["train", "--resume", str(folder)]) == 0
     assert same_weights(folder, finished)
