@@ -43,6 +43,17 @@ def write_run(folder, score, seed=0, **fields):
     (folder / "metrics.csv").write_text("epoch,loss,seconds\n1,2.0,10\n2,1.0,30\n3,1.0,20\n")
 
 
+def test_a_field_that_an_older_version_did_not_have_separates_only_where_it_is_on(tmp_path):
+    write_run(tmp_path / "old-0", 0.5, 0, objectives={"self_distillation": {"soft_weight": 0.3}})
+    new = {"soft_weight": 0.3, "label_smoothing": 0.0}
+    write_run(tmp_path / "off-1", 0.5, 1, objectives={"self_distillation": new}, learned={"decay": None})
+    write_run(tmp_path / "learned-2", 0.5, 2, objectives={"self_distillation": new}, learned={"decay": "channel"})
+    smooth = {"self_distillation": new | {"label_smoothing": 0.1}}
+    write_run(tmp_path / "smooth-3", 0.5, 3, objectives=smooth)
+    rows = rows_of(find_runs([tmp_path / name for name in ("old-0", "off-1", "learned-2", "smooth-3")]))
+    assert [len(row.records) for row in rows] == [2, 1, 1]
+
+
 def test_the_folder_that_seeds_were_given_stands_for_them(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"sd-{seed}", 0.5, seed)

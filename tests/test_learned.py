@@ -195,11 +195,15 @@ def test_a_parameter_beyond_its_bounds_is_used_at_the_bound_and_finds_back():
         rate = layer(sd.BPTT(T).encode(frames, over_time=True)).rate
         bound = sd.LIF(decay=1.0 if start > 1 else 0.0)
         assert torch.equal(rate, bound(sd.BPTT(T).encode(frames, over_time=True)).rate)
+        found = []
         for sign in (1, -1):
             layer.decay.grad = None
             (sign * layer(sd.BPTT(T).encode(frames, over_time=True)).rate.sum()).backward()
             step = -layer.decay.grad
-            assert step == 0 or step.sign() == direction
+            found.append(float(step))
+        # one sign of the loss leads further out and is held, the other leads back and passes
+        assert sorted(value * direction for value in found)[0] == 0
+        assert sorted(value * direction for value in found)[1] > 0
 
 
 def test_constants_become_parameters_by_name():

@@ -19,8 +19,9 @@ from spikedistill.cli import main
 from spikedistill.errors import CheckpointError, InvalidArgument, NonFiniteLoss
 from spikedistill.machine.locks import Held, locked
 from spikedistill.machine.processes import Process
+from spikedistill.training import loop
 from spikedistill.training import run as run_module
-from spikedistill.training.checkpoints import before, load_checkpoint, save_checkpoint, save_weights
+from spikedistill.training.checkpoints import before, load_checkpoint, load_weights, save_checkpoint, save_weights
 from spikedistill.training.folders import new_folder, owned
 
 TINY = ["--model.width=2", "--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows=44"]
@@ -117,6 +118,7 @@ def test_a_lock_is_free_when_its_process_is_gone(tmp_path):
 def test_a_start_that_was_killed_before_its_first_checkpoint_can_be_repeated(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
+    (folder / ".lock").write_text("process 4711 on a machine that is gone")
     (folder / "recipe.yaml").write_text("half a re")
     (folder / ".recipe.yaml.123").write_text("half")
     (folder / "tensorboard").mkdir()
@@ -124,6 +126,51 @@ def test_a_start_that_was_killed_before_its_first_checkpoint_can_be_repeated(tmp
     assert main(words) == 0
     assert not list(folder.glob(".recipe*"))
     assert main(words) == 1  # now it holds a run
+
+
+def test_a_recipe_of_the_users_own_is_not_taken_for_a_start_that_was_killed(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("# two weeks of tuning\nseed: 3")
+    assert main(["train", *TINY, "--out", str(tmp_path)]) == 1
+    assert "is not overwritten" in capsys.readouterr().err
+    assert "two weeks" in (tmp_path / "recipe.yaml").read_text()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(halfway, tmp_path, capsys):
+    (tmp_path / "victim").write_text("precious")
+    (halfway / ".lock").unlink()
+    (halfway / ".lock").symlink_to(tmp_path / "victim")
+    assert main(["train", "--resume", str(halfway)]) == 1
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_lock_file_that_was_taken_away_while_somebody_waited_is_no_lock(tmp_path, monkeypatch):
+    """A opens the file, B ends and unlinks it, A locks what is no longer there: it has to look again."""
+    import fcntl
+
+    path, flock, calls = tmp_path / ".lock", fcntl.flock, []
+
+    def unlinked_first(file, how):
+        calls.append(how)
+        if len(calls) == 1:
+            path.unlink()
+        return flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", unlinked_first)
+    with locked(path, wait=False), pytest.raises(Held), locked(path, wait=False):
+        pass
+    assert len(calls) == 3
+
+
+def test_a_file_system_without_locks_is_no_reason_not_to_train(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def none(file, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with locked(tmp_path / ".lock", wait=False):
+        pass
+    assert "cannot be locked (Function not implemented); start no second run there" in capsys.readouterr().err
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys):
@@ -168,6 +215,7 @@ def test_a_lost_checkpoint_leaves_the_one_before(halfway, finished, damage, caps
     assert main(["train", "--resume", str(halfway)]) == 0
     assert "Going on from the one before" in capsys.readouterr().err
     assert same_weights(halfway, finished)
+    load_checkpoint(before(path))  # the damaged one was not put into its place
 
 
 def test_without_any_checkpoint_it_says_so(halfway, capsys):
@@ -243,6 +291,7 @@ def shorten_momentum(state):
         (lambda s: s["progress"].update(meter={"samples": "x", "correct": 1}), "does not fit this run"),
         (lambda s: s.update(random=torch.zeros(3, dtype=torch.uint8)), "does not fit this run"),
         (lambda s: s.pop("recipe"), "does not say what it is of"),
+        (lambda s: s.update(fed="[]"), "was trained on other samples than these"),
         (lambda s: s["learner"].popitem(), "does not fit the network: missing"),
         (lambda s: s.update(learner=torch.zeros(3)), "does not fit"),
     ],
@@ -401,6 +450,98 @@ def test_too_little_memory_is_said_in_words(monkeypatch, capsys):
     monkeypatch.setattr(run_module, "train", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a defect of ours is not hidden
         main(["train"])
+
+
+def test_memory_that_is_not_there_at_the_first_step_leaves_no_folder(tmp_path, monkeypatch):
+    def large(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "fit", large)
+        assert main(["train", *TINY, "--out", str(tmp_path / "run")]) == 1
+    assert not (tmp_path / "run").exists()  # so the remedy can be tried with the same --out
+
+
+def test_what_nobody_can_hear_does_not_silence_the_users_own_program():
+    code = "from spikedistill.machine.output import say\nimport sys\nsay('T ≥ 1')\nprint('result 42')\n"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert found.stdout.split() == ["T", "?", "1", "result", "42"]
+
+
+def test_evaluating_a_run_whose_data_lie_on_the_hub_has_to_be_asked_for(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "theirs")
+    values = yaml.safe_load((folder / "recipe.yaml").read_text())
+    values["data"] |= {"name": "cifar10", "root": "hub:stranger/payload"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert main(["evaluate", str(folder)]) == 1
+    assert "lie on the hub, and would be fetched; say so: --data.root hub:stranger/payload" in capsys.readouterr().err
+
+
+def test_a_network_of_nan_gives_no_answer(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "nan")
+    tensors, config = load_weights(folder)
+    tensors["body.stem.0.weight"][0] = float("nan")
+    save_weights(folder, tensors, config)
+    with pytest.raises(CheckpointError, match="1 weights are NaN or infinite, first body.stem.0.weight"):
+        sd.load(folder)
+
+
+def test_weights_that_are_not_finite_do_not_become_the_best(tmp_path, monkeypatch):
+    def poisoned(session, *rest):
+        with torch.no_grad():
+            session.learner.network.body.stem[1].running_var[0] = float("inf")
+
+    monkeypatch.setattr(loop, "_epoch", poisoned)
+    with pytest.raises(NonFiniteLoss):
+        sd.train(load_recipe("fashion-small", TINY), tmp_path / "run")
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_a_module_at_two_places_is_saved_under_both_names(tmp_path):
+    shared = torch.nn.Linear(2, 2)
+    net = torch.nn.ModuleDict({"a": shared, "b": shared})
+    save_weights(tmp_path, net.state_dict(), {})
+    assert set(load_weights(tmp_path)[0]) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(finished, tmp_path, monkeypatch):
+    start_from, folder, steps = shutil.copytree(finished, tmp_path / "first"), tmp_path / "run", []
+
+    def stops(self, progress, count):
+        steps.append(progress.step)
+        if len(steps) == 2:
+            raise sd.Interrupted("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Stoppable, "on_step", stops)
+        assert main(["train", *TINY, "--init", str(start_from), "--out", str(folder)]) == 130
+    shutil.rmtree(start_from)
+    assert main(["train", "--resume", str(folder)]) == 0
+
+
+def test_seeds_go_on_after_a_start_that_was_killed(tmp_path):
+    folder = tmp_path / "s-0"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / "recipe.yaml").write_text("half")
+    words = [*TINY, "--optimizer.epochs=1", "--data.validation_rows=0"]
+    assert main(["train", *words, "--seeds", "0", "--out", str(tmp_path / "s")]) == 0
+    assert main(["train", *words, "--seeds", "²", "--out", str(tmp_path / "t")]) == 1
+
+
+def test_compare_reads_no_pipe_and_no_odd_numbers(finished, tmp_path, capsys):
+    for name, file, text in (
+        ("pipe", "metrics.csv", None),
+        ("seed", "recipe.yaml", "seed: null"),
+        ("commit", "environment.json", '{"commit": 5}'),
+    ):
+        folder = shutil.copytree(finished, tmp_path / name)
+        (folder / file).unlink()
+        os.mkfifo(folder / file) if text is None else (folder / file).write_text(text)
+        code = main(["compare", str(folder)])
+        assert code == (0 if name == "commit" else 1)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_evaluating_a_strangers_run_fetches_nothing_and_writes_where_nobody_else_says(finished, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from spikedistill.cli.parser import Parser
 from spikedistill.errors import Interrupted, InvalidArgument, SpikedistillError
 from spikedistill.machine.modules import import_here
-from spikedistill.machine.output import mute, open_streams
+from spikedistill.machine.output import close_streams, mute, open_streams, say
 
 
 class Command(NamedTuple):
@@ -50,7 +50,6 @@ def make_parser(words: list[str], wanted: tuple[str, ...]) -> Parser:
     parser.add_argument("--import", action="append", default=[], metavar="MODULE", dest="imported", help=own)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
-        sentence = f"{command.summary[0].upper()}{command.summary[1:]}."
         sentence = f"{command.summary[0].upper()}{command.summary[1:]}."
         own = commands.add_parser(name, help=command.summary, description=sentence)
         if name in wanted:
@@ -101,21 +100,23 @@ def main(words: list[str] | None = None) -> int:
     except SystemExit as end:  # argparse has shown its help
         return int(end.code or 0)
     except SpikedistillError as error:
-        print(f"spikedistill: {error}", file=sys.stderr)
+        say(f"spikedistill: {error}", "stderr")
         return 130 if isinstance(error, Interrupted) else 1
     except BrokenPipeError:  # | head: nobody reads on
         mute("stdout")
         return 1
     except OSError as error:  # a folder that cannot be written, a file that went away: the reason says it
-        print(f"spikedistill: {error}", file=sys.stderr)
+        say(f"spikedistill: {error}", "stderr")
         return 1
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         remedy = "Lower --optimizer.batch_size or --model.width, or train in parts: --optimizer.accumulate 2"
-        print(f"spikedistill: not enough memory ({error}). {remedy}", file=sys.stderr)
+        say(f"spikedistill: not enough memory ({error}). {remedy}", "stderr")
         return 1
     except KeyboardInterrupt:
-        print("spikedistill: stopped", file=sys.stderr)
+        say("spikedistill: stopped", "stderr")
         return 130
+    finally:
+        close_streams()
     return 0

@@ -62,7 +62,8 @@ def _show(given: argparse.Namespace) -> None:
     everything, generator = torch.arange(len(shown)), generator_for(recipe.seed, 0, 0, 1)
     raw = train.read_changed(shown, everything, recipe.data.augmentation, generator)
     grid(train.finish(raw).inputs, train.targets.captions(shown), out)
-    print(f"{len(shown)} training samples of {recipe.data.name}, after augmentation: {out}")
+    mixing = " (but for mixing)" if recipe.data.augmentation.mixes else ""
+    print(f"{len(shown)} training samples of {recipe.data.name}, after augmentation{mixing}: {out}")
 
 
 def _prepare(given: argparse.Namespace) -> None:

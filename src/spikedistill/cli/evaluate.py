@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 def run(given: argparse.Namespace) -> None:
     from spikedistill.data import division, load_split
+    from spikedistill.data.dataset import HUB
     from spikedistill.machine.device import find_device
     from spikedistill.report.counts import draw_counts
     from spikedistill.report.figure import FORMATS
@@ -45,6 +46,8 @@ def run(given: argparse.Namespace) -> None:
     # The folder may come from anybody: it neither fetches anything nor says where frames are written.
     events = dataclasses.replace(recipe.data.events, cache=given.cache)
     root = recipe.data.root if given.root is None else given.root
+    if given.root is None and str(root).startswith(HUB):
+        raise InvalidArgument(f"the data of this run lie on the hub, and would be fetched; say so: --data.root {root}")
     data = dataclasses.replace(recipe.data, root=root, download=False, events=events)
     test = load_split(data, False, recipe.timesteps)
     # a folder of other classes, or of the same in another order, is no longer what the network was trained for

@@ -68,7 +68,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _checked_seeds(given: list[str]) -> list[int]:
-    if not all(word.isdigit() for word in given) or len(set(given)) < len(given):
+    if not all(word.isascii() and word.isdigit() for word in given) or len(set(given)) < len(given):
         raise InvalidArgument(f"--seeds takes different whole numbers, as --seeds 0 1 2; given {' '.join(given)!r}")
     return [int(word) for word in given]
 
@@ -81,14 +81,16 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
 
     folders = [folder.with_name(f"{folder.name}-{seed}") for seed in seeds]
     for seed, place in zip(seeds, folders, strict=True):
-        if (place / "recipe.yaml").is_file():
+        # a start that was killed before its first checkpoint is begun again
+        begun = any((place / name).is_file() for name in ("checkpoint.pt", "checkpoint-before.pt"))
+        if begun:
             saved = saved_recipe(place, trust=recipe.model.name)  # what was named just now, and nothing else
             _refuse_another(recipe, saved, place)
             # what the first run chose by itself holds for all, or seeds would differ in more than their seed
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
         if (place / "result.json").is_file():
             print(f"{place} is finished already, and left alone", file=sys.stderr)
-        elif (place / "recipe.yaml").is_file():
+        elif begun:
             training.resume(place, trust=trust or recipe.model.name)
         else:
             training.train(dataclasses.replace(recipe, seed=seed), place, trust=trust)

@@ -42,6 +42,7 @@ class TensorSet:
     values: Tensor
     targets: Targets
     over_time: bool = False
+    looked_at: bool = dataclasses.field(default=False, repr=False)  # parts of it need not be looked at again
 
     def __post_init__(self) -> None:
         values = self.values
@@ -53,6 +54,9 @@ class TensorSet:
                 "(uint8 pictures are an ImageSet)"
             )
         check_rows(self.targets, len(values))
+        if self.looked_at:
+            return
+        object.__setattr__(self, "looked_at", True)
         # a NaN never fires: it would train on, and nobody would see it
         bad = (~values.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:

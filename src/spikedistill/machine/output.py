@@ -8,17 +8,30 @@ import os
 import sys
 from typing import Literal
 
+Stream = Literal["stdout", "stderr"]
 
-def say(text: str, stream: Literal["stdout", "stderr"] = "stdout", end: str = "\n") -> None:
-    """Print; where nobody listens any more (`| head`, a full disk, a closed terminal), be silent from then on."""
+
+def say(text: str, stream: Stream = "stdout", end: str = "\n") -> None:
+    """Print; where nobody listens (`| head`, a full disk, a closed terminal), go on without."""
     target = getattr(sys, stream)
     if target is None:  # Python has none where it was started without
         return
-    try:
-        target.write(f"{text}{end}")
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the file was closed
+        try:
+            target.write(f"{text}{end}")
+        except UnicodeEncodeError:  # an ASCII locale cannot say "×" or "≥"
+            encoding = getattr(target, "encoding", None) or "ascii"
+            target.write(f"{text}{end}".encode(encoding, "replace").decode(encoding))
         target.flush()
-    except (OSError, ValueError):  # ValueError: the file was closed
-        mute(stream)
+
+
+def close_streams() -> None:
+    """At the end of a program: what could not be written is given up, or Python itself would fail at it."""
+    for stream in ("stdout", "stderr"):
+        try:
+            getattr(sys, stream).flush()
+        except (OSError, ValueError):
+            mute(stream)
 
 
 def open_streams() -> None:
@@ -34,7 +47,7 @@ def open_streams() -> None:
             getattr(sys, stream).reconfigure(errors="replace")
 
 
-def mute(stream: Literal["stdout", "stderr"]) -> None:
+def mute(stream: Stream) -> None:
     """Send what follows nowhere; at the end Python itself would fail at what is still to be written."""
     silent = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # it is the stream now, and lives as long
     with contextlib.suppress(OSError, ValueError, AttributeError):

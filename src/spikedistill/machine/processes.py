@@ -42,7 +42,8 @@ class Process:
         if "WORLD_SIZE" not in there and "RANK" not in there:
             return cls()
         try:
-            process = cls(*(int(there[name]) for name in _TORCHRUN))
+            rank, count = int(there["RANK"]), int(there["WORLD_SIZE"])
+            process = cls(rank, count, int(there.get("LOCAL_RANK", 0)))
         except (KeyError, ValueError):
             process = None
         missing = [name for name in _MEETING if name not in there]

@@ -13,6 +13,8 @@ from spikedistill.errors import SpikedistillError
 
 SMALL = 16 * 1024**2
 """Bytes of a file of words and numbers (a recipe, a config) that nobody needs to exceed."""
+YAML = 256 * 1024
+"""Characters of YAML, whose reader takes seconds for each million of them."""
 DEEPEST = 50
 """Levels of nesting in such a file."""
 
@@ -95,8 +97,8 @@ def plain_yaml(text: str, source: str) -> Any:
     Raises:
         ReadError: not YAML, with references, or nested too deeply.
     """
-    if len(text) > SMALL:
-        raise ReadError(f"{source} has {len(text):,} characters, which is more than the {SMALL:,} that are read")
+    if len(text) > YAML:
+        raise ReadError(f"{source} has {len(text):,} characters, which is more than the {YAML:,} that are read")
     try:
         value = yaml.load(text, _Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError, KeyError, IndexError) as error:

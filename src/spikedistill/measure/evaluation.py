@@ -145,6 +145,7 @@ def _refuse_not_finite(network: Network) -> None:
     # Where looking would wait for a GPU, training has looked: it watches the gradients.
     there = [(name, p) for name, p in network.named_parameters() if p.device.type == "cpu"]
     bad = [name for name, p in there if not p.isfinite().all()]
+    bad += [name for name, b in network.named_buffers() if b.device.type == "cpu" and bool(b.isnan().any())]
     if bad:
         raise InvalidArgument(f"{len(bad)} weights of the network are NaN or infinite, first {bad[0]}; train it again")
 

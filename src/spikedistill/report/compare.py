@@ -46,9 +46,7 @@ class Record:
     seconds: float
     commit: str | None
 
-    @property
-    def seed(self) -> int:
-        return int(self.recipe.get("seed", 0))
+    seed: int
 
     @property
     def score(self) -> float:
@@ -79,12 +77,13 @@ def read_record(folder: Path) -> Record:
         name = next(key for key, value in result.items() if key.startswith("test_") and isinstance(value, dict))
         seconds = statistics.median(row["seconds"] for row in rows)
         values = dict(_flat(recipe, ""))
-        commit = environment.get("commit")
+        commit, seed = environment.get("commit"), int(values.get("seed", 0))
+        commit = None if commit is None else str(commit)[:60]
         scores = {str(t): float(score) for t, score in result[name].items()}
         samples = int(result["test_samples"])
         if not scores or samples < 1 or not all(map(math.isfinite, scores.values())):
             raise ValueError("result.json holds no scores")
-        return Record(folder, values, name[5:], scores, samples, seconds, commit)
+        return Record(folder, values, name[5:], scores, samples, seconds, commit, seed)
     except (OSError, ValueError, KeyError, StopIteration, AttributeError, TypeError, OverflowError) as error:
         raise DataError(f"{folder} is not the folder of a finished run: {error or type(error).__name__}") from error
 
@@ -199,12 +198,18 @@ def _refuse_equal_seeds(records: list[Record]) -> None:
 
 CHOICES = ("objectives.", "model.", "rule.", "task.")
 """Groups in which a field that is missing means another choice, and not another version."""
+ADDED = ("learned.", "data.augmentation.")
+"""Groups that grow with the versions; what a version does not know is off in it."""
+OFF = (None, 0, False, "")
 
 
 def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    for group in CHOICES:
+    for group in (*CHOICES, *ADDED):
         ours, theirs = ({name for name in each if name.startswith(group)} for each in (settings, others))
-        if ours and theirs and ours != theirs:
+        if group in CHOICES and not (ours and theirs):  # one of the two names its choices otherwise
+            continue
+        # a field of one of them only says nothing where it is off
+        if any({**others, **settings}[name] not in OFF for name in ours ^ theirs):
             return False
     return all(value == others[name] for name, value in settings.items() if name in others)
 

@@ -145,7 +145,11 @@ def _tensorboard(folder: Path) -> SummaryWriter | None:
     except Exception as error:  # it is there and broken, often beside another version of numpy or protobuf
         say(f"warning: TensorBoard cannot be used ({type(error).__name__}: {error})", "stderr")
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    try:
+        return SummaryWriter(str(folder / "tensorboard"))
+    except Exception as error:
+        say(f"warning: TensorBoard cannot be used ({type(error).__name__}: {error})", "stderr")
+        return None
 
 
 def _width(name: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from spikedistill.errors import DataError, WriteError
 from spikedistill.machine.files import write_text
 from spikedistill.machine.output import say
+from spikedistill.machine.reading import ReadError, text_of
 
 Row = dict[str, float]
 
@@ -52,11 +53,13 @@ def read_metrics(path: Path) -> list[Row]:
         DataError: half a row, or something else than numbers; says where.
     """
     rows: list[Row] = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                rows.append({name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])})
-        except (TypeError, ValueError, KeyError, csv.Error) as error:
-            raise DataError(f"{path}, line {reader.line_num}, is no row of numbers ({error})") from error
+    try:
+        reader = csv.DictReader(io.StringIO(text_of(path), newline=""))
+    except ReadError as error:
+        raise DataError(str(error)) from error
+    try:
+        for row in reader:
+            rows.append({name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])})
+    except (TypeError, ValueError, KeyError, AttributeError, csv.Error) as error:
+        raise DataError(f"{path}, line {reader.line_num}, is no row of numbers ({error})") from error
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -46,6 +47,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not before(path).is_file():
             raise
         state = _load_sealed(before(path))
+        with contextlib.suppress(OSError):  # or the next one would put it in the place of the good one
+            path.replace(path.with_name(f"{path.stem}-damaged{path.suffix}"))
         say(f"warning: {error}. Going on from the one before, {before(path)}", "stderr")
         return state
 
@@ -103,7 +106,13 @@ def save_weights(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any
     """`model.safetensors` and `config.json`."""
     from safetensors.torch import save_file
 
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # a module that stands at two places has its weights under two names; each gets its own
+        plain[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
     write_atomically(folder / "model.safetensors", lambda file: save_file(plain, file))
     write_json(folder / "config.json", config)
 

@@ -31,11 +31,12 @@ def new_folder(out: str | Path | None, name: str) -> Iterator[Path]:
         if isinstance(error, (InvalidArgument, WriteError)):
             raise
         raise WriteError(f"the folder {folder or 'runs'} of the run cannot be made: {error}") from error
+    ours = (folder / LOCK).is_file()  # no folder of the user's own has one
     try:
         with owned(folder):
             try:
                 if out is not None:
-                    _refuse_full(folder)
+                    _refuse_full(folder, ours)
                 yield folder
             finally:  # while the lock is held: that of another run is never taken away
                 if not [path for path in folder.glob("*") if path.name != LOCK]:
@@ -72,11 +73,15 @@ def _given(folder: Path) -> Path:
     return folder
 
 
-def _refuse_full(folder: Path) -> None:
-    """Refuse a folder that holds anything, but for a start that was killed before its first checkpoint."""
+def _refuse_full(folder: Path, ours: bool) -> None:
+    """Refuse a folder that holds anything, but for a start that was killed before its first checkpoint.
+
+    Args:
+        ours: whether a run has been there before; what else lies there is the user's.
+    """
     names = {path.name for path in folder.iterdir()} - {LOCK}
     rest = {name for name in names if not name.startswith(TEMPORARY)}
-    if rest <= STARTED and "checkpoint.pt" not in rest and (not rest or "recipe.yaml" in rest):
+    if not names or (ours and rest <= STARTED):
         for name in names:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -264,7 +264,11 @@ def _branch_dims(network: Network, taps: list[str], output: Output) -> int:
                 "sequences or [N, C]. Name other stages, or train without branches: branches=(), in a recipe "
                 "--branches.enabled false"
             )
-    return output.features[taps[0]].dim()
+    dims = {output.features[tap].dim() for tap in taps}
+    if len(dims) > 1:
+        shapes = ", ".join(f"{tap} {tuple(output.features[tap].shape)}" for tap in taps)
+        raise InvalidArgument(f"branches stand on stages of one form; these are {shapes}. Name others")
+    return dims.pop()
 
 
 def _make_branches(network: Network, taps: list[str], block: str, output: Output) -> nn.ModuleDict:

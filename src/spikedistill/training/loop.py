@@ -135,12 +135,15 @@ class Session:
         return next(self.learner.parameters()).device
 
     def state(self) -> dict[str, Any]:
-        """Everything a run needs to go on bit by bit."""
+        """Everything a run needs to go on bit by bit; of the epoch so far, what all processes have measured."""
+        progress = self.progress
+        samples, sums, meter = measured_by_all(self)
+        progress = dataclasses.replace(progress, samples=samples, sums=sums, meter=meter.state() if samples else {})
         return {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **({} if self.average is None else {"average": self.average.state_dict()}),
-            "progress": dataclasses.asdict(self.progress),
+            "progress": dataclasses.asdict(progress),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -169,6 +172,7 @@ def fit(
     while progress.epoch < settings.epochs:
         session.learner.train()
         _epoch(session, batches, settings, precision, watcher)
+        session.check_finite()
         row = epoch_row(session, settings, len(batches)) | validate()
         progress.rows.append(row)
         progress.next_epoch()
@@ -280,14 +284,22 @@ def _diagnosis(progress: Progress, numbers: dict[str, float]) -> str:
     )
 
 
+def measured_by_all(session: Session) -> tuple[int, dict[str, float], Meter]:
+    """Samples, sums of losses and the meter of the epoch so far, over all processes; each of them has to ask."""
+    progress, meter = session.progress, session.learner.task.meter()
+    samples, sums = 0, {}
+    for measured in from_all_processes((progress.samples, progress.sums, progress.meter)):
+        samples += measured[0]
+        sums = {name: sums.get(name, 0.0) + measured[1].get(name, 0.0) for name in {**sums, **measured[1]}}
+        if measured[2]:  # nothing yet, or nothing any more: the first process holds it
+            meter.add_state(measured[2])
+    return samples, sums, meter
+
+
 def epoch_row(session: Session, settings: OptimizerSettings, steps: int) -> dict[str, float]:
     """The measurements of an epoch, over all processes: losses, and the meter's columns as `train_NAME`."""
     progress = session.progress
-    meter, samples, sums = session.learner.task.meter(), 0, dict.fromkeys(progress.sums, 0.0)
-    for measured in from_all_processes((progress.samples, progress.sums, progress.meter)):
-        samples += measured[0]
-        sums = {name: value + measured[1][name] for name, value in sums.items()}
-        meter.add_state(measured[2])
+    samples, sums, meter = measured_by_all(session)
     row = {"epoch": progress.epoch + 1, "lr": learning_rate(settings, progress.epoch, steps - 1, steps)}
     row |= {name: value / samples for name, value in sums.items()}
     row |= {f"train_{name}": value for name, value in meter.columns().items()}

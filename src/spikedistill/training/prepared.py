@@ -87,7 +87,9 @@ def prepare(run: Run, resume: bool) -> Prepared:
     if state is not None:
         run = _as_it_was(run, state)
     torch.manual_seed(run.recipe.seed)
-    learner = make_learner(run.recipe, run.splits.train, run.network, run.trust).to(run.device)
+    # the weights that a run started from are in its checkpoint, and their folder need not be there any more
+    built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None)
+    learner = make_learner(built, run.splits.train, run.network, run.trust).to(run.device)
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
@@ -101,7 +103,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     average = _average(learner, recipe.optimizer.ema)
     session = Session(learner, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
-        _restore(session, state, str(run.folder / CHECKPOINT))
+        _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
     return Prepared(run, session, kernels_reason, precision_reason)
 
 
@@ -141,6 +143,7 @@ def made_of(run: Run) -> dict[str, Any]:
         "recipe": json.dumps(flat_values(run.recipe), default=str),
         "processes": run.process.count,
         "samples": len(run.splits.train),
+        "fed": json.dumps([run.splits.train.description(), dict(run.splits.train.targets.description())], default=str),
     }
 
 
@@ -183,11 +186,16 @@ def _as_it_was(run: Run, state: dict[str, Any]) -> Run:
             f"{run.folder} was trained on {samples} samples, and there are {len(run.splits.train)} now; go on with the "
             "same data"
         )
+    if state.get("fed") != made_of(run)["fed"]:
+        raise CheckpointError(
+            f"{run.folder} was trained on other samples than these: {state.get('fed')!s:.200} then, "
+            f"{made_of(run)['fed']:.200} now. Go on with the same, of the same classes in the same order"
+        )
     recipe = dataclasses.replace(run.recipe, **chosen)  # type: ignore[arg-type]
     return dataclasses.replace(run, recipe=recipe)
 
 
-def _restore(session: Session, state: dict[str, Any], source: str) -> None:
+def _restore(session: Session, state: dict[str, Any], source: str, first: bool) -> None:
     """Put a checkpoint into the objects of a run.
 
     Raises:
@@ -199,6 +207,8 @@ def _restore(session: Session, state: dict[str, Any], source: str) -> None:
         if session.average is not None:
             apply_state(session.average, state["average"], source)
         session.progress = Progress.of(state["progress"])
+        if not first:  # the first process has what all have measured
+            session.progress.samples, session.progress.sums, session.progress.meter = 0, {}, {}
         session.learner.task.meter().add_state(session.progress.meter or session.learner.task.meter().state())
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and torch.cuda.is_available():

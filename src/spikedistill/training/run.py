@@ -14,7 +14,7 @@ from torch import nn
 from spikedistill.data import Batches, DataSettings, Samples, Splits, load
 from spikedistill.data.datasets import GIVEN as DATA_GIVEN
 from spikedistill.data.samples import refuse_other_input
-from spikedistill.errors import CheckpointError, DataError, Interrupted, InvalidArgument, UnsupportedOperation
+from spikedistill.errors import CheckpointError, DataError, Interrupted, InvalidArgument, NonFiniteLoss
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device
 from spikedistill.machine.environment import environment
@@ -26,7 +26,7 @@ from spikedistill.report import text
 from spikedistill.report.curves import draw_curves
 from spikedistill.report.display import Display, Silence
 from spikedistill.training.checkpoints import save_checkpoint, save_weights
-from spikedistill.training.folders import LOCK, new_folder, owned
+from spikedistill.training.folders import new_folder, owned
 from spikedistill.training.loop import fit
 from spikedistill.training.networks import GIVEN
 from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, made_of, network_name, prepare
@@ -158,12 +158,13 @@ def _train(run: Run, resume: bool) -> Evaluation:
     prepared = prepare(run, resume)
     run, session = prepared.run, prepared.session
     batches = _batches(run)
+    state = session.state()
     if run.process.is_first:
         save_recipe(run.recipe, run.folder / "recipe.yaml")  # a resumed run may have more epochs now
         if not resume:
             write_json(run.folder / "environment.json", environment())
             # from here on the run can be resumed, whatever happens in its first epoch
-            save_checkpoint(run.folder / CHECKPOINT, session.state() | made_of(run))
+            save_checkpoint(run.folder / CHECKPOINT, state | made_of(run))
         text.print_start(about(prepared))
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
@@ -177,8 +178,9 @@ def _train(run: Run, resume: bool) -> Evaluation:
 
     def save() -> None:
         session.check_finite()
+        state = session.state()  # by all processes, for they add up what each has measured
         if run.process.is_first:
-            save_checkpoint(run.folder / CHECKPOINT, session.state() | made_of(run))
+            save_checkpoint(run.folder / CHECKPOINT, state | made_of(run))
 
     def validate() -> dict[str, float]:
         if run.splits.validation is None:
@@ -206,7 +208,9 @@ def _train(run: Run, resume: bool) -> Evaluation:
             f"stopped after epoch {session.progress.epoch}, step {session.progress.step}; everything is saved. Go on "
             f"with: {run.resume_by}"
         ) from None
-    except (InvalidArgument, UnsupportedOperation, DataError):
+    except NonFiniteLoss:  # what is left shows how it began
+        raise
+    except Exception:  # an input that does not fit, or too little memory: the remedy is another start
         if not resume and (session.progress.epoch, session.progress.step) == (0, 0):
             _forget(run)
         raise
@@ -236,7 +240,7 @@ def _keep_best(prepared: Prepared, found: Evaluation) -> None:
 def _forget(run: Run) -> None:
     """Take back what a run wrote that could not take one step, so that it can be started again with the same words."""
     if run.process.is_first:
-        for name in ("recipe.yaml", "environment.json", CHECKPOINT, LOCK):
+        for name in ("recipe.yaml", "environment.json", CHECKPOINT):
             (run.folder / name).unlink(missing_ok=True)
         shutil.rmtree(run.folder / "tensorboard", ignore_errors=True)
 

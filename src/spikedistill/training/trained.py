@@ -93,6 +93,7 @@ class Trained:
         example = torch.zeros(1, *config["input"]["shape"])
         learn_neurons(built, recipe.learned.decay, recipe.learned.threshold, example)
         apply_state(built, tensors, str(folder / "model.safetensors"))
+        _refuse_nan(built, str(folder))
         return cls(built.eval(), recipe.task, config)
 
     @torch.no_grad()
@@ -190,6 +191,14 @@ class Trained:
         return self.task.answer(logits, self.config["targets"])
 
 
+def _refuse_nan(network: Network, source: str) -> None:
+    """A NaN membrane never fires: a network of NaN answers as any other does."""
+    bad = [name for name, value in network.named_parameters() if not value.isfinite().all()]
+    bad += [name for name, value in network.named_buffers() if value.is_floating_point() and value.isnan().any()]
+    if bad:
+        raise CheckpointError(f"{source}: {len(bad)} weights are NaN or infinite, first {bad[0]}; take another epoch")
+
+
 def load(
     source: str | Path,
     *,
@@ -211,5 +220,7 @@ def load(
         InvalidArgument: the network has to be handed over, or would be imported without trust.
     """
     name = str(source)
+    if not name.startswith(HUB) and (revision or token):
+        raise InvalidArgument(f"{source} is a folder: revision and token are for the hub, as hub:user/name")
     folder = fetched(name.removeprefix(HUB), revision, token) if name.startswith(HUB) else Path(source)
     return Trained.load(folder, network=network, trust=trust)

@@ -76,10 +76,14 @@ def tune(
     random = torch.get_rng_state()
     network = learner.network
     example = (inputs[0] if network.is_over_time(inputs) else inputs)[:1]
+    gradients = [parameter.grad for parameter in learner.parameters()]  # measuring clears them
     chosen, precision_reason = choose_precision(precision, learner, inputs)
+    for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
+        parameter.grad = gradient
     learner.kernels, kernels_reason = choose_kernels(compile, learner, example, samples)
     torch.set_rng_state(random)
-    reasons = (precision_reason, f"kernels {kernels_reason}", "memory channels_last")
+    told = [reason.replace("as the recipe says", "as was said") for reason in (precision_reason, kernels_reason)]
+    reasons = (told[0], f"kernels {told[1]}", "memory channels_last")
     return Tuning(chosen, reasons, inputs.device)
 
 

@@ -39,6 +39,10 @@ class Framing:
     size: int = 48
 
     def __post_init__(self) -> None:
+        if not isinstance(self.timesteps, int) or not isinstance(self.size, int):
+            raise InvalidArgument(
+                f"frames have whole numbers of bins and pixels; given timesteps={self.timesteps}, size={self.size}"
+            )
         if self.timesteps < 1 or self.size < 1:
             raise InvalidArgument(
                 f"frames need at least one bin and one pixel; given timesteps={self.timesteps}, size={self.size}"
