@@ -3,6 +3,7 @@
 #   scripts/learning_rules.sh TABLE DATA [KIND SEED]...     default: every kind of the table, every seed, one after another
 #   TABLE: cifar10   10,000 rows, 10 epochs, three seeds; DATA: a folder with CIFAR-10
 #          cifar100  10,000 rows, 20 epochs, two seeds; DATA: a folder with CIFAR-100
+#          tools     10,000 rows, 10 epochs, three seeds, self-distillation; DATA: a folder with CIFAR-10
 #          dvs       4,000 simulated recordings, 10 epochs, two seeds; DATA: what `spikedistill data simulate-dvs` wrote
 # A run that is finished is left alone, one that was stopped goes on. Results: runs/TABLE/KIND-SEED/result.json
 set -euo pipefail
@@ -10,8 +11,9 @@ table=$1 data=$2; shift 2
 case $table in
   cifar10) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd nosoft rate bptt ann" ;;
   cifar100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd nosoft rate bptt" ;;
+  tools) recipe="cifar10-foundation" seeds="0 1 2" kinds="sgd adamw smooth mixup ema" ;;
   dvs) recipe="dvs-simulated" seeds="0 1" kinds="sd rate bptt" ;;
-  *) echo "learning_rules.sh: no table '$table'; there are cifar10, cifar100, dvs" >&2; exit 2 ;;
+  *) echo "learning_rules.sh: no table '$table'; there are cifar10, cifar100, tools, dvs" >&2; exit 2 ;;
 esac
 declare -A options=(
   [sd]=""
@@ -25,6 +27,11 @@ declare -A options=(
   [rate-eager]="--branches.enabled false --compile off"
   [sd-bf16]="--precision bf16"
   [rate-unscaled]="--branches.enabled false --rule.loss_scale 1"
+  [sgd]=""
+  [adamw]="--optimizer adamw --optimizer.warmup_epochs 1 --optimizer.schedule_per step"
+  [smooth]="--objectives.self_distillation.label_smoothing 0.1"
+  [mixup]="--data.augmentation.mixup 0.2"
+  [ema]="--optimizer.ema 0.99"
   [sd-unscaled]="--rule.loss_scale 1"
 )
 if [ $# -eq 0 ]; then

@@ -22,6 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("learning_rules", ["sd", "nosoft", "rate", "bptt", "ann", "sd-all", "rate-all", "rate-unscaled"]),
         ("dvs", ["sd", "rate", "bptt"]),
         ("cifar100", ["sd", "nosoft", "rate", "bptt", "rate-unscaled"]),
+        ("tools", ["sgd", "smooth", "ema", "mixup", "adamw"]),
     ],
 )
 def test_the_tables_of_the_results_are_those_of_the_stored_runs(runs, names):

@@ -23,6 +23,7 @@ from spikedistill.training import loop
 from spikedistill.training import run as run_module
 from spikedistill.training.checkpoints import before, load_checkpoint, load_weights, save_checkpoint, save_weights
 from spikedistill.training.folders import new_folder, owned
+from spikedistill.training.recipe_files import load_recipe
 
 TINY = ["--model.width=2", "--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows=44"]
 TINY += ["--optimizer.epochs=3", "--timesteps=2", "--precision=fp32", "--compile=off"]
