@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spikedistill.errors import InvalidArgument
+from spikedistill.cli.parser import check_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -17,10 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 def run(given: argparse.Namespace) -> None:
     from spikedistill.report.compare import draw, find_runs, rows_of, table
-    from spikedistill.report.figure import FORMATS
 
-    if given.figure is not None and (given.figure.suffix not in FORMATS or not given.figure.parent.is_dir()):
-        raise InvalidArgument(f"--figure takes a {', '.join(FORMATS)} in a folder that exists; given {given.figure}")
+    check_picture("--figure", given.figure)
     rows = rows_of(find_runs(given.runs))
     print(table(rows))
     if len(rows) > 1:

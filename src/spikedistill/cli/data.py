@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from spikedistill.cli.parser import add_recipe, recipe_from
+from spikedistill.cli.parser import add_recipe, check_picture, recipe_from
 from spikedistill.errors import DataError, InvalidArgument, choose
 
 SHOWN = 16
@@ -44,11 +44,7 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _show(given: argparse.Namespace) -> None:
-    from spikedistill.report.figure import FORMATS
-
-    out: Path = given.out
-    if out.suffix not in FORMATS or not out.parent.is_dir():
-        raise InvalidArgument(f"data show writes a {', '.join(FORMATS)} in a folder that exists; given --out {out}")
+    check_picture("--out", given.out)
 
     import torch
 
@@ -61,9 +57,9 @@ def _show(given: argparse.Namespace) -> None:
     shown = torch.randperm(len(train), generator=generator_for(recipe.seed, 0))[:SHOWN]
     everything, generator = torch.arange(len(shown)), generator_for(recipe.seed, 0, 0, 1)
     raw = train.read_changed(shown, everything, recipe.data.augmentation, generator)
-    grid(train.finish(raw).inputs, train.targets.captions(shown), out)
+    grid(train.finish(raw).inputs, train.targets.captions(shown), given.out)
     mixing = " (but for mixing)" if recipe.data.augmentation.mixes else ""
-    print(f"{len(shown)} training samples of {recipe.data.name}, after augmentation{mixing}: {out}")
+    print(f"{len(shown)} training samples of {recipe.data.name}, after augmentation{mixing}: {given.out}")
 
 
 def _prepare(given: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from spikedistill.cli.parser import add_trust
+from spikedistill.cli.parser import add_trust, check_picture
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.device import PRECISIONS
 
@@ -29,14 +29,12 @@ def run(given: argparse.Namespace) -> None:
     from spikedistill.data.dataset import HUB
     from spikedistill.machine.device import find_device
     from spikedistill.report.counts import draw_counts
-    from spikedistill.report.figure import FORMATS
     from spikedistill.report.text import print_evaluation
     from spikedistill.training.recipe_files import saved_recipe
     from spikedistill.training.scoring import score
     from spikedistill.training.trained import Trained
 
-    if given.figure is not None and (given.figure.suffix not in FORMATS or not given.figure.parent.is_dir()):
-        raise InvalidArgument(f"--figure takes a {', '.join(FORMATS)} in a folder that exists; given {given.figure}")
+    check_picture("--figure", given.figure)
     # the best epoch's weights lie in a folder of their own, below their run
     best = given.folder.name == "best" and (given.folder.parent / "recipe.yaml").is_file()
     run_folder = given.folder.parent if best else given.folder

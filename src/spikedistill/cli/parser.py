@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from spikedistill.errors import InvalidArgument, choose
@@ -36,6 +37,18 @@ TRUST = "import networks of the user's own that runs (also those of teachers) we
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", action="store_true", help=TRUST)
+
+
+def check_picture(option: str, path: Path | None) -> None:
+    """Refuse a file for a picture before the work that comes before it.
+
+    Raises:
+        InvalidArgument: another format, or a folder that is not there.
+    """
+    from spikedistill.report.figure import FORMATS
+
+    if path is not None and (path.suffix not in FORMATS or not path.parent.is_dir()):
+        raise InvalidArgument(f"{option} takes a {', '.join(FORMATS)} in a folder that exists; given {path}")
 
 
 class _Field(argparse.Action):

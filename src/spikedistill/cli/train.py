@@ -103,12 +103,10 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
 def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     """A run of another recipe must not become a seed of this one."""
     from spikedistill.training.recipe_files import CLAIM_HOLDS
-    from spikedistill.training.recipe_values import flat_values
+    from spikedistill.training.recipe_values import changed_fields, flat_values
 
-    now, then = flat_values(recipe), flat_values(saved)
     chosen = ("precision", "compile")  # "auto" has become one or the other
-    differ = [name for name in {**now, **then} if now.get(name) != then.get(name)]
-    differ = [name for name in differ if not name.startswith((*CLAIM_HOLDS, *chosen))]
+    differ = changed_fields(flat_values(recipe), flat_values(saved), (*CLAIM_HOLDS, *chosen))
     if differ:
         raise InvalidArgument(
             f"{folder} was made by another recipe (other {', '.join(differ[:5])}); choose another --out"

@@ -138,20 +138,22 @@ def samples_of(
     """
     if isinstance(classes, int):
         raise DataError(f"classes are {classes}; expected their names, as ('cat', 'dog')")
-    names = tuple(classes)
-    try:
-        count = len(dataset)
-    except TypeError as error:
-        raise DataError(
-            f"a {type(dataset).__name__} has no len; expected a dataset with len and [k] → (input, label)"
-        ) from error
-    if count == 0:
-        raise DataError("the dataset is empty")
-    try:
-        item = dataset[0]
-    except TypeError as error:
-        raise DataError(f"a {type(dataset).__name__} has no [k]; give the dataset itself, not a loader") from error
-    first, _ = _as_tensor(item, 0)
+    values, targets = _read_all(dataset, tuple(classes))
+    if values.dtype != torch.uint8:
+        if like is not None:
+            raise DataError(
+                "floats are taken as they are, so `like` has no effect; leave it out, or give uint8 pictures"
+            )
+        return TensorSet(values, targets, over_time)
+    if over_time:
+        raise DataError("pictures of uint8 have no time here; give floats [T, C, H, W] for frames")
+    return ImageSet(values, targets, *_normalisation(values, like))
+
+
+def _read_all(dataset: Dataset, names: tuple[str, ...]) -> tuple[Tensor, Labels]:
+    """Every item of a dataset, inputs as one tensor [M, ...]."""
+    first, _ = _as_tensor(_first(dataset), 0)
+    # Filled row by row: a list of items and their stack would take twice the memory.
     values = torch.empty(len(dataset), *first.shape, dtype=first.dtype)
     labels = torch.empty(len(dataset), dtype=torch.long)
     for k in range(len(dataset)):
@@ -162,16 +164,22 @@ def samples_of(
                 "the same form"
             )
         values[k], labels[k] = value, as_label(label, names, f"item {k}")
-    targets = Labels(labels, names)
-    if values.dtype != torch.uint8:
-        if like is not None:
-            raise DataError(
-                "floats are taken as they are, so `like` has no effect; leave it out, or give uint8 pictures"
-            )
-        return TensorSet(values, targets, over_time)
-    if over_time:
-        raise DataError("pictures of uint8 have no time here; give floats [T, C, H, W] for frames")
-    return ImageSet(values, targets, *_normalisation(values, like))
+    return values, Labels(labels, names)
+
+
+def _first(dataset: Dataset) -> Any:
+    """Item 0, if it is a dataset that has items by number."""
+    try:
+        if len(dataset) == 0:
+            raise DataError("the dataset is empty")
+    except TypeError as error:
+        raise DataError(
+            f"a {type(dataset).__name__} has no len; expected a dataset with len and [k] → (input, label)"
+        ) from error
+    try:
+        return dataset[0]
+    except TypeError as error:
+        raise DataError(f"a {type(dataset).__name__} has no [k]; give the dataset itself, not a loader") from error
 
 
 def _as_tensor(item: Any, k: int) -> tuple[Tensor, Any]:

@@ -26,7 +26,7 @@ from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_files import RESUMABLE
 from spikedistill.training.recipe_parsing import Trust
-from spikedistill.training.recipe_values import flat_values
+from spikedistill.training.recipe_values import changed_fields, flat_values
 from spikedistill.training.tuning import choose_kernels
 
 CHECKPOINT = "checkpoint.pt"
@@ -166,10 +166,8 @@ def _as_it_was(run: Run, state: dict[str, Any]) -> Run:
     now = json.loads(json.dumps(flat_values(run.recipe), default=str))
     changed = [
         f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
-        for name in dict.fromkeys([*was, *now])
-        if was.get(name) != now.get(name)
-        and not name.startswith((*RESUMABLE, "claim."))
-        and not (name in CHOSEN and now.get(name) == "auto")
+        for name in changed_fields(was, now, (*RESUMABLE, "claim."))
+        if not (name in CHOSEN and now.get(name) == "auto")
     ]
     if changed:
         raise CheckpointError(

@@ -13,7 +13,7 @@ from spikedistill.machine.files import write_text
 from spikedistill.machine.reading import ReadError, plain_yaml, text_of
 from spikedistill.training.recipe import Claim, Recipe
 from spikedistill.training.recipe_parsing import SHORT, Trust, pairs_of, recipe_of, recipe_with
-from spikedistill.training.recipe_values import Values, flat_values, values_of
+from spikedistill.training.recipe_values import Values, changed_fields, flat_values, values_of
 
 DEFAULT = "fashion-small"
 CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
@@ -79,8 +79,7 @@ def _read_yaml(text: str, source: str) -> Values:
 def _with_honest_claim(plain: Recipe, recipe: Recipe) -> Recipe:
     """What was measured of a recipe was not measured of one with other fields."""
     before, after = flat_values(plain), flat_values(recipe)
-    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    changed = [name for name in changed if not name.startswith(CLAIM_HOLDS)]
+    changed = changed_fields(before, after, CLAIM_HOLDS)
     if not changed or recipe.claim == Claim():
         return recipe
     # of what only one of the two has (a rule or an objective that was exchanged), the group says enough

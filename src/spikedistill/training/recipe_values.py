@@ -49,3 +49,13 @@ def flat_values(recipe: Recipe) -> dict[str, Any]:
                 yield f"{prefix}{name}", value
 
     return dict(walk(values_of(recipe), ""))
+
+
+def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any], but: tuple[str, ...] = ()) -> list[str]:
+    """The dotted names whose values differ between two recipes, as `flat_values` gives them.
+
+    Args:
+        but: beginnings of names that do not count.
+    """
+    names = dict.fromkeys([*before, *after])
+    return [name for name in names if before.get(name) != after.get(name) and not name.startswith(but)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,53 +158,25 @@ def _batches(run: Run) -> Batches:
 def _train(run: Run, resume: bool) -> Evaluation:
     prepared = prepare(run, resume)
     run, session = prepared.run, prepared.session
-    batches = _batches(run)
-    state = session.state()
-    if run.process.is_first:
-        save_recipe(run.recipe, run.folder / "recipe.yaml")  # a resumed run may have more epochs now
-        if not resume:
-            write_json(run.folder / "environment.json", environment())
-            # from here on the run can be resumed, whatever happens in its first epoch
-            save_checkpoint(run.folder / CHECKPOINT, state | made_of(run))
-        text.print_start(about(prepared))
+    _write_start(prepared, resume)
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
         session.forward = nn.parallel.DistributedDataParallel(session.learner, device_ids=ids)
-    score_name = run.recipe.task.score
-    display = (
-        Display(run.folder, run.recipe.optimizer.epochs, session.progress.rows, score_name)
-        if run.process.is_first
-        else Silence()
-    )
-
-    def save() -> None:
-        session.check_finite()
-        state = session.state()  # by all processes, for they add up what each has measured
-        if run.process.is_first:
-            save_checkpoint(run.folder / CHECKPOINT, state | made_of(run))
-
-    def validate() -> dict[str, float]:
-        if run.splits.validation is None:
-            return {}
-        held_out = run.splits.validation.to(run.device)
-        found = score(run.recipe, session.network, held_out, None, prepared.kernels, run.process)
-        _keep_best(prepared, found)
-        return {f"validation_{name}": value for name, value in found.columns[run.recipe.timesteps].items()}
-
+    display = _display(prepared)
     try:
         # Before this Ctrl-C ends the program at once, for there is nothing to lose; so it does again afterwards.
         with stop_signals() as received:
             fit(
                 session,
-                batches,
+                _batches(run),
                 run.recipe.optimizer,
                 precision=run.recipe.precision,
                 watcher=Stoppable(display, received, run.device),
-                validate=validate,
-                save=save,
+                validate=functools.partial(_validate, prepared),
+                save=functools.partial(_save, prepared),
             )
     except Interrupted:
-        save()
+        _save(prepared)
         raise Interrupted(
             f"stopped after epoch {session.progress.epoch}, step {session.progress.step}; everything is saved. Go on "
             f"with: {run.resume_by}"
@@ -222,6 +195,46 @@ def _train(run: Run, resume: bool) -> Evaluation:
         raise Interrupted(
             f"stopped in the final evaluation; the training is done and saved. Evaluate with: {run.resume_by}"
         ) from None
+
+
+def _write_start(prepared: Prepared, resume: bool) -> None:
+    """What a folder holds before the first step: from here on the run can be resumed, whatever happens."""
+    run = prepared.run
+    state = prepared.session.state()
+    if not run.process.is_first:
+        return
+    save_recipe(run.recipe, run.folder / "recipe.yaml")  # a resumed run may have more epochs now
+    if not resume:
+        write_json(run.folder / "environment.json", environment())
+        save_checkpoint(run.folder / CHECKPOINT, state | made_of(run))
+    text.print_start(about(prepared))
+
+
+def _display(prepared: Prepared) -> Display | Silence:
+    run, rows = prepared.run, prepared.session.progress.rows
+    if not run.process.is_first:
+        return Silence()
+    return Display(run.folder, run.recipe.optimizer.epochs, rows, run.recipe.task.score)
+
+
+def _save(prepared: Prepared) -> None:
+    """Write the checkpoint; called by all processes, which add up what each has measured."""
+    run, session = prepared.run, prepared.session
+    session.check_finite()
+    state = session.state()
+    if run.process.is_first:
+        save_checkpoint(run.folder / CHECKPOINT, state | made_of(run))
+
+
+def _validate(prepared: Prepared) -> dict[str, float]:
+    """The columns of the validation samples; the best epoch is kept."""
+    run = prepared.run
+    if run.splits.validation is None:
+        return {}
+    held_out = run.splits.validation.to(run.device)
+    found = score(run.recipe, prepared.session.network, held_out, None, prepared.kernels, run.process)
+    _keep_best(prepared, found)
+    return {f"validation_{name}": value for name, value in found.columns[run.recipe.timesteps].items()}
 
 
 def _keep_best(prepared: Prepared, found: Evaluation) -> None:
