@@ -194,6 +194,18 @@ def test_samples_of_any_dataset():
     assert floats.batch(torch.arange(3)).inputs.shape == (T, 3, 7)
 
 
+def test_pillow_pictures_are_read_as_files_are():
+    """Of 16 bits to 8, and a palette as the colours that it stands for."""
+    from PIL import Image
+
+    deep = Image.fromarray(np.array([[0, 257 * 7], [65535, 257 * 200]], np.uint16))
+    assert sd.samples_of([(deep, 0)], ("a",)).images.flatten().tolist() == [0, 7, 255, 200]
+    palette = Image.new("RGB", (2, 2), (10, 200, 30)).convert("P")
+    assert sd.samples_of([(palette, 0)], ("a",)).images.shape == (1, 3, 2, 2)
+    with pytest.raises(sd.SpikedistillError, match="item 0: its pixels are numbers of 32 bits"):
+        sd.samples_of([(Image.new("F", (2, 2)), 0)], ("a",))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -12,6 +12,7 @@ import torch
 
 import spikedistill as sd
 from spikedistill.data import in_order, load
+from spikedistill.report.metrics import read_metrics
 from spikedistill.training.recipe_files import load_recipe
 
 WORDS = [
@@ -108,6 +109,44 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
+
+
+STOPS_ONCE = """
+import sys, torch
+import spikedistill as sd
+from spikedistill.cli import main
+from spikedistill.training import run
+
+torch.set_num_threads(1)
+if "--resume" not in sys.argv:
+    steps = []
+
+    def stops(self, progress, count):
+        steps.append(progress.step)
+        if len(steps) == 2:
+            raise sd.Interrupted("now")
+
+    run.Stoppable.on_step = stops
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def test_an_epoch_that_two_processes_were_stopped_in_is_measured_as_a_whole(tmp_path):
+    """Each measures its own share; the checkpoint has what all have measured, and it counts once."""
+    script = tmp_path / "script.py"
+    script.write_text(STOPS_ONCE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [*WORDS, "--optimizer.batch_size=60", "--compile=off"]
+    for command in (
+        [*torchrun, "-m", "spikedistill", "train", *words, "--out", tmp_path / "whole"],
+        [*torchrun, script, *words, "--out", tmp_path / "stopped"],
+        [*torchrun, script, "--resume", tmp_path / "stopped"],
+    ):
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert (done.returncode == 0) == ("--out" not in command or command[-1].name == "whole"), done.stderr
+    (whole,), (resumed,) = (read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "stopped"))
+    for name in ("loss", "hard", "soft", "train_accuracy"):
+        assert resumed[name] == pytest.approx(whole[name], rel=1e-9), name
 
 
 def test_the_command_line_under_torchrun(tmp_path):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from spikedistill.cli.parser import Parser
 from spikedistill.errors import Interrupted, InvalidArgument, SpikedistillError
 from spikedistill.machine.modules import import_here
-from spikedistill.machine.output import close_streams, mute, open_streams, say
+from spikedistill.machine.output import close_streams, open_streams, say
 
 
 class Command(NamedTuple):
@@ -103,7 +103,6 @@ def main(words: list[str] | None = None) -> int:
         say(f"spikedistill: {error}", "stderr")
         return 130 if isinstance(error, Interrupted) else 1
     except BrokenPipeError:  # | head: nobody reads on
-        mute("stdout")
         return 1
     except OSError as error:  # a folder that cannot be written, a file that went away: the reason says it
         say(f"spikedistill: {error}", "stderr")

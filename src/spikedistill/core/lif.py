@@ -102,13 +102,20 @@ class LIF(nn.Module):
         for name, parameter in parameters.items():
             self.learn(name, parameter)
 
-    def learn(self, name: str, start: nn.Parameter | None = None, channels: int | None = None) -> None:
+    def learn(
+        self,
+        name: str,
+        start: nn.Parameter | None = None,
+        channels: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         """Make a constant a parameter.
 
         Args:
             name: "decay" or "threshold".
             start: the parameter, [] or [C] (None: a new one that begins with the constant).
             channels: C of a new one; None: one number for the layer.
+            device: of a new one.
 
         Raises:
             InvalidArgument: another name, another shape, or values that the constant could not have.
@@ -116,7 +123,7 @@ class LIF(nn.Module):
         choose("learnable constant of a neuron", name, LEARNABLE)
         if start is None:
             constant = float(getattr(self.neuron, name))
-            start = nn.Parameter(torch.full(() if channels is None else (channels,), constant))
+            start = nn.Parameter(torch.full(() if channels is None else (channels,), constant, device=device))
         if start.dim() > 1 or not start.is_floating_point():
             raise InvalidArgument(
                 f"a learned {name} is one number [] or one for each channel [C], of floats; given "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from spikedistill.core.output import Batch
-from spikedistill.data.augmentation import Augmentation
+from spikedistill.data.augmentation import MIXES, Augmentation
 from spikedistill.errors import InvalidArgument
 from spikedistill.tasks.classification import Labels
 from spikedistill.tasks.task import Targets
@@ -40,7 +40,7 @@ def mixed(batch: Batch, augmentation: Augmentation, classes: int, over_time: boo
     """
     from torchvision.transforms import v2
 
-    wanted = [name for name in ("mixup", "cutmix") if getattr(augmentation, name)]
+    wanted = [name for name in MIXES if getattr(augmentation, name)]
     name = wanted[int(torch.randint(len(wanted), (), generator=generator))]
     samples = batch.inputs.transpose(0, 1) if over_time else batch.inputs  # N in front
     has_area = samples.dim() - over_time == 4

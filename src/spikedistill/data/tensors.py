@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.events.frameset import Dataset, as_label
 from spikedistill.data.npz import read_npy
 from spikedistill.data.pictures.changes import Draw, changed, cut_out
+from spikedistill.data.pictures.decode import CHANNELS, pixels_of
 from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.data.samples import Raw, Samples, check_rows
 from spikedistill.errors import DataError
@@ -42,7 +44,6 @@ class TensorSet:
     values: Tensor
     targets: Targets
     over_time: bool = False
-    looked_at: bool = dataclasses.field(default=False, repr=False)  # parts of it need not be looked at again
 
     def __post_init__(self) -> None:
         values = self.values
@@ -54,9 +55,6 @@ class TensorSet:
                 "(uint8 pictures are an ImageSet)"
             )
         check_rows(self.targets, len(values))
-        if self.looked_at:
-            return
-        object.__setattr__(self, "looked_at", True)
         # a NaN never fires: it would train on, and nobody would see it
         bad = (~values.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
@@ -66,13 +64,21 @@ class TensorSet:
         return len(self.values)
 
     def rows(self, index: Tensor | slice) -> TensorSet:
-        return dataclasses.replace(self, values=self.values[index], targets=self.targets.rows(index))
+        return self._with(self.values[index], self.targets.rows(index))
 
     def to(self, device: torch.device) -> TensorSet:
-        return dataclasses.replace(self, values=self.values.to(device), targets=self.targets.to(device))
+        return self._with(self.values.to(device), self.targets.to(device))
 
     def with_targets(self, targets: Targets) -> TensorSet:
-        return dataclasses.replace(self, targets=targets)
+        check_rows(targets, len(self))
+        return self._with(self.values, targets)
+
+    def _with(self, values: Tensor, targets: Targets) -> TensorSet:
+        """Values that were looked at already are not looked at again: on a GPU that would wait."""
+        made = copy.copy(self)
+        object.__setattr__(made, "values", values)
+        object.__setattr__(made, "targets", targets)
+        return made
 
     @property
     def device(self) -> torch.device:
@@ -190,7 +196,11 @@ def _as_tensor(item: Any, k: int) -> tuple[Tensor, Any]:
         raise DataError(f"item {k} is a {type(item).__name__}; expected a pair (input, label)")
     value, label = item
     if isinstance(value, Image.Image):
-        value = torch.from_numpy(np.array(value.convert("L" if value.getbands() == ("L",) else "RGB")))
+        grey = len(value.getbands()) == 1 and value.mode != "P"  # a palette stands for colours
+        try:
+            value = torch.from_numpy(pixels_of(value, CHANNELS[1 if grey else 3]))
+        except ValueError as error:
+            raise DataError(f"item {k}: {error}") from error
         value = value.permute(2, 0, 1) if value.dim() == 3 else value
     value = torch.as_tensor(value)
     if value.dtype == torch.uint8 and value.dim() == 2:

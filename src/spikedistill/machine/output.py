@@ -31,7 +31,7 @@ def close_streams() -> None:
         try:
             getattr(sys, stream).flush()
         except (OSError, ValueError):
-            mute(stream)
+            _mute(stream)
 
 
 def open_streams() -> None:
@@ -47,7 +47,7 @@ def open_streams() -> None:
             getattr(sys, stream).reconfigure(errors="replace")
 
 
-def mute(stream: Stream) -> None:
+def _mute(stream: Stream) -> None:
     """Send what follows nowhere; at the end Python itself would fail at what is still to be written."""
     silent = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # it is the stream now, and lives as long
     with contextlib.suppress(OSError, ValueError, AttributeError):

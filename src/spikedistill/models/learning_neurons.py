@@ -41,14 +41,12 @@ def learn_neurons(
     for name, per in wanted.items():
         if per not in ("layer", "channel"):
             raise InvalidArgument(f'{name} is learned per "layer" or per "channel"; given {per!r}')
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    device = next((p.device for p in network.parameters()), None)
     channels = _channels(network, layers, example) if "channel" in wanted.values() else {}
     for place, layer in layers.items():
         for name, per in wanted.items():
             if getattr(layer, name) is None:
-                layer.learn(name, channels=channels[place] if per == "channel" else None)
-                parameter = getattr(layer, name)
-                parameter.data = parameter.data.to(device)
+                layer.learn(name, channels=channels[place] if per == "channel" else None, device=device)
     return len(layers) if wanted else 0
 
 

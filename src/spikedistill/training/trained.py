@@ -116,14 +116,15 @@ class Trained:
             mean, std = tuple(described.get("mean", ())), tuple(described.get("std", ()))
             samples = dataclasses.replace(samples, mean=mean, std=std)
         try:
-            targets = samples.targets.matched(self.config["targets"])
-            refuse_other_input(samples.description(), self.config["input"])
+            targets = samples.targets
         except AttributeError as error:
             raise InvalidArgument(
                 f"evaluate takes samples (sd.samples_of, splits.test), and was given a {type(samples).__name__}; for "
                 "batches: sd.evaluate(trained.network, batches, timesteps)"
             ) from error
-        batches = in_order(samples.with_targets(targets), EVALUATION_BATCH)
+        refuse_other_input(samples.description(), self.config["input"])
+        samples = samples.with_targets(targets.matched(self.config["targets"]))
+        batches = in_order(samples, EVALUATION_BATCH)
         steps = self.timesteps if timesteps is None else timesteps
         inspect = functools.partial(self.task.inspector, self.config["targets"])
         return evaluate(self.network, batches, steps, task=self.task, inspect=inspect)

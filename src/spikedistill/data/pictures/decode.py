@@ -44,13 +44,13 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> 
     from PIL import Image
 
     try:
-        # Opening reads the header only. Damage further on is met in `_pixels`, so that belongs inside the try.
+        # Opening reads the header only. Damage further on is met in `pixels_of`, so that belongs inside the try.
         file = io.BytesIO(source) if isinstance(source, bytes) else regular(source, LARGEST)
         with Image.open(file) as picture:
             width, height = picture.size  # from the header: nothing has been unpacked yet
             if width * height > LARGEST_PIXELS:
                 raise ValueError(f"it has {width} × {height} pixels; at most {LARGEST_PIXELS:,} are read")
-            pixels = _pixels(picture, CHANNELS[channels])
+            pixels = pixels_of(picture, CHANNELS[channels])
     except Exception as error:  # each format meets damage in its own way
         name = name or str(source if isinstance(source, Path) else "a picture")
         raise DataError(f"{name} is not a readable picture ({error}); replace or remove it") from error
@@ -58,8 +58,12 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> 
     return torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1)
 
 
-def _pixels(picture: Image, mode: str) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3]."""
+def pixels_of(picture: Image, mode: str) -> np.ndarray:
+    """A Pillow picture as uint8 [H, W] or [H, W, 3].
+
+    Raises:
+        ValueError: pixels of 32 bits, whose range nobody knows.
+    """
     if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
         raise ValueError("its pixels are numbers of 32 bits without a known range; save it with 8 or 16 bits")
     # Palettes, transparency, CMYK and black-and-white are left to Pillow's conversion.
