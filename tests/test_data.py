@@ -22,6 +22,7 @@ from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.pictures import prepared_picture
 from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, cut_out
 from spikedistill.data.pictures.decode import decode
+from spikedistill.data.pictures.tables import Table, read_tables
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.tasks import Labels
 
@@ -264,6 +265,14 @@ def cifar10_folder(tmp_path):
         np.save(tmp_path / f"{split}.npy", pixels)
         write_parquet(tmp_path / f"cifar10-{split}.parquet", [png(p) for p in pixels], [k % 10 for k in range(rows)])
     return tmp_path
+
+
+def test_a_table_with_fewer_rows_than_it_says_is_refused():
+    """What nobody wrote would be whatever lay in memory."""
+    cell = {"bytes": png(np.zeros((32, 32, 3), np.uint8))}
+    table = Table("lying.parquet", 5, tuple("ab"), lambda: iter([(cell, 0), (cell, 1)]))
+    with pytest.raises(DataError, match="lying.parquet says that it has 5 rows, and has 2"):
+        read_tables([table], 3, 32)
 
 
 def test_parquet(cifar10_folder):

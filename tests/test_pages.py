@@ -113,7 +113,7 @@ def test_your_own(tmp_path, monkeypatch, capsys, stopped_at_first):
 
 
 def rows_of(page: str) -> list[list[str]]:
-"""The rows of the tables of a page with four columns, without heads and rules."""
+    """The rows of the tables of a page with four columns, without heads and rules."""
     lines = (ROOT / page).read_text().splitlines()
     rows = [line.strip("|").split(" | ") for line in lines if line.startswith("| ") and not line.startswith("| there")]
     return [[cell.strip() for cell in row] for row in rows]

@@ -18,7 +18,7 @@ from made_events import aedat4, recording
 from spikedistill.cli import main
 from spikedistill.data import Augmentation, Batches, DataSettings, Framing, ImageSet, load
 from spikedistill.data.check import check
-from spikedistill.data.events import frames_of_file, make, read_aedat2, to_frames, write_aedat2
+from spikedistill.data.events import Events, frames_of_file, make, read_aedat2, to_frames, write_aedat2
 from spikedistill.data.events.aedat import HEADER
 from spikedistill.data.events.cache import prepared
 from spikedistill.data.events.recordings import CIFAR10_CLASSES, find_recordings
@@ -124,6 +124,34 @@ def test_the_cache_is_made_once_and_by_what_matters(root, tmp_path):
     os.utime(found.paths[0], (1, 1))
     prepared(found, framing, tmp_path / "c")
     assert len(list((tmp_path / "c").glob("[!.]*"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "no about", "copied"])
+def test_frames_that_are_not_those_that_were_made_are_made_again(root, tmp_path, damage, capsys):
+    found, framing = find_recordings(root), Framing(4, size=16)
+    good = np.array(prepared(found, framing, tmp_path / "cache"))
+    (folder,) = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    frames = folder / "frames.npy"
+    content = frames.read_bytes()
+    if damage == "no about":
+        (folder / "about.json").unlink()
+    elif damage == "copied":  # as it was, with another time
+        os.utime(frames, (1, 1))
+    else:
+        frames.write_bytes(content[:-100] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(frames, (1, 1))
+    assert np.array_equal(prepared(found, framing, tmp_path / "cache"), good)
+    assert ("are made again" in capsys.readouterr().err) == (damage != "copied")
+
+
+def test_a_clock_that_began_again_is_no_time_that_runs_backwards(tmp_path):
+    """Of 32 bits in µs: after 71 minutes."""
+    made = recording(60)
+    start = 2**32 - int(made.t[30])
+    wrapped = Events(made.x, made.y, made.p, (made.t + start) % 2**32)
+    write_aedat2(tmp_path / "long.aedat", wrapped)
+    for repair in (False, True):
+        assert np.array_equal(np.diff(read_aedat2(tmp_path / "long.aedat", repair).t), np.diff(made.t))
 
 
 def test_every_bad_recording_is_named_and_no_cache_is_left(root, tmp_path):

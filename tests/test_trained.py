@@ -154,3 +154,24 @@ def test_evaluate_shows_accuracy_by_class_and_draws_it(run, tmp_path, capsys):
     assert found.inspector.counts.diag().sum() / 5 == found.score[4]
     assert main(["evaluate", str(run), "--figure", str(tmp_path / "classes.xyz")]) == 1
     assert "--figure takes a .png" in capsys.readouterr().err
+
+
+class OverTime(torch.nn.Module):
+    """Answers class 0 in the first step and class 1 in the later ones: neuron 0 fires once, neuron 1 is slow."""
+
+    def __init__(self):
+        super().__init__()
+        self.neuron, self.head = sd.LIF(decay=1.0), torch.nn.Linear(2, 2, bias=False)
+        self.head.weight.data = torch.tensor([[0.6, 0.0], [0.0, 1.0]])
+
+    def forward(self, x):
+        return self.head(self.neuron(x))
+
+
+def test_what_is_taken_for_what_is_that_of_the_largest_number_of_steps():
+    frames = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]).unsqueeze(1)  # [T, 1, 2]
+    net = sd.Network(OverTime(), sample_dims=1)
+    batch = (frames, torch.tensor([1]))
+    found = sd.evaluate(net, [batch], [4, 1], inspect=lambda: Confusion(("early", "late")))
+    assert found.score == {1: 0.0, 4: 1.0}
+    assert found.inspector.counts.tolist() == [[0, 0], [0, 1]]

@@ -90,6 +90,16 @@ def test_a_loop_of_ones_own_is_tuned_as_the_trainer_is_and_nothing_else_changes(
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_gradients_that_were_there_stay_where_precision_is_measured(monkeypatch):
+    monkeypatch.delenv("SPIKEDISTILL_PRECISION", raising=False)
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
+    learner, images = learner_and_batch()
+    for parameter in learner.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    sd.tune(learner, images, samples=1, compile="off")
+    assert all(bool((parameter.grad == 1).all()) for parameter in learner.parameters())
+
+
 def test_what_is_tuned_computes_the_same(monkeypatch):
     labels, found = torch.tensor([0, 1, 2, 3]), []
     for tuned in (False, True):

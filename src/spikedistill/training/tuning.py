@@ -76,7 +76,9 @@ def tune(
     random = torch.get_rng_state()
     network = learner.network
     example = (inputs[0] if network.is_over_time(inputs) else inputs)[:1]
-    gradients = [parameter.grad for parameter in learner.parameters()]  # measuring clears them
+    # measuring adds to gradients, and clears them: those that are there are put aside
+    gradients = [parameter.grad for parameter in learner.parameters()]
+    learner.zero_grad(set_to_none=True)
     chosen, precision_reason = choose_precision(precision, learner, inputs)
     for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
         parameter.grad = gradient
