@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import reference_loss
 
 import spikedistill as sd
-from spikedistill.objectives import TEACHERS
+from spikedistill.objectives.self_teachers import TEACHERS, WEIGHTINGS, targets
 
 
 def batch(labels):
@@ -64,10 +64,60 @@ def test_a_batch_that_no_head_gets_right_is_finite_and_has_only_the_hard_loss():
 def test_teachers_by_hand():
     logits = torch.tensor([[[0.0, 2.0]], [[3.0, 1.0]], [[0.0, 4.0]]])  # heads say 1, 0, 1; the label is 1
     correct = logits.argmax(-1) == 1
-    assert TEACHERS["reliable"](logits, correct)[0].tolist() == [[0.0, 3.0]]
-    assert TEACHERS["mean"](logits, correct)[0].tolist() == [[1.0, pytest.approx(7 / 3)]]
-    assert TEACHERS["deepest"](logits, correct)[0].tolist() == [[0.0, 4.0]]
-    assert TEACHERS["reliable"](logits, ~correct & False)[1].tolist() == [False]
+    ones = torch.ones(3, 1)
+
+    def taught(speaks, loudness=ones, own_head=True):
+        target, has_teacher = targets(logits, speaks, loudness, own_head)
+        return target.squeeze(1).tolist(), has_teacher.squeeze(1).tolist()
+
+    assert taught(TEACHERS["reliable"](correct)) == ([[0.0, 3.0]], [True])
+    assert taught(TEACHERS["mean"](correct)) == ([[1.0, pytest.approx(7 / 3)]], [True])
+    assert taught(TEACHERS["deepest"](correct)) == ([[0.0, 4.0]], [True])
+    assert taught(TEACHERS["reliable"](~correct & False))[1] == [False]
+    # by confidence, 1 to 3; and each head by the others alone, of which the wrong one has two
+    assert taught(correct, torch.tensor([[1.0], [5.0], [3.0]]))[0] == [[0.0, 3.5]]
+    assert taught(correct, own_head=False) == ([[0.0, 4.0], [0.0, 3.0], [0.0, 2.0]], [True] * 3)
+    alone = torch.tensor([[True], [False], [False]])
+    assert taught(alone, own_head=False)[1] == [False, True, True]
+
+
+def test_confidence_is_the_probability_of_the_right_class():
+    logits = torch.tensor([[[0.0, 0.0, 0.0]], [[0.0, 0.0, 100.0]]])
+    torch.testing.assert_close(WEIGHTINGS["confidence"](logits, torch.tensor([2])), torch.tensor([[1 / 3], [1.0]]))
+
+
+def test_a_head_that_is_right_alone_teaches_the_others_and_is_not_taught():
+    right, wrong = torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 0.0]])
+    out, heads = output([wrong, right])
+    loss = sd.SelfDistillationLoss(network_weight=0.0, branch_weight=0.0, own_head=False)
+    loss(out, batch(torch.tensor([1]))).total.backward()
+    assert heads[1].grad.abs().max() == 0
+    assert heads[0].grad.abs().min() > 1e-3
+
+
+def test_where_no_head_is_right_the_label_or_a_teacher_network_steps_in():
+    labels = torch.tensor([0, 1])
+    wrong, right = torch.tensor([[0.0, 2.0], [0.0, 1.0]]), torch.tensor([[-1.0, 1.0], [0.0, 3.0]])  # of sample 1
+    terms = sd.SelfDistillationLoss(fallback="label")(output([wrong, right])[0], batch(labels))
+    p = (wrong[0] / 3).softmax(0) / 2 + (right[0] / 3).softmax(0) / 2
+    target = [0.5 * p + 0.5 * torch.tensor([1.0, 0.0]), ((wrong[1] + right[1]) / 2 / 3).softmax(0)]
+    by_hand = sum(
+        9 * (target[i] * (target[i].log() - (head[i] / 3).log_softmax(0))).sum() / 2
+        for i in range(2)
+        for head in (wrong, right)
+    )
+    torch.testing.assert_close(terms["soft"], by_hand)
+    answer = torch.tensor([[2.0, 1.0], [5.0, 5.0]])  # the second is not asked
+    taught = sd.Batch(torch.empty(0), labels, {"ann": sd.Output(answer, {}, {})})
+    loss = sd.SelfDistillationLoss(fallback="ann")
+    assert loss.needs().teachers == ("ann",)
+    target[0] = (answer[0] / 3).softmax(0)
+    by_hand = sum(
+        9 * (target[i] * (target[i].log() - (head[i] / 3).log_softmax(0))).sum() / 2
+        for i in range(2)
+        for head in (wrong, right)
+    )
+    torch.testing.assert_close(loss(output([wrong, right])[0], taught)["soft"], by_hand)
 
 
 def test_imagenet_weights():
@@ -97,6 +147,10 @@ def test_bad_settings_are_refused():
         sd.SelfDistillationLoss(teacher="relaible")
     with pytest.raises(ValueError, match="temperature is 0"):
         sd.SelfDistillationLoss(temperature=0)
+    with pytest.raises(ValueError, match="without a teacher there is no soft loss"):
+        sd.SelfDistillationLoss(teacher=None, weighting="confidence")
+    with pytest.raises(ValueError, match="did you mean confidence"):
+        sd.SelfDistillationLoss(weighting="confidense")
 
 
 def test_an_own_objective_plugs_in():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)
         self.head = nn.Linear(4, 5)
+        self(torch.randn(8, 3, 16, 16))  # batch norm has seen a batch: it counts as trained
 
     def forward(self, x):
         return self.head(self.drop(self.norm(self.conv(x)).relu()).mean((2, 3)))
@@ -79,9 +81,32 @@ def test_a_teacher_that_is_missing_or_idle_is_refused():
         learner.loss(learner(IMAGES), LABELS)
     with pytest.raises(ValueError, match="needs a teacher: the folder"):
         sd.Distillation()
-    wrong = student(objectives=sd.Distillation("ann"), teachers={"ann": nn.Sequential(nn.Flatten(), nn.Linear(768, 3))})
-    with pytest.raises(ValueError, match=r"gives logits \(4, 3\), the network \(4, 5\)"):
-        wrong.loss(wrong(IMAGES), LABELS, IMAGES)
+
+
+def small(outputs=5, size=32):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, outputs))
+
+
+def filled(module, value):
+    with torch.no_grad():
+        next(module.parameters()).fill_(value)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (small(3), r"the teacher ann gives \[3\] logits for a sample, the network \[5\]; both must.*new head"),
+        (small(size=64), r"cannot be fed with samples \[3, 32, 32\].*wrap it in a module that resizes"),
+        (filled(small(), math.nan), r"1 weights of the teacher are NaN, first 1.weight"),
+        (filled(small(), math.inf), r"the teacher ann answers with NaN or infinite logits"),
+        (nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)), "was never trained: its batch norm.*Load its weights"),
+        (sd.Rate(4), "a teacher is a Rate; expected a trained network"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_named_when_the_learner_is_made(teacher, message):
+    with pytest.raises(ValueError, match=message):
+        student(objectives=sd.Distillation("ann"), teachers={"ann": teacher})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +205,10 @@ WORDS = [
 
 
 def test_a_run_learns_from_another_run(tmp_path, capsys):
-    """`train RECIPE --objectives.distillation.teacher FOLDER`, with the ANN twin as the teacher."""
+    """`train RECIPE --teacher FOLDER`, with the ANN twin as the teacher."""
     ann, snn = tmp_path / "ann", tmp_path / "snn"
     assert main(["train", "--rule", "ann", *WORDS, "--out", str(ann)]) == 0
-    teaching = ["--objectives.distillation.teacher", str(ann)]
+    teaching = ["--teacher", str(ann)]
     assert main(["train", "--timesteps", "2", *WORDS, *teaching, "--out", str(snn)]) == 0
     assert "distillation" in (snn / "metrics.csv").read_text().splitlines()[0]
     assert not any("teacher" in name for name in load_checkpoint(snn / "checkpoint.pt")["learner"])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from spikedistill.core import rules
     from spikedistill.core.dual import Dual, Static, Unrolled
     from spikedistill.core.kernels import EAGER, Kernels, compiled
-    from spikedistill.core.learning import ANN, BPTT, LEARNING_RULES, LearningRule, Rate
+    from spikedistill.core.learning import ANN, BPTT, LEARNING_RULES, LearningRule, Rate, RateTwin
     from spikedistill.core.lif import LIF
     from spikedistill.core.network import Network
     from spikedistill.core.neuron import Neuron, Surrogate
@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from spikedistill.models import MODELS, create_model, list_models
     from spikedistill.models.conversion import to_spiking
     from spikedistill.models.learning_neurons import learn_neurons
-    from spikedistill.objectives import OBJECTIVES, Distillation, Needs, Objective, SelfDistillationLoss, Terms
+    from spikedistill.objectives import (
+        OBJECTIVES,
+        ActivationMapDistillation,
+        Distillation,
+        Needs,
+        NoiseSmoothedDistillation,
+        Objective,
+        SelfDistillationLoss,
+        SpikePenalty,
+        Terms,
+    )
     from spikedistill.tasks import TASKS, Classification, Labels, Task
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
@@ -47,7 +57,7 @@ _HOMES = {
     "core": ("rules",),
     "core.dual": ("Dual", "Static", "Unrolled"),
     "core.kernels": ("EAGER", "Kernels", "compiled"),
-    "core.learning": ("ANN", "BPTT", "LEARNING_RULES", "LearningRule", "Rate"),
+    "core.learning": ("ANN", "BPTT", "LEARNING_RULES", "LearningRule", "Rate", "RateTwin"),
     "core.network": ("Network",),
     "core.lif": ("LIF",),
     "core.neuron": ("Neuron", "Surrogate"),
@@ -60,7 +70,17 @@ _HOMES = {
     "models": ("MODELS", "create_model", "list_models"),
     "models.conversion": ("to_spiking",),
     "models.learning_neurons": ("learn_neurons",),
-    "objectives": ("OBJECTIVES", "Distillation", "Needs", "Objective", "SelfDistillationLoss", "Terms"),
+    "objectives": (
+        "OBJECTIVES",
+        "ActivationMapDistillation",
+        "Distillation",
+        "Needs",
+        "NoiseSmoothedDistillation",
+        "Objective",
+        "SelfDistillationLoss",
+        "SpikePenalty",
+        "Terms",
+    ),
     "tasks": ("TASKS", "Classification", "Labels", "Task"),
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
@@ -81,6 +101,7 @@ __all__ = [
     "MODELS",
     "OBJECTIVES",
     "TASKS",
+    "ActivationMapDistillation",
     "Batch",
     "Batches",
     "Classification",
@@ -96,12 +117,15 @@ __all__ = [
     "Needs",
     "Network",
     "Neuron",
+    "NoiseSmoothedDistillation",
     "Objective",
     "Output",
     "Rate",
+    "RateTwin",
     "Samples",
     "SelfDistillation",
     "SelfDistillationLoss",
+    "SpikePenalty",
     "SpikedistillError",
     "Splits",
     "Static",

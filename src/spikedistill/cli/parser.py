@@ -32,6 +32,8 @@ class Parser(argparse.ArgumentParser):
             choose(kind.lower(), value, [str(choice) for choice in action.choices])
 
 
+TEACHER_HELP = "the teacher of every objective that has one: a finished run, hub:user/name or module:function; where "
+TEACHER_HELP += "the recipe has no such objective, distillation from it is added"
 TRUST = "import networks of the user's own that runs (also those of teachers) were trained with: it runs their code"
 
 
@@ -72,7 +74,7 @@ def add_recipe(parser: argparse.ArgumentParser, words: list[str], default: str |
         default: the recipe where none is named; None: one has to be named.
     """
     from spikedistill.training.choices import ONE_OF
-    from spikedistill.training.recipe_parsing import SHORT, known_fields
+    from spikedistill.training.recipe_parsing import SHORT, TEACHER, known_fields
 
     # argparse would list every field
     parser.usage = parser.usage or f"%(prog)s [options] {'[RECIPE]' if default else 'RECIPE'} [--FIELD VALUE ...]"
@@ -99,6 +101,7 @@ def add_recipe(parser: argparse.ArgumentParser, words: list[str], default: str |
         groups[short.partition(".")[0] if "." in short else "rule"].add_argument(
             f"--{short}", action=_Field, metavar="VALUE", help=meaning
         )
+    groups["objectives"].add_argument(f"--{TEACHER}", action=_Field, metavar="FOLDER", help=TEACHER_HELP)
     # Other options are taken for fields, too: the recipe says which there are, and which is near.
     for word in words:
         if word.startswith("--") and len(word) > 2:

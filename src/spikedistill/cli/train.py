@@ -23,7 +23,7 @@ Train by a recipe: a name (spikedistill list recipes; default: {default}) or a Y
 
   spikedistill train cifar100-resnet18 --timesteps 4 --data.root ~/data
   spikedistill train cifar10-foundation --rule bptt --model.width 32 --branches.enabled false
-  spikedistill train my_recipe.yaml --objectives.distillation.teacher runs/ann
+  spikedistill train my_recipe.yaml --teacher runs/ann
   spikedistill train cifar10-resnet18 --model.import my_nets:small --model.depth 3      # a function in my_nets.py
 
 The run is written to runs/RECIPE, or to --out.

@@ -52,7 +52,7 @@ class Static(Signal):
     """Input that does not change over time, [N, ...]; the first neuron makes a signal of `kind` of it."""
 
     rate: Tensor
-    kind: type[Dual] | type[Unrolled]
+    kind: type[Signal]
     context: Context
 
     def over_time(self, tensor: Tensor) -> Tensor:

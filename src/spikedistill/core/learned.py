@@ -2,7 +2,7 @@
 
 With a_t = dv_t/dp for p = λ or θ, and h_t, d_t as in neuron.py:
 
-    λ:  a_1 = 0,  a_{t+1} = u_t + λ·d_t·a_t                    dr/dλ = (1/T) Σ_t h_t·a_t
+    λ:  a_1 = u_0,  a_{t+1} = u_t + λ·d_t·a_t                    dr/dλ = (1/T) Σ_t h_t·a_t
     θ:  a_1 = 0,  a_{t+1} = λ·(d_t·a_t + x_t)                  dr/dθ = (1/T) Σ_t h_t·(a_t − 1)
 
 x_t is what θ does to u_t beside v_t: a soft reset subtracts it, −s_t; and where the spike in the reset is not detached,
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spikedistill.core.neuron import Dynamics, Neuron, Surrogate, compute_dtype
+from spikedistill.core.neuron import Dynamics, Neuron, Surrogate, compute_dtype, first_membrane
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +33,7 @@ class Learned(Dynamics):
     reset_value: float
     detach_reset: bool
     surrogate: Surrogate
+    start: float
 
     @classmethod
     def of(cls, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None) -> Learned:
@@ -44,6 +45,7 @@ class Learned(Dynamics):
             neuron.reset_value,
             neuron.detach_reset,
             neuron.surrogate,
+            neuron.start,
         )
 
 
@@ -74,10 +76,11 @@ def learned_response(current: Tensor, neuron: Dynamics) -> LearnedResponse:
         Spikes in the dtype of the current; the rest in `compute_dtype` of it.
     """
     timesteps, dtype = current.shape[0], compute_dtype(current.dtype)
-    membrane = torch.zeros_like(current[0], dtype=dtype)  # u_0 = 0
+    membrane = first_membrane(current, neuron)
     zero, spikes = torch.zeros_like(membrane), []
     count, eligibility, by_decay, by_threshold = zero, zero, zero, zero
-    kappa, of_decay, of_threshold = torch.ones_like(membrane), zero, zero  # dv_1/dI = 1; v_1 = I_1 has neither λ nor θ
+    # dv_1/dI = 1; v_1 = λ·u_0 + I_1 has no θ
+    kappa, of_decay, of_threshold = torch.ones_like(membrane), membrane, zero
     by_reset = BY_THRESHOLD[neuron.reset, neuron.detach_reset]
     for t in range(timesteps):
         v = neuron.decay * membrane + current[t].to(dtype)
@@ -119,4 +122,5 @@ def learned_backward_through_time(
         by_threshold = by_threshold + later * by_reset(v, s, h, neuron) - grad * h
         delta = grad * h + later * neuron.slope(v, s, h)
         gradients.append(delta.to(grad_spikes.dtype))
+    by_decay = by_decay + delta * neuron.start  # δ_1·u_0
     return torch.stack(gradients[::-1]), by_decay, by_threshold

@@ -3,6 +3,7 @@
     Rate(T)   rate-based backpropagation (method.md §2): one backward pass through the firing rates
     BPTT(T)   backpropagation through time: gradient through every step
     ANN()     the ANN twin: every LIF neuron is a ReLU, and there is no time
+    RateTwin(T)  rates only: every LIF neuron answers its mean current (rate_twin.py)
 
 A rule carries T and what the loss is multiplied with. The authors divide the loss of rate-based backpropagation by T,
 which amounts to a learning rate of lr/T with T times the weight decay (method.md §4.3).
@@ -11,6 +12,7 @@ which amounts to a learning rate of lr/T with T times the weight decay (method.m
 from __future__ import annotations
 
 import dataclasses
+from collections import ChainMap
 from typing import Literal, Protocol
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from spikedistill.core.dual import Dual, Static, Unrolled
 from spikedistill.core.kernels import EAGER, Kernels, Term, time_mean
+from spikedistill.core.rate_twin import twin_rules
 from spikedistill.core.rules import RULES
 from spikedistill.core.signal import Context, Flow, check_timesteps
 from spikedistill.errors import InvalidArgument
@@ -119,6 +122,35 @@ class BPTT(_OverTime):
 
 
 @dataclasses.dataclass(frozen=True)
+class RateTwin(_OverTime):
+    """The rate twin (method.md §2.8): what a network costs without time, with the neurons that it has over time.
+
+    It is a start for `Rate` or `BPTT`, and no end: its rates are those of constant currents.
+
+    Args:
+        timesteps: T ≥ 1.
+        loss_scale: what the loss is multiplied with, "1/T" or a number.
+        noise: standard deviation of what is added to each neuron's current, in the current's units.
+
+    Raises:
+        InvalidArgument: T below 1, no such scale, or noise below 0.
+    """
+
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.noise >= 0:
+            raise InvalidArgument(f"noise is {self.noise}; expected a standard deviation, 0 or more")
+
+    def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Static:
+        _check_inputs(inputs, self.timesteps, over_time)
+        rules = ChainMap(twin_rules(self.noise), dict(RULES))  # of this forward pass only
+        mean = inputs.mean(0) if over_time else inputs
+        return Static(_channels_last(mean), Static, Context(self.timesteps, rules, kernels))
+
+
+@dataclasses.dataclass(frozen=True)
 class ANN:
     """The ANN twin: the same network with ReLU for LIF, without time.
 
@@ -156,7 +188,12 @@ class ANN:
         return _channels_last(inputs)
 
 
-LEARNING_RULES: dict[str, type[Rate] | type[BPTT] | type[ANN]] = {"rate": Rate, "bptt": BPTT, "ann": ANN}
+LEARNING_RULES: dict[str, type[Rate] | type[BPTT] | type[RateTwin] | type[ANN]] = {
+    "rate": Rate,
+    "bptt": BPTT,
+    "rate_twin": RateTwin,
+    "ann": ANN,
+}
 """Learning rules by the name that recipes give them."""
 
 

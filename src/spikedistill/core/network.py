@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, overload
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from spikedistill.core.dual import Static, Unrolled
 from spikedistill.core.kernels import EAGER, Kernels
 from spikedistill.core.learning import ANN, BPTT
+from spikedistill.core.lif import LIF
 from spikedistill.core.modules import watching
 from spikedistill.core.output import Output
 from spikedistill.core.signal import Flow, Signal
@@ -44,6 +46,26 @@ def observed(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tens
         yield seen
 
 
+@contextlib.contextmanager
+def firing(body: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The rate [N, ...] of every layer of `LIF` neurons during the `with` block, by name; each use of a layer apart.
+
+    The ANN twin does not fire: of it there is nothing.
+    """
+    layers = {name: module for name, module in body.named_modules() if isinstance(module, LIF)}
+    # One layer that is used twice, as a shared ReLU was, is two layers of neurons with rates of their own.
+    uses: dict[str, int] = defaultdict(int)
+    fired: dict[str, Tensor] = {}
+
+    def look(name: str, _module: nn.Module, output: Flow) -> None:
+        if isinstance(output, Signal):
+            uses[name] += 1
+            fired[name if uses[name] == 1 else f"{name} (use {uses[name]})"] = output.rate
+
+    with watching(layers, look):
+        yield fired
+
+
 class Network(nn.Module):
     """A network of standard layers and `LIF` neurons that can be fed images.
 
@@ -75,6 +97,21 @@ class Network(nn.Module):
         for stage in self.stages:
             choose("stage", stage, known - {""})
         self.sample_dims = _first_layer_dims(body) if sample_dims is None else sample_dims
+
+    def module_name(self, name: str) -> str:
+        """The name of a submodule of the body; "first" and "last" are the first and the last stage.
+
+        Raises:
+            InvalidArgument: the network says of no stage where it ends.
+        """
+        if name not in _ENDS or name in dict(self.body.named_modules()):
+            return name
+        if not self.stages:
+            raise InvalidArgument(
+                f"the {name} stage is wanted, and this network does not say where its stages end; name a module of "
+                "it, or pass Network(body, stages=[...])"
+            )
+        return self.stages[_ENDS[name]]
 
     def is_over_time(self, inputs: Tensor) -> bool:
         """Whether inputs are [T, N, ...], one for each step, and not [N, ...], by `sample_dims`.
@@ -158,6 +195,8 @@ class Network(nn.Module):
             )
         return out.values.unflatten(0, (timesteps, -1))
 
+
+_ENDS = {"first": 0, "last": -1}
 
 _SHAPES = {1: "[F]", 2: "[C, L]", 3: "[C, H, W]", 4: "[C, D, H, W]"}
 """Samples at one step, by their number of dimensions."""

@@ -1,6 +1,6 @@
 """The leaky integrate-and-fire neuron: equations and derivatives. The layer that is made of it is in lif.py.
 
-method.md §1, for t = 1..T with u_0 = 0:
+method.md §1, for t = 1..T with u_0 = start:
 
     v_t = decay · u_{t-1} + I_t                  charge (the input is not scaled by 1 − decay)
     s_t = H(v_t − threshold)                     fire
@@ -124,6 +124,7 @@ class Dynamics:
     reset_value: float
     detach_reset: bool
     surrogate: Surrogate
+    start: float
 
     def fire(self, membrane: Tensor) -> Tensor:
         """s = H(v − θ) as 0/1 in the membrane's dtype; exactly at the threshold it fires (method.md §1)."""
@@ -155,6 +156,7 @@ class Neuron(Dynamics):
         reset_value: membrane after a spike; only with hard reset, and below the threshold.
         detach_reset: whether the gradient ignores the spike in the reset (as the authors do).
         surrogate: the derivative used for the step function.
+        start: u_0, the membrane before the first step, below the threshold.
 
     Raises:
         InvalidArgument: a value outside its range, or a `reset_value` that would have no effect.
@@ -166,6 +168,7 @@ class Neuron(Dynamics):
     reset_value: float = 0.0
     detach_reset: bool = True
     surrogate: Surrogate = Surrogate()
+    start: float = 0.0
 
     def __post_init__(self) -> None:
         choose("reset", self.reset, RESETS)
@@ -189,6 +192,10 @@ class Neuron(Dynamics):
         # A membrane that is reset to the threshold or above it would not be reset at all.
         if self.reset_value >= self.threshold:
             raise InvalidArgument(f"reset_value {self.reset_value} must lie below the threshold {self.threshold}")
+        if not (math.isfinite(self.start) and self.start < self.threshold):
+            raise InvalidArgument(
+                f"start is {self.start}; expected a finite number below the threshold {self.threshold}"
+            )
 
     @classmethod
     def from_tau(cls, tau: float, **constants: Any) -> Neuron:
@@ -217,7 +224,12 @@ class RateResponse(NamedTuple):
     eligibility: Tensor  # [...] d rate / d(current added to every step)
 
 
-def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
+def first_membrane(current: Tensor, neuron: Dynamics) -> Tensor:
+    """u_0 [...] for `current` [T, ...], in the dtype that is integrated in and in the memory layout of the current."""
+    return torch.full_like(current[0], neuron.start, dtype=compute_dtype(current.dtype))
+
+
+def rate_response(current: Tensor, neuron: Dynamics, start: Tensor | None = None) -> RateResponse:
     """Spikes, firing rate and eligibility in one sweep over time (method.md §2.2).
 
         e = (1/T) Σ_t κ_t·h_t,   κ_1 = 1,   κ_{t+1} = 1 + decay·κ_t·d_t
@@ -226,12 +238,13 @@ def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
 
     Args:
         current: [T, ...].
+        start: u_0 [...] (None: the neuron's own). No current reaches it, so e does not ask what it is.
 
     Returns:
         Spikes in the dtype of the current; rate and eligibility in `compute_dtype` of it.
     """
     timesteps, dtype = current.shape[0], compute_dtype(current.dtype)
-    membrane = torch.zeros_like(current[0], dtype=dtype)  # u_0 = 0, in the memory layout of the current
+    membrane = first_membrane(current, neuron) if start is None else start
     count, eligibility = torch.zeros_like(membrane), torch.zeros_like(membrane)
     kappa = torch.ones_like(membrane)  # κ_1 = 1: v_1 = I_1 + ε
     spikes = []
@@ -250,7 +263,7 @@ def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
 def membrane_response(current: Tensor, neuron: Dynamics) -> tuple[Tensor, Tensor]:
     """Spikes and membranes v_t before the reset, both [T, ...], for `current` [T, ...] (method.md §1)."""
     dtype = compute_dtype(current.dtype)
-    membrane = torch.zeros_like(current[0], dtype=dtype)  # u_0 = 0
+    membrane = first_membrane(current, neuron)
     spikes, membranes = [], []
     for t in range(current.shape[0]):
         v = neuron.decay * membrane + current[t].to(dtype)

@@ -20,12 +20,16 @@ class Output:
         features: the rate [N, C, H, W] at each stage and at whatever else an objective needs, by module name (in PreAct
             networks the mean membrane input).
         adapted: what the adapters of objectives make of all that, by the objective's name.
+        neurons: the rate [N, ...] of each layer of neurons, by module name, where an objective asked for them.
+        timesteps: T of this forward pass; None where there is no time.
     """
 
     logits: Tensor
     branches: Mapping[str, Tensor]
     features: Mapping[str, Tensor]
     adapted: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    neurons: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    timesteps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

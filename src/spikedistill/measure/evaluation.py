@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from spikedistill.core.kernels import EAGER, Kernels
-from spikedistill.core.lif import LIF
-from spikedistill.core.modules import evaluating, watching
-from spikedistill.core.network import Network, as_network, rate
+from spikedistill.core.modules import evaluating
+from spikedistill.core.network import Network, as_network, firing
 from spikedistill.core.output import Batch
-from spikedistill.core.signal import Flow, Signal
 from spikedistill.errors import InvalidArgument
 from spikedistill.tasks import Classification, Inspector, Meter, Task
 
@@ -44,6 +41,7 @@ class Evaluation:
         columns: what the task's meter says, by timesteps (None: the ANN twin).
         score_name: the column that says how good the network is.
         firing_rates: mean spikes per neuron and step of each LIF layer, at the largest timesteps; empty for the twin.
+        spikes: spikes for one sample of each LIF layer, over the largest timesteps.
         inspector: what looked closer at the answers at the largest timesteps, where there is one.
     """
 
@@ -51,12 +49,18 @@ class Evaluation:
     columns: dict[int | None, dict[str, float]]
     score_name: str
     firing_rates: dict[str, float]
+    spikes: dict[str, float] = dataclasses.field(default_factory=dict)
     inspector: Inspector | None = None
 
     @property
     def score(self) -> dict[int | None, float]:
         """The score by timesteps; in classification the share of correct answers."""
         return {t: columns[self.score_name] for t, columns in self.columns.items()}
+
+    @property
+    def spikes_per_sample(self) -> float | None:
+        """Of all layers together, over the largest timesteps; None for the ANN twin."""
+        return sum(self.spikes.values()) if self.spikes else None
 
     def warnings(self) -> list[str]:
         """Layers that are dead or saturated, in words."""
@@ -110,8 +114,9 @@ def evaluate(
         for given in batches:
             batch = _as_batch(given)
             inputs = batch.inputs if device is None else batch.inputs.to(device)
-            with watching_neurons(network, sums.fired, len(batch)):
+            with firing(network.body) as fired:
                 logits = _logits(network, inputs, steps, kernels)
+            sums.add_fired(fired)
             # Targets that are no tensor (a task may have tuples) are the meter's to move.
             for t, meter in sums.meters.items():
                 targets = batch.targets.to(inputs.device) if isinstance(batch.targets, Tensor) else batch.targets
@@ -126,7 +131,8 @@ def evaluate(
         raise InvalidArgument("there are no samples to evaluate on")
     columns = {t: meter.columns() for t, meter in whole.meters.items()}
     rates = {name: float(fired) / whole.samples for name, fired in whole.fired.items()}
-    return Evaluation(whole.samples, columns, task.score, rates, whole.inspector)
+    spikes = {name: rate * whole.neurons[name] * (steps[-1] or 0) for name, rate in rates.items()}
+    return Evaluation(whole.samples, columns, task.score, rates, spikes, whole.inspector)
 
 
 def _as_batch(given: object) -> Batch:
@@ -182,6 +188,7 @@ class _State(TypedDict):
     meters: dict[int | None, dict[str, Any]]
     inspector: dict[str, Any] | None
     fired: dict[str, float]
+    neurons: dict[str, int]
 
 
 @dataclasses.dataclass
@@ -193,13 +200,27 @@ class _Sums:
     samples: int = 0
     # By layer, the mean firing rate of each batch times its samples.
     fired: dict[str, Tensor | float] = dataclasses.field(default_factory=lambda: defaultdict(float))
+    neurons: dict[str, int] = dataclasses.field(default_factory=dict)  # of each layer, for one sample
+
+    def add_fired(self, rates: dict[str, Tensor]) -> None:
+        """Take in the rates [N, ...] of the layers on a batch."""
+        for name, rate in rates.items():
+            # A tensor where the network is, so that counting waits for no GPU.
+            self.fired[name] = self.fired[name] + rate.float().mean() * len(rate)
+            self.neurons[name] = rate[0].numel()
 
     def state(self) -> _State:
         """As plain values, for another process."""
         fired = {name: float(value) for name, value in self.fired.items()}
         meters = {t: meter.state() for t, meter in self.meters.items()}
         inspector = None if self.inspector is None else self.inspector.state()
-        return {"samples": self.samples, "meters": meters, "inspector": inspector, "fired": fired}
+        return {
+            "samples": self.samples,
+            "meters": meters,
+            "inspector": inspector,
+            "fired": fired,
+            "neurons": self.neurons,
+        }
 
 
 def _together(states: list[_State], meters: dict[int | None, Meter], inspector: Inspector | None) -> _Sums:
@@ -212,20 +233,5 @@ def _together(states: list[_State], meters: dict[int | None, Meter], inspector: 
             inspector.add_state(state["inspector"])
         for name, value in state["fired"].items():
             whole.fired[name] += value
+        whole.neurons.update(state["neurons"])
     return whole
-
-
-def watching_neurons(network: Network, fired: dict[str, Tensor | float], samples: int) -> AbstractContextManager[None]:
-    """Add the firing rate of every LIF layer times `samples` to `fired`, by name; each use of a layer counts apart."""
-    layers = {name: module for name, module in network.body.named_modules() if isinstance(module, LIF)}
-    # One layer that is used twice, as a shared ReLU was, is two layers of neurons with rates of their own.
-    uses: dict[str, int] = defaultdict(int)
-
-    def look(name: str, _module: nn.Module, output: Flow) -> None:
-        if isinstance(output, Signal):  # the ANN twin does not fire
-            uses[name] += 1
-            key = name if uses[name] == 1 else f"{name} (use {uses[name]})"
-            # A tensor where the network is, so that counting waits for no GPU.
-            fired[key] = fired[key] + rate(output).float().mean() * samples
-
-    return watching(layers, look)

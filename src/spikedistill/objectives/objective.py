@@ -41,6 +41,10 @@ class Needs:
         teachers: frozen teacher networks whose outputs shall be in `batch.teachers`: the folder of a run, or a name
             that is given to the learner (`teachers={name: module}`).
         teacher_features: submodules of the teachers whose outputs shall be in their `features`.
+        teacher_gradients: whether the teachers' logits shall have gradient to those features (not beyond them).
+        neurons: whether it looks at `output.neurons`, the rates of all neurons.
+
+    Of submodules, "first" and "last" are the first and the last of the network's stages.
     """
 
     # Everything is off by default: what nobody asks for is not computed and not kept.
@@ -48,6 +52,8 @@ class Needs:
     inputs: bool = False
     teachers: tuple[str, ...] = ()
     teacher_features: tuple[str, ...] = ()
+    teacher_gradients: bool = False
+    neurons: bool = False
 
 
 class Objective:

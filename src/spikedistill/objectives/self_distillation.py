@@ -6,7 +6,6 @@ By its fields `SelfDistillationLoss` is also each of the ablations.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,33 +15,9 @@ from spikedistill.core.neuron import compute_dtype
 from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.machine.processes import mean_over_processes
-from spikedistill.objectives.objective import Objective, Terms
+from spikedistill.objectives.objective import Needs, Objective, Terms
+from spikedistill.objectives.self_teachers import TEACHERS, WEIGHTINGS, targets
 from spikedistill.tasks.classification import class_of
-
-Teacher = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Maps the heads' logits [K, N, classes] (the network's own last) and whether each head is right [K, N] to target
-logits [N, classes] and the samples [N] that it speaks for."""
-
-
-def reliable_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """z̄_i: the mean over the heads that are right on sample i; silent where none is (method.md §4.2)."""
-    # Weights that are 0 for wrong heads: samples differ in their right heads, and no loop over them is needed. Where no
-    # head is right the target is 0 and is not used.
-    share = correct.to(logits.dtype) / correct.sum(0).clamp(min=1)
-    return (share.unsqueeze(-1) * logits).sum(0), correct.any(0)
-
-
-def mean_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over all heads."""
-    return logits.mean(0), torch.ones_like(correct[0])
-
-
-def deepest_teacher(logits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """The network's own output, which is the last head."""
-    return logits[-1], torch.ones_like(correct[0])
-
-
-TEACHERS: dict[str, Teacher] = {"reliable": reliable_teacher, "mean": mean_teacher, "deepest": deepest_teacher}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +25,7 @@ class SelfDistillationLoss(Objective):
     """hard and soft loss over the heads k = 1..K, the last the network's own (method.md §4.1 to §4.3):
 
         hard = network_weight·CE(z_K, y) + branch_weight·Σ_{k<K} CE(z_k, y)
-        soft = Σ_k τ²·KL(softmax(z̄/τ) ‖ softmax(z_k/τ)), the mean over the samples that have a teacher z̄
+        soft = Σ_k τ²·KL(softmax(z̄_k/τ) ‖ softmax(z_k/τ)), the mean over the samples that have a teacher z̄_k
         total = hard + soft_weight·soft
 
     Means are over the samples of all processes. A batch in which no head is right has soft = 0.
@@ -61,9 +36,16 @@ class SelfDistillationLoss(Objective):
         network_weight, branch_weight: the paper's α (1 and 1 on CIFAR, 1 and 0.7 on ImageNet).
         soft_weight: the paper's β (0.3 on CIFAR and ImageNet, 0.1 on CIFAR10-DVS).
         label_smoothing: share of the label that is spread over all classes, in the hard loss (0: none; 0.1 is usual).
+        weighting: what the heads that speak count in z̄: "equal", or "confidence" for the probability that each gives to
+            the right class.
+        own_head: whether a head is among its own teachers, as in the paper.
+        fallback: who teaches where no head does (reliable: where none is right): null for nobody, as in the paper;
+            "label" for the mean of the heads' probabilities with the label mixed in; or a frozen teacher, as the folder
+            of a finished run.
 
     Raises:
-        InvalidArgument: an unknown teacher, a temperature not above 0, or a smoothing outside 0 to 1.
+        InvalidArgument: an unknown teacher or weighting, a temperature not above 0, a smoothing outside 0 to 1, or
+            settings of the soft loss without one.
     """
 
     teacher: str | None = "reliable"
@@ -72,14 +54,23 @@ class SelfDistillationLoss(Objective):
     branch_weight: float = 1.0
     soft_weight: float = 0.3
     label_smoothing: float = 0.0
+    weighting: str = "equal"
+    own_head: bool = True
+    fallback: str | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
             choose("teacher", self.teacher, TEACHERS)
+        elif (self.weighting, self.own_head, self.fallback) != ("equal", True, None):
+            raise InvalidArgument("without a teacher there is no soft loss; leave out weighting, own_head and fallback")
+        choose("weighting", self.weighting, WEIGHTINGS)
         if not self.temperature > 0:
             raise InvalidArgument(f"temperature is {self.temperature}; expected a number above 0")
         if not 0 <= self.label_smoothing < 1:
             raise InvalidArgument(f"label_smoothing is {self.label_smoothing}; expected 0 or more, and less than 1")
+
+    def needs(self) -> Needs:
+        return Needs(teachers=() if self.fallback in (None, LABEL) else (self.fallback,))
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
         """
@@ -106,21 +97,47 @@ class SelfDistillationLoss(Objective):
         # One head alone has nobody to learn from.
         if self.teacher is None or not output.branches:
             return Terms(hard, {"hard": hard.detach()})
-        soft = self.soft(logits, labels)
+        soft = self.soft(logits, batch)
         parts = {"hard": hard.detach(), "soft": soft.detach()}
         return Terms(hard + self.soft_weight * soft, parts)
 
-    def soft(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def soft(self, logits: Tensor, batch: Batch) -> Tensor:
         """The soft loss of heads [K, N, classes]; the teacher has no gradient."""
-        assert self.teacher is not None
         tau = self.temperature
         with torch.no_grad():  # a teacher that had gradient would learn to agree with its pupils
-            target, has_teacher = TEACHERS[self.teacher](logits, logits.argmax(-1) == class_of(labels))
-            log_target = F.log_softmax(target / tau, dim=-1)
-            taught = mean_over_processes(has_teacher.sum().to(logits.dtype))
+            log_target, has_teacher = self._targets(logits, batch)
+            taught = mean_over_processes(has_teacher.sum(1).to(logits.dtype))
         log_heads = F.log_softmax(logits / tau, dim=-1)
         # From logarithms on both sides: a probability that is 0 in float32 gives 0, not NaN.
         kl = (log_target.exp() * (log_target - log_heads)).sum(-1) * has_teacher
         # Where no process has a taught sample, the sum is 0 and so is the loss. τ² makes up for the gradient, which
         # shrinks by 1/τ² (method.md §4.2).
-        return tau**2 * kl.sum() / taught.clamp(min=1e-6)
+        return tau**2 * (kl.sum(1) / taught.clamp(min=1e-6)).sum()
+
+    def _targets(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logarithms of the targets' probabilities at τ [K or 1, N, classes], and who has one [K or 1, N]."""
+        assert self.teacher is not None
+        classes = class_of(batch.targets)
+        speaks = TEACHERS[self.teacher](logits.argmax(-1) == classes)
+        loudness = WEIGHTINGS[self.weighting](logits, classes)
+        target, has_teacher = targets(logits, speaks, loudness, self.own_head)
+        log_target = F.log_softmax(target / self.temperature, dim=-1)
+        if self.fallback is None:
+            return log_target, has_teacher
+        instead = self._instead(logits, classes, batch)
+        log_target = torch.where(has_teacher.unsqueeze(-1), log_target, instead)
+        return log_target, torch.ones_like(has_teacher)
+
+    def _instead(self, logits: Tensor, classes: Tensor, batch: Batch) -> Tensor:
+        """Logarithms of the fallback's probabilities [N, classes]."""
+        tau = self.temperature
+        if self.fallback != LABEL:
+            return F.log_softmax(batch.teachers[str(self.fallback)].logits.to(logits.dtype) / tau, dim=-1)
+        mean = (logits / tau).softmax(-1).mean(0)
+        label = F.one_hot(classes, logits.shape[-1]).to(mean.dtype)
+        return torch.lerp(mean, label, LABEL_SHARE).log()
+
+
+LABEL = "label"
+LABEL_SHARE = 0.5
+"""What the label counts beside the heads where they are all wrong."""

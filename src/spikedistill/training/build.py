@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,17 +11,18 @@ from torch import nn
 
 from spikedistill.core.network import Network
 from spikedistill.data import Samples
-from spikedistill.data.samples import is_over_time
-from spikedistill.errors import InvalidArgument
+from spikedistill.data.samples import is_over_time, refuse_other_input
+from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.models import MODELS
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.training.checkpoints import apply_state, load_weights
+from spikedistill.training.hub import HUB
 from spikedistill.training.learner import SelfDistillation
-from spikedistill.training.networks import as_spiking, build_network, check_head, fed_with
+from spikedistill.training.networks import as_spiking, build_network, builder_of, check_head, fed_with, is_imported
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_parsing import Trust
 from spikedistill.training.teachers import FrozenTeacher
-from spikedistill.training.trained import Trained
+from spikedistill.training.trained import Trained, load
 
 
 def example_of(data: Samples) -> torch.Tensor:
@@ -66,7 +69,11 @@ LEARNT = (".decay", ".threshold")
 
 
 def make_learner(
-    recipe: Recipe, data: Samples, given: nn.Module | None = None, trust: Trust = False
+    recipe: Recipe,
+    data: Samples,
+    given: nn.Module | None = None,
+    trust: Trust = False,
+    teachers: Given = types.MappingProxyType({}),
 ) -> SelfDistillation:
     """The learner of a recipe, or of a module of the user's, on the CPU, channels_last."""
     learner = SelfDistillation(
@@ -77,25 +84,57 @@ def make_learner(
         task=recipe.task,
         branch_block=recipe.branches.block,
         example=example_of(data),
-        teachers=_teachers(recipe, data, trust),
+        teachers=_teachers(recipe, data, trust, teachers),
     )
     return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _teachers(recipe: Recipe, data: Samples, trust: Trust) -> dict[str, FrozenTeacher]:
-    """The finished runs that the objectives name, frozen."""
-    needs = [objective.needs() for objective in recipe.objectives.values()]
-    features = tuple(dict.fromkeys(name for need in needs for name in need.teacher_features))
-    found = {}
-    for folder in dict.fromkeys(name for need in needs for name in need.teachers):
-        teacher = Trained.load(folder, trust=trust)
-        if dict(teacher.config["targets"]) != dict(data.targets.description()):
-            raise InvalidArgument(
-                f"the teacher {folder} was trained for {_shown(teacher.config['targets'])}, this run is for "
-                f"{_shown(data.targets.description())}; train a teacher on the same data"
-            )
-        found[folder] = FrozenTeacher(teacher.network, teacher.timesteps, features)
-    return found
+Given = Mapping[str, nn.Module | Trained | FrozenTeacher]
+"""Teachers that were handed over in Python, by the name that objectives ask for."""
+
+
+def _teachers(recipe: Recipe, data: Samples, trust: Trust, given: Given) -> dict[str, FrozenTeacher]:
+    """The teachers that the objectives name, frozen.
+
+    Raises:
+        InvalidArgument: one that was handed over and that nobody asks for, or that was trained for something else.
+        CheckpointError: a folder that holds no finished run.
+    """
+    wanted = dict.fromkeys(name for objective in recipe.objectives.values() for name in objective.needs().teachers)
+    extra = sorted(set(given) - set(wanted))
+    if extra:
+        raise InvalidArgument(
+            f"no objective asks for the teacher {', '.join(extra)}; they ask for {', '.join(wanted) or 'none'}. Name "
+            "it in one, as Distillation(teacher='ann')"
+        )
+    return {name: _frozen(name, given[name] if name in given else _found(name, trust), data) for name in wanted}
+
+
+def _found(name: str, trust: Trust) -> nn.Module | Trained:
+    """The teacher behind a name in a recipe."""
+    if is_imported(name) and not name.startswith(HUB):
+        return builder_of(name)()
+    return load(name, trust=trust)
+
+
+def _frozen(name: str, teacher: nn.Module | Trained | FrozenTeacher, data: Samples) -> FrozenTeacher:
+    if isinstance(teacher, FrozenTeacher):
+        return teacher
+    if not isinstance(teacher, Trained):
+        return FrozenTeacher(teacher)
+    learned, ours = teacher.config["targets"], dict(data.targets.description())
+    if dict(learned) != ours:
+        raise InvalidArgument(
+            f"the teacher {name} was trained for {_shown(learned)}, this run is for {_shown(ours)}; train a teacher on "
+            "the same data"
+        )
+    try:
+        refuse_other_input(data.description(), teacher.config["input"])
+    except DataError as error:
+        raise InvalidArgument(
+            f"the teacher {name} was fed otherwise: {error}. Train a teacher on samples prepared as these are"
+        ) from error
+    return FrozenTeacher(teacher.network, teacher.timesteps, teacher.config["precision"])
 
 
 def _shown(description: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 from spikedistill.core.kernels import EAGER, Kernels
 from spikedistill.core.learning import LearningRule, Rate
 from spikedistill.core.modules import evaluating
-from spikedistill.core.network import Network, NetworkWrapper, as_network, rate
+from spikedistill.core.network import Network, NetworkWrapper, as_network, firing, rate
 from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
 from spikedistill.models.branches import LAYERS, Branch
 from spikedistill.objectives import Needs, Objective, SelfDistillationLoss, Terms
 from spikedistill.tasks import Classification, Task
-from spikedistill.training.teachers import FrozenTeacher
+from spikedistill.training.teachers import FrozenTeacher, answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +76,21 @@ class SelfDistillation(NetworkWrapper):
         self.task: Task = Classification() if task is None else task
         self.objectives = _by_name(SelfDistillationLoss() if objectives is None else objectives)
         needs = [objective.needs() for objective in self.objectives.values()]
-        self._features = tuple(dict.fromkeys([*self.network.stages, *(name for n in needs for name in n.features)]))
+        wanted = {name: self.network.module_name(name) for n in needs for name in n.features}
+        self._features = tuple(dict.fromkeys([*self.network.stages, *wanted.values()]))
+        # what objectives call "first" and "last", and the stage that it is
+        self._aliases = {name: module for name, module in wanted.items() if name != module}
+        self._needs_neurons = any(n.neurons for n in needs)
+        if self._needs_neurons and self.rule.timesteps is None:
+            raise InvalidArgument("an objective counts spikes, and the ANN twin has none; leave it out (spike_penalty)")
         self._teachers = _frozen(teachers or {}, needs)
         self._needs_inputs = any(n.inputs or n.teachers for n in needs)
 
         taps = self._taps(branches)
         self.branches, self.adapters = nn.ModuleDict(), nn.ModuleDict()
         shapes = _DryRun(self.network, self._features, example)
+        for name in self._teachers:  # what does not fit is said now, and not after the first batch was read
+            self._answer(name, shapes)
         if taps:
             self.branches = _make_branches(self.network, taps, branch_block, shapes())
         for name, objective in self.objectives.items():
@@ -89,10 +98,13 @@ class SelfDistillation(NetworkWrapper):
                 self._add_adapter(name, objective, shapes)
 
     def _add_adapter(self, name: str, objective: Objective, shapes: _DryRun) -> None:
-        answers = {teacher: self._teachers[teacher](shapes.example) for teacher in objective.needs().teachers}
+        answers = {name: self._answer(name, shapes) for name in objective.needs().teachers}
         adapter = objective.adapter(shapes(), answers)
         if adapter is not None:
             self.adapters[name] = adapter.to(next(self.network.parameters()))
+
+    def _answer(self, name: str, shapes: _DryRun) -> Output:
+        return answer(self._teachers[name], name, shapes.example, shapes().logits.shape)
 
     def _taps(self, branches: Iterable[str] | None) -> list[str]:
         stages = self.network.stages
@@ -121,9 +133,11 @@ class SelfDistillation(NetworkWrapper):
             images: [N, C, H, W], event frames [T, N, C, H, W], or other samples [N, ...] or [T, N, ...].
         """
         signal = self.rule.encode(images, self.kernels, self.network.is_over_time(images))
-        logits, features = self.network.propagate(signal, self._features)
+        with firing(self.network.body) if self._needs_neurons else contextlib.nullcontext({}) as neurons:
+            logits, features = self.network.propagate(signal, self._features)
         branches = {name: self.branches[_key(name)](features[name]) for name in features if _key(name) in self.branches}
-        output = Output(rate(logits), branches, features)
+        features |= {alias: features[name] for alias, name in self._aliases.items()}
+        output = Output(rate(logits), branches, features, neurons=neurons, timesteps=self.rule.timesteps)
         adapted = {name: adapter(output) for name, adapter in self.adapters.items()}
         return dataclasses.replace(output, adapted=adapted) if adapted else output
 
@@ -198,11 +212,11 @@ def _frozen(teachers: Mapping[str, nn.Module | FrozenTeacher], needs: list[Needs
             f"the objectives ask for the teachers {sorted(wanted)}; missing: {missing}, not asked for: {extra}. Pass "
             "teachers={name: network}"
         )
-    features = tuple(dict.fromkeys(name for need in needs for name in need.teacher_features))
-    return {
-        name: teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher, features=features)
+    frozen = {
+        name: teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
         for name, teacher in teachers.items()
     }
+    return {name: each.asked(need for need in needs if name in need.teachers) for name, each in frozen.items()}
 
 
 # ---------------------------------------------------------------- branches

@@ -22,6 +22,7 @@ from spikedistill.machine.processes import from_all_processes
 from spikedistill.tasks import Meter
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, learning_rate
+from spikedistill.training.phases import Phases
 
 CHECK_EVERY = 20
 """Steps between two looks at the losses where looking costs a synchronisation (CUDA)."""
@@ -100,12 +101,14 @@ class Session:
     """The objects of a run that change while it trains.
 
     Attributes:
+        phases: which learning rule trains which step.
         forward: the learner, or its distributed wrapper.
         average: the moving average of the network's weights, where the recipe wants one.
         not_finite: tensors that are not finite from the beginning (a mask of −∞), and may stay so.
     """
 
     learner: SelfDistillation
+    phases: Phases
     forward: Callable[[Tensor], Any]
     optimizer: torch.optim.Optimizer
     progress: Progress
@@ -190,6 +193,7 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
     for batch in batches.epoch(progress.epoch, progress.step):
         for group in session.optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.epoch, progress.step, steps)
+        session.learner.rule = session.phases.at(progress.epoch, progress.step, steps)
         _step(session, batch, settings, precision, losses, meter)
         progress.step += 1
         if session.device.type == "cpu" or progress.step % CHECK_EVERY == 0 or progress.step == steps:

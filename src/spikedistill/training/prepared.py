@@ -16,12 +16,13 @@ from spikedistill.data import Splits
 from spikedistill.errors import CheckpointError
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.report import text
-from spikedistill.training.build import example_of, make_learner
+from spikedistill.training.build import Given, example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session, not_finite
 from spikedistill.training.networks import is_imported
 from spikedistill.training.optimizers import make_optimizer, restore_optimizer
+from spikedistill.training.phases import Phases
 from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_files import RESUMABLE
@@ -46,6 +47,7 @@ class Run:
         process: which of several this is.
         device: where this process computes.
         trust: which networks of teachers may be imported.
+        teachers: that were handed over.
     """
 
     recipe: Recipe
@@ -56,11 +58,13 @@ class Run:
     process: Process
     device: torch.device
     trust: Trust = False
+    teachers: Given = dataclasses.field(default_factory=dict)
 
     @property
     def resume_by(self) -> str:
         """What to type to go on: what was handed over in Python has to be handed over again."""
         given = ["network=..."] * (self.network is not None) + ["data=..."] * self.own_data
+        given += ["teachers=..."] * bool(self.teachers)
         if not given:
             trust = " --trust" if is_imported(self.recipe.model.name) else ""
             return f"spikedistill train --resume {self.folder}{trust}"
@@ -89,7 +93,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     torch.manual_seed(run.recipe.seed)
     # the weights that a run started from are in its checkpoint, and their folder need not be there any more
     built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None)
-    learner = make_learner(built, run.splits.train, run.network, run.trust).to(run.device)
+    learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
@@ -101,7 +105,8 @@ def prepare(run: Run, resume: bool) -> Prepared:
     run = dataclasses.replace(run, recipe=recipe)
     optimizer = make_optimizer(learner, recipe.optimizer)
     average = _average(learner, recipe.optimizer.ema)
-    session = Session(learner, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
+    phases = Phases(recipe.rule, recipe.phases, recipe.optimizer.epochs, recipe.seed)
+    session = Session(learner, phases, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
     return Prepared(run, session, kernels_reason, precision_reason)

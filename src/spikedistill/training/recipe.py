@@ -14,6 +14,7 @@ from spikedistill.objectives import Objective, SelfDistillationLoss
 from spikedistill.tasks import Classification, Task
 from spikedistill.training.networks import builder_of
 from spikedistill.training.optimizers import SGD, OptimizerSettings
+from spikedistill.training.phases import PhaseSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Recipe:
 
     Args:
         rule: the learning rule, which carries T.
+        phases: what trains before it, and with how many steps.
         task: what targets and heads are.
         model: the network.
         learned: constants of its neurons that are learned.
@@ -106,6 +108,7 @@ class Recipe:
     """
 
     rule: LearningRule = Rate(4)
+    phases: PhaseSettings = PhaseSettings()
     task: Task = Classification()
     model: ModelSettings = ModelSettings()
     learned: LearnedSettings = LearnedSettings()

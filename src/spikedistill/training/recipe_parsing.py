@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spikedistill.errors import InvalidArgument
+from spikedistill.objectives import OBJECTIVES, Taught
 from spikedistill.training.choices import (
     NOT_KEPT,
     ONE_OF,
@@ -18,6 +19,7 @@ from spikedistill.training.choices import (
     fields_of_choices,
     owner_of,
 )
+from spikedistill.training.hub import HUB
 from spikedistill.training.networks import NOT_OPTIONS, is_imported
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_values import Values
@@ -48,9 +50,16 @@ def recipe_of(values: Values, source: str, trust: Trust = True) -> Recipe:
 def _check_trust(name: str, source: str, trust: Trust) -> None:
     if is_imported(name) and trust is not True and trust != name:
         raise InvalidArgument(
-            f"{source} builds its network by {name!r}, which would be imported, and so run. If you know that code, say "
+            f"{source} builds a network by {name!r}, which would be imported, and so run. If you know that code, say "
             "so: --trust (in Python trust=True)"
         )
+
+
+def _imported_teachers(values: Values) -> list[str]:
+    """Teachers that are a function of the user's."""
+    fields = [fields for fields in values["objectives"].values() if isinstance(fields, dict)]
+    named = [str(each[key]) for each in fields for key in ("teacher", "fallback") if each.get(key)]
+    return [name for name in named if is_imported(name) and not name.startswith(HUB)]
 
 
 def pairs_of(words: list[str]) -> Iterator[tuple[str, str]]:
@@ -68,6 +77,28 @@ def pairs_of(words: list[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
+COMMAND_LINE = "the command line"
+TEACHER = "teacher"
+"""Short for the field `teacher` of every objective that has a teacher network."""
+
+
+def _with_teacher(values: Values, overrides: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The overrides with `teacher` written out: for all taught objectives, or for plain distillation where none is."""
+    found: list[tuple[str, str]] = []
+    for key, value in overrides:
+        if key != TEACHER:
+            found.append((key, value))
+            continue
+        named = [name.split(".")[1] for name, _ in overrides if name.startswith("objectives.")]
+        taught = [name for name in dict.fromkeys([*values["objectives"], *named]) if name in _TAUGHT]
+        found += [(f"objectives.{name}.teacher", value) for name in taught or [PLAIN]]
+    return found
+
+
+_TAUGHT = {name for name, objective in OBJECTIVES.items() if issubclass(objective, Taught)}
+PLAIN = "distillation"
+
+
 def recipe_with(given: Values, overrides: list[tuple[str, str]], source: str, trust: Trust = True) -> Recipe:
     """A recipe of plain values with fields replaced.
 
@@ -81,15 +112,17 @@ def recipe_with(given: Values, overrides: list[tuple[str, str]], source: str, tr
     values = _grouped(given, source, known)
     # before anything is looked up by name, for looking up a model of the user's imports it
     _check_trust(str(values["model"]["name"]), source, trust)
+    for name in _imported_teachers(values):
+        _check_trust(name, source, trust)
     _check_names_of_choices(values)
     imported = is_imported(str(values["model"]["name"]))
     for key in _flatten(values):
         _check_key(key, source, known, imported)
     _check_groups(values, source, {*known, *_own_fields(values)})
     words = {}
-    for key, value in overrides:
+    for key, value in _with_teacher(values, overrides):
         imported = imported or (key == "model.name" and is_imported(value))
-        _check_key(key, "the command line", known, imported)
+        _check_key(key, COMMAND_LINE, known, imported)
         if not _chosen(values, key, value):
             words[key] = value
     _check_fields_of_choices(values, [*_flatten(values), *words])
@@ -304,7 +337,7 @@ def _check_key(key: str, source: str, known: Mapping[str, Field], imported: bool
     if imported and key.startswith("model."):  # its own signature is looked at later
         return
     groups = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2, 3) if name.count(".") >= depth}
-    if key in known or key in groups or key in SHORT:
+    if key in known or key in groups or key in SHORT or (key == TEACHER and source == COMMAND_LINE):
         return
     if key == "import":
         raise InvalidArgument("--import MODULE stands before the command: spikedistill --import my_rows train ...")

@@ -26,6 +26,7 @@ from spikedistill.measure.evaluation import Evaluation
 from spikedistill.report import text
 from spikedistill.report.curves import draw_curves
 from spikedistill.report.display import Display, Silence
+from spikedistill.training.build import Given
 from spikedistill.training.checkpoints import save_checkpoint, save_weights
 from spikedistill.training.folders import new_folder, owned
 from spikedistill.training.loop import fit
@@ -46,6 +47,7 @@ def train(
     name: str | None = None,
     network: nn.Module | None = None,
     data: Splits | None = None,
+    teachers: Given | None = None,
     resume: bool = False,
     trust: Trust = False,
 ) -> Evaluation:
@@ -61,6 +63,8 @@ def train(
             which become neurons. It is trained itself, not a copy, unless it had to be converted.
         data: samples of your own in place of those that the recipe names; of its `data` fields, augmentation and
             workers count.
+        teachers: trained networks for the objectives that ask for one, by the name that they ask for: what `load`
+            gives, or any module that takes what the network takes (a `Network` is run as its ANN twin). Each is copied.
         trust: whether teachers may be imported that were trained with a model "package.module:function"; the model of
             the recipe itself may.
 
@@ -83,7 +87,17 @@ def train(
     keep_memory()
     with _folder_of(folder, name, resume, process) as folder, process_group(process, device):
         splits = load(recipe.data, recipe.timesteps) if data is None else _matched(data)
-        run = Run(recipe, folder, splits, network, data is not None, process, device, trust or recipe.model.name)
+        run = Run(
+            recipe,
+            folder,
+            splits,
+            network,
+            data is not None,
+            process,
+            device,
+            trust or recipe.model.name,
+            teachers or {},
+        )
         return _train(run, resume)
 
 
@@ -118,6 +132,7 @@ def resume(
     *,
     network: nn.Module | None = None,
     data: Splits | None = None,
+    teachers: Given | None = None,
     trust: Trust = False,
 ) -> Evaluation:
     """Go on with a run by its own recipe.
@@ -127,7 +142,7 @@ def resume(
         trust: whether a network "package.module:function" may be imported, which runs its code.
     """
     recipe = saved_recipe(Path(folder), trust, overrides)
-    return train(recipe, folder, network=network, data=data, resume=True, trust=trust)
+    return train(recipe, folder, network=network, data=data, teachers=teachers, resume=True, trust=trust)
 
 
 def _folder_of(
@@ -296,4 +311,6 @@ def _result(found: Evaluation, run: Run) -> dict[str, Any]:
         "precision": run.recipe.precision,
         f"test_{found.score_name}": by_time,
         "firing_rates": found.firing_rates,
+        **({} if found.spikes_per_sample is None else {"spikes_per_sample": found.spikes_per_sample}),
+        "spikes": found.spikes,
     }

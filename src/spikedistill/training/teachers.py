@@ -2,40 +2,149 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from spikedistill.core.network import Network, observed, rate
+from spikedistill.core.network import Network, NetworkWrapper, as_network, observed, rate
 from spikedistill.core.output import Output
+from spikedistill.errors import InvalidArgument, SpikedistillError, choose
+from spikedistill.machine.device import autocast
+from spikedistill.objectives import Needs
 
 
 class FrozenTeacher:
     """A private copy of a network that answers without gradient. It is no module, so nothing registers it.
 
     Args:
-        network: a `Network`, run with `timesteps`; or any other module, which is called with the images.
+        network: a `Network` (or a learner, whose network is taken), run with `timesteps`; or any other module, which is
+            called with the images.
         timesteps: T of a spiking teacher, None for an ANN.
-        features: submodules whose outputs are wanted.
+        precision: "fp32" or "bf16".
+
+    Raises:
+        InvalidArgument: weights that are not finite, or a network whose batch norm has never seen data: it was not
+            trained.
     """
 
-    def __init__(self, network: nn.Module, timesteps: int | None = None, features: Iterable[str] = ()) -> None:
-        self._network = copy.deepcopy(network).eval().requires_grad_(False)
-        self._timesteps, self._features = timesteps, tuple(features)
+    def __init__(self, network: nn.Module, timesteps: int | None = None, precision: str = "fp32") -> None:
+        if not isinstance(network, nn.Module):
+            raise InvalidArgument(f"a teacher is a {type(network).__name__}; expected a trained network")
+        _refuse_untrained(network)
+        taken = as_network(network) if isinstance(network, NetworkWrapper) else network
+        self._network = copy.deepcopy(taken).eval().requires_grad_(False)
+        self._network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._timesteps, self._precision = timesteps, precision
+        self._features: dict[str, str] = {}
+        self._gradients = False
+
+    def asked(self, needs: Iterable[Needs]) -> FrozenTeacher:
+        """The same teacher, which also tells what these objectives want to know of it.
+
+        Raises:
+            InvalidArgument: a submodule that it does not have, or gradients of a spiking teacher.
+        """
+        found = copy.copy(self)
+        body = self._body()
+        known = dict(body.named_modules())
+        for need in needs:
+            for name in need.teacher_features:
+                module = self._network.module_name(name) if isinstance(self._network, Network) else name
+                found._features[name] = choose("module of the teacher", module, known)
+            found._gradients = found._gradients or need.teacher_gradients
+        if found._gradients and self._timesteps is not None:
+            raise InvalidArgument("activation maps are of an ANN teacher, and this one spikes; take its ANN twin")
+        return found
+
+    def _body(self) -> nn.Module:
+        return self._network.body if isinstance(self._network, Network) else self._network
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Output:
-        """The teacher's output on inputs [N, ...], in its own precision."""
+        """The teacher's output on inputs [N, ...], or [T, N, ...] of which an ANN sees the mean, in its own precision.
+
+        Where an objective asked for gradients, its logits have them to its features, and to nothing before those.
+        """
         network = self._network.to(inputs.device)
-        body = network.body if isinstance(network, Network) else network
-        with torch.autocast(inputs.device.type, enabled=False), observed(body, self._features) as seen:
+        if self._timesteps is None and isinstance(network, Network) and network.is_over_time(inputs):
+            inputs = inputs.mean(0)
+        names = set(self._features.values())
+        look = _cut(self._body(), names) if self._gradients else observed(self._body(), names)
+        with autocast(self._precision, inputs.device), torch.set_grad_enabled(self._gradients), look as seen:
             if isinstance(network, Network):
                 logits = network(inputs, timesteps=self._timesteps).logits
             else:
                 logits = rate(network(inputs))
-        return Output(logits, {}, seen)
+        return Output(logits, {}, {name: seen[module] for name, module in self._features.items()})
+
+
+@contextlib.contextmanager
+def _cut(body: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """As `observed`, and what comes after these submodules has gradient to their outputs, as if they were inputs.
+
+    So only the layers behind them are differentiated, and nothing before is kept.
+    """
+    known = dict(body.named_modules())
+    seen: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            seen[name] = output.detach().requires_grad_()
+            return seen[name]
+
+        return hook
+
+    handles = [known[name].register_forward_hook(hook_for(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _refuse_untrained(network: nn.Module) -> None:
+    bad = [name for name, value in network.state_dict().items() if value.is_floating_point() and value.isnan().any()]
+    if bad:
+        raise InvalidArgument(f"{len(bad)} weights of the teacher are NaN, first {bad[0]}; take another one")
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    seen = [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
+    if seen and not any(int(count) for count in seen):
+        raise InvalidArgument(
+            "the teacher was never trained: its batch norm has not seen a batch. Load its weights before (of timm or "
+            "torchvision: pretrained ones for these classes), or train one: --rule ann"
+        )
+
+
+def answer(teacher: FrozenTeacher, name: str, example: Tensor, outputs: torch.Size) -> Output:
+    """What a teacher says about one example.
+
+    Args:
+        outputs: the shape of what the network says of a batch, [N, ...].
+
+    Raises:
+        InvalidArgument: the input does not fit it, or its logits are of another shape than the network's.
+    """
+    try:
+        found = teacher(example)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, SpikedistillError):
+            raise
+        raise InvalidArgument(
+            f"the teacher {name} cannot be fed with samples {list(example.shape[1:])} ({error}); it must take what the "
+            "network takes: wrap it in a module that resizes and normalises as it was trained"
+        ) from error
+    if found.logits.shape[1:] != outputs[1:]:
+        raise InvalidArgument(
+            f"the teacher {name} gives {list(found.logits.shape[1:])} logits for a sample, the network "
+            f"{list(outputs[1:])}; both must have been made for the same classes. Take a teacher of these classes, or "
+            "give it a new head and train it on them"
+        )
+    if not found.logits.isfinite().all():
+        raise InvalidArgument(f"the teacher {name} answers with NaN or infinite logits; take another one")
+    return found
 
 
 Teachers = Mapping[str, FrozenTeacher]

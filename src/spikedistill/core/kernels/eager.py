@@ -86,6 +86,17 @@ class Kernels:
         spikes, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape[1:]), neuron)
         return RateResponse(spikes.flatten(0, 1), rate, eligibility)
 
+    def constant_response(
+        self, current: Tensor, start: Tensor, timesteps: int, neuron: Neuron
+    ) -> tuple[Tensor, Tensor]:
+        """Rate and eligibility [N, C, ...] of neurons whose current [N, C, ...] is the same at all T steps.
+
+        Args:
+            start: u_0 [N, C, ...].
+        """
+        response = lif.rate_response(current.expand(timesteps, *current.shape), neuron, start)
+        return response.rate.to(current.dtype), response.eligibility.to(current.dtype)
+
     def rate_backward(
         self, grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]
     ) -> tuple[Tensor, list[Gradients]]:

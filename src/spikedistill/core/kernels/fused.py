@@ -90,6 +90,15 @@ def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuro
 
 
 @functools.cache
+def _fused_constant_response(timesteps: int, neuron: Neuron) -> Callable[..., Tensors]:
+    def sweep(current: Tensor, start: Tensor) -> Tensors:  # [N, L, C]
+        _, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape), neuron, start)
+        return rate.to(current.dtype), eligibility.to(current.dtype)
+
+    return _variant(sweep)
+
+
+@functools.cache
 def _fused_moments(timesteps: int) -> Callable[[Tensor], Tensors]:
     def sweep(values: Tensor) -> Tensors:  # [T, N, L, C]
         dtype = lif.compute_dtype(values.dtype)
@@ -208,6 +217,14 @@ class Fused(Kernels):
                 tensors += pair or (torch.ones_like(like), torch.zeros_like(like))
         response = _fused_rate_response(len(terms), like is not None, timesteps, neuron)(*tensors)
         return RateResponse(*(_unlanes(lanes, shape) for lanes in response))
+
+    def constant_response(
+        self, current: Tensor, start: Tensor, timesteps: int, neuron: Neuron
+    ) -> tuple[Tensor, Tensor]:
+        if current.shape[0] == 1:
+            return super().constant_response(current, start, timesteps, neuron)
+        rate, eligibility = _fused_constant_response(timesteps, neuron)(_lanes(current), _lanes(start))
+        return _unlanes(rate, current.shape), _unlanes(eligibility, current.shape)
 
     def moments(self, values: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
         if values.shape[0] == timesteps:

@@ -1,0 +1,107 @@
+"""Which learning rule trains which step: training may begin without spikes, and T may change as it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+from spikedistill.core.learning import ANN, LearningRule, RateTwin
+from spikedistill.data.batches import generator_for
+from spikedistill.errors import InvalidArgument
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSettings:
+    """What trains before the recipe's rule does, and with how many steps. Evaluation is always by the rule itself.
+
+    The loss keeps the scale of the recipe's rule throughout, and the learning rate its one schedule.
+
+    Args:
+        first: "ann" (the ANN twin) or "rate_twin" for the first epochs, which costs a fraction of spikes; null: none.
+        epochs: how many those are.
+        noise: of the rate twin.
+        drawn: numbers of steps of which one is drawn for each batch, as [1, 2, 4]; null: T of the rule.
+        growing: numbers of steps, each for an equal part of the epochs with spikes, as [1, 2, 4]; null: T of the rule.
+
+    Raises:
+        InvalidArgument: epochs without a first phase or the other way round, or numbers of steps that are none.
+    """
+
+    first: Literal["ann", "rate_twin"] | None = None
+    epochs: int = 0
+    noise: float = 0.0
+    drawn: list[int] | None = None
+    growing: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.first is None) != (self.epochs == 0) or self.epochs < 0:
+            raise InvalidArgument(
+                f"phases.first is {self.first} and phases.epochs is {self.epochs}; a first phase needs both, as "
+                "--phases.first ann --phases.epochs 5"
+            )
+        if self.noise and self.first != "rate_twin":
+            raise InvalidArgument(f"phases.noise {self.noise} has no effect without --phases.first rate_twin")
+        if self.drawn is not None and self.growing is not None:
+            raise InvalidArgument("T is either drawn or growing; leave out phases.drawn or phases.growing")
+        for name in ("drawn", "growing"):
+            numbers = getattr(self, name)
+            if numbers is not None and (not numbers or min(numbers) < 1):
+                raise InvalidArgument(f"phases.{name} is {numbers}; expected numbers of steps of at least 1")
+
+
+_DRAWS = 20_000_001
+"""Apart from what batches draw by (seed, epoch, batch)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phases:
+    """The phases of one run.
+
+    Args:
+        rule: of the recipe.
+        settings: what comes before it.
+        epochs: of the run in all.
+        seed: of what is drawn.
+
+    Raises:
+        InvalidArgument: a first phase that leaves no epoch for the rule, or steps for a rule that has none.
+    """
+
+    rule: LearningRule
+    settings: PhaseSettings
+    epochs: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        if settings.first is not None and self.epochs <= settings.epochs:
+            raise InvalidArgument(
+                f"phases.epochs is {settings.epochs} of {self.epochs} epochs; leave at least one for the recipe's rule,"
+                f" or train the {settings.first} alone: --rule {settings.first}"
+            )
+        if self.rule.timesteps is None and settings != PhaseSettings():
+            raise InvalidArgument("the ANN twin has no spikes, so its training has no phases; choose another --rule")
+
+    def at(self, epoch: int, step: int, steps: int) -> LearningRule:
+        """The rule of a step, which is number `step` of `steps` in its epoch."""
+        settings, rule = self.settings, self.rule
+        if epoch < settings.epochs:
+            return self._first()
+        if settings.drawn is not None:
+            # from where the step stands and not from what was drawn before: a run that goes on draws the same
+            generator = generator_for(self.seed, epoch, step, _DRAWS)
+            index = int(torch.randint(len(settings.drawn), (), generator=generator))
+            return dataclasses.replace(rule, timesteps=settings.drawn[index], loss_scale=rule.scale)  # type: ignore
+        if settings.growing is not None:
+            done = (epoch - settings.epochs + step / steps) / (self.epochs - settings.epochs)
+            index = min(int(done * len(settings.growing)), len(settings.growing) - 1)
+            return dataclasses.replace(rule, timesteps=settings.growing[index], loss_scale=rule.scale)  # type: ignore
+        return rule
+
+    def _first(self) -> LearningRule:
+        if self.settings.first == "ann":
+            return ANN(self.rule.scale)
+        assert self.rule.timesteps is not None
+        return RateTwin(self.rule.timesteps, self.rule.scale, self.settings.noise)
