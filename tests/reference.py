@@ -38,7 +38,7 @@ class Spike(torch.autograd.Function):
 
 def lif_autograd(current: Tensor, neuron: sd.Neuron) -> Tensor:
     """Spikes [T, ...] by an explicit loop that autograd can differentiate (BPTT)."""
-    u, spikes = torch.zeros_like(current[0]), []
+    u, spikes = torch.full_like(current[0], neuron.start), []
     for step in current:
         v = neuron.decay * u + step
         s = Spike.apply(v, neuron.threshold)

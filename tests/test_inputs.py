@@ -108,7 +108,6 @@ def test_a_doubtful_shape_is_refused_until_somebody_says_what_it_is():
             r"takes samples \[C, L\], as \[N, ...\] or with time as \[T, N, ...\]; given \(3, 2\)",
         ),
         (sequence_net, (T + 1, N, 2, 10), T, "have 5 steps but timesteps=4"),
-        (sequence_net, (T, N, 2, 10), None, "the ANN twin has no time"),
         (features_net, (6,), T, r"inputs must be \[N, ...\] or \[T, N, ...\]"),
     ],
 )

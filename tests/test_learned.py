@@ -17,7 +17,7 @@ NEURONS = [
     for (reset, value), detach, surrogate in itertools.product(
         [("soft", 0.0), ("hard", 0.0), ("hard", -0.2)], [True, False], [sd.Surrogate(), sd.Surrogate("atan", 2.0)]
     )
-]
+] + [sd.Neuron(decay=0.6, start=0.45, reset=reset) for reset in ("soft", "hard")]
 
 
 class Spike(torch.autograd.Function):
@@ -34,7 +34,7 @@ class Spike(torch.autograd.Function):
 
 def simulated(current, neuron, decay, threshold):
     """Spikes [T, ...] with autograd through everything; the equations of method.md §1."""
-    u, spikes = torch.zeros_like(current[0]), []
+    u, spikes = torch.full_like(current[0], neuron.start), []
     for t in range(len(current)):
         v = decay * u + current[t]
         s = Spike.apply(v - threshold, neuron.surrogate)

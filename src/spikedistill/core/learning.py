@@ -130,13 +130,13 @@ class RateTwin(_OverTime):
     Args:
         timesteps: T ≥ 1.
         loss_scale: what the loss is multiplied with, "1/T" or a number.
-        noise: standard deviation of what is added to each neuron's current, in the current's units.
+        noise: standard deviation of currents over time, in their units.
 
     Raises:
         InvalidArgument: T below 1, no such scale, or noise below 0.
     """
 
-    noise: float = 0.0
+    noise: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +152,7 @@ class RateTwin(_OverTime):
 
 @dataclasses.dataclass(frozen=True)
 class ANN:
-    """The ANN twin: the same network with ReLU for LIF, without time.
+    """The ANN twin: the same network with ReLU for LIF, without time. Of inputs over time it sees their mean.
 
     Args:
         loss_scale: what the loss is multiplied with.
@@ -180,12 +180,8 @@ class ANN:
 
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Tensor:
         _check_tensor(inputs)
-        if over_time:
-            raise InvalidArgument(
-                f"the ANN twin has no time; given {tuple(inputs.shape)} with {inputs.shape[0]} steps in front. Give it "
-                "[N, ...], one of the steps or their mean"
-            )
-        return _channels_last(inputs)
+        # of inputs with time it sees the mean over the steps, as a linear layer's rate does
+        return _channels_last(inputs.mean(0) if over_time else inputs)
 
 
 LEARNING_RULES: dict[str, type[Rate] | type[BPTT] | type[RateTwin] | type[ANN]] = {

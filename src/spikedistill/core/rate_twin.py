@@ -1,42 +1,78 @@
 """The rate twin: a network on rates only, in which every neuron answers its mean current.
 
-What it replaces. A spiking forward pass computes every layer T times. The rate twin computes it once, on rates: a
-neuron takes its mean current Ī for constant, and answers with the rate r of T steps of it and with its eligibility e,
-both from the neuron's own equations (neuron.py, method.md §2.8). So the network is trained for the cost of an ordinary
-one, and for the neurons that it will have.
+What it replaces. A spiking forward pass computes every layer T times. The rate twin computes it once, on rates, so it
+is trained for the cost of an ordinary network, and for the neurons that it will have (method.md §2.8):
 
-What it misses is how currents change over time. A random membrane to start from and noise on the current stand in for
-that: without them a constant current gives one of very few rates.
+1.  Behind static input the current Ī is constant, and a neuron answers with the rate and the eligibility of T steps of
+    it, by its own equations.                                                                              exact
+2.  Deeper the current fluctuates around Ī from step to step. The answer is the mean over such currents, with normal
+    fluctuations of one deviation: a smooth curve of Ī, which is made once for a neuron and read off a table.  a model
+3.  T steps have one of T + 1 rates. The answer is rounded to one of them at random, so that its mean stays.
+
+Batch norm sees no variance over time here. A few epochs on spikes make up for that, and for what the model misses.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
+from collections import ChainMap
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from spikedistill.core.dual import Static, _NeuronOfRate
+from spikedistill.core.dual import Static
+from spikedistill.core.kernels import Curve
 from spikedistill.core.lif import learned_lif, lif
-from spikedistill.core.neuron import Neuron, compute_dtype
+from spikedistill.core.neuron import Neuron, first_membrane, rate_response
 from spikedistill.core.signal import Rule, TorchFunction
 from spikedistill.errors import UnsupportedOperation
 
-
-def _noisy(current: Tensor, noise: float) -> Tensor:
-    if not noise:
-        return current
-    # uniform with this deviation: normal numbers take twenty times as long, on a CPU more than the rest of the layer
-    return current + noise * math.sqrt(12) * (torch.rand_like(current) - 0.5)
+KNOTS, DRAWS = 256, 4096
+"""Currents at which a curve is known, and fluctuating currents that it is the mean of."""
 
 
-def _twin_lif(function: TorchFunction, x: Static, neuron: Neuron, *, noise: float) -> Static:
-    current = _noisy(x.rate.detach(), noise)
-    # anywhere from empty to the threshold: where a neuron that has been running for a while may be
-    start = torch.rand_like(current, dtype=compute_dtype(current.dtype)) * neuron.threshold
+@functools.cache
+def mean_response(neuron: Neuron, timesteps: int, noise: float) -> Curve:
+    """The curve of a neuron whose current is Ī + noise·ξ_t, ξ_t standard normal and independent over time."""
+    # from where nothing fires to where everything does, whatever the fluctuations
+    reach = 4 * noise + neuron.threshold
+    means = torch.linspace(-reach, neuron.threshold + reach, KNOTS)
+    # the same draws for every mean, so that the curve rises as smoothly as they are many
+    draws = torch.randn(timesteps, 1, DRAWS, generator=torch.Generator().manual_seed(0))
+    found = rate_response(means.view(1, -1, 1) + noise * draws, neuron)
+    return Curve(found.rate.mean(1), found.eligibility.mean(1), float(means[0]), float(means[1] - means[0]))
+
+
+class _Answer(Function):
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, rate: Tensor, eligibility: Tensor) -> Tensor:
+        ctx.save_for_backward(eligibility)
+        return rate
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * ctx.saved_tensors[0], None, None
+
+
+def _first_lif(function: TorchFunction, x: Static, neuron: Neuron, *, noise: float) -> Static:
+    """A neuron behind static input: its current is constant, and known."""
+    current = x.rate.detach()
+    start = first_membrane(current.unsqueeze(0), neuron)
     rate, eligibility = x.kernels.constant_response(current, start, x.timesteps, neuron)
-    return x.with_rate(_NeuronOfRate.apply(rate, eligibility, x.kernels, 0, x.rate))
+    out = x.with_rate(_Answer.apply(x.rate, rate, eligibility))
+    # what comes of it changes over time: the neurons behind it answer by the curve
+    rules = ChainMap({lif: functools.partial(_deeper_lif, noise=noise)}, dict(x.context.rules))
+    return dataclasses.replace(out, context=dataclasses.replace(x.context, rules=rules))
+
+
+def _deeper_lif(function: TorchFunction, x: Static, neuron: Neuron, *, noise: float) -> Static:
+    """A neuron behind others."""
+    curve = mean_response(neuron, x.timesteps, noise)
+    rate, eligibility = x.kernels.curve_response(x.rate.detach(), curve.to(x.device), x.timesteps)
+    return x.with_rate(_Answer.apply(x.rate, rate, eligibility))
 
 
 def _refuse_learned(function: TorchFunction, *args: object) -> None:
@@ -47,5 +83,9 @@ def _refuse_learned(function: TorchFunction, *args: object) -> None:
 
 
 def twin_rules(noise: float) -> dict[TorchFunction, Rule]:
-    """The rules of neurons in a rate twin; noise is a standard deviation, in the units of the current."""
-    return {lif: functools.partial(_twin_lif, noise=noise), learned_lif: _refuse_learned}
+    """The rules of neurons in a rate twin.
+
+    Args:
+        noise: standard deviation of currents over time, in their units.
+    """
+    return {lif: functools.partial(_first_lif, noise=noise), learned_lif: _refuse_learned}

@@ -21,7 +21,7 @@ class PhaseSettings:
     Args:
         first: "ann" (the ANN twin) or "rate_twin" for the first epochs, which costs a fraction of spikes; null: none.
         epochs: how many those are.
-        noise: of the rate twin.
+        noise: standard deviation of currents over time in the rate twin (null: that of `RateTwin`).
         drawn: numbers of steps of which one is drawn for each batch, as [1, 2, 4]; null: T of the rule.
         growing: numbers of steps, each for an equal part of the epochs with spikes, as [1, 2, 4]; null: T of the rule.
 
@@ -31,7 +31,7 @@ class PhaseSettings:
 
     first: Literal["ann", "rate_twin"] | None = None
     epochs: int = 0
-    noise: float = 0.0
+    noise: float | None = None
     drawn: list[int] | None = None
     growing: list[int] | None = None
 
@@ -41,7 +41,7 @@ class PhaseSettings:
                 f"phases.first is {self.first} and phases.epochs is {self.epochs}; a first phase needs both, as "
                 "--phases.first ann --phases.epochs 5"
             )
-        if self.noise and self.first != "rate_twin":
+        if self.noise is not None and self.first != "rate_twin":
             raise InvalidArgument(f"phases.noise {self.noise} has no effect without --phases.first rate_twin")
         if self.drawn is not None and self.growing is not None:
             raise InvalidArgument("T is either drawn or growing; leave out phases.drawn or phases.growing")
@@ -104,4 +104,5 @@ class Phases:
         if self.settings.first == "ann":
             return ANN(self.rule.scale)
         assert self.rule.timesteps is not None
-        return RateTwin(self.rule.timesteps, self.rule.scale, self.settings.noise)
+        twin = RateTwin(self.rule.timesteps, self.rule.scale)
+        return twin if self.settings.noise is None else dataclasses.replace(twin, noise=self.settings.noise)

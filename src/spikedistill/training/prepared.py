@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.kernels import Kernels
 from spikedistill.data import Splits
-from spikedistill.errors import CheckpointError
+from spikedistill.data.samples import is_over_time
+from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
@@ -94,6 +95,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     # the weights that a run started from are in its checkpoint, and their folder need not be there any more
     built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None)
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
+    _refuse_other_steps(run)
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
@@ -110,6 +112,19 @@ def prepare(run: Run, resume: bool) -> Prepared:
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
     return Prepared(run, session, kernels_reason, precision_reason)
+
+
+def _refuse_other_steps(run: Run) -> None:
+    """T of frames is how many there are; showing some of them would be another input."""
+    phases, samples = run.recipe.phases, run.splits.train
+    if not (phases.drawn or phases.growing):
+        return
+    inputs = samples.batch(torch.zeros(1, dtype=torch.long)).inputs
+    if is_over_time(samples, inputs):
+        raise InvalidArgument(
+            f"these samples have {len(inputs)} steps of their own, so T can neither be drawn nor grow; leave out "
+            "phases.drawn and phases.growing"
+        )
 
 
 def _precision(run: Run, learner: SelfDistillation) -> tuple[str, str]:

@@ -69,8 +69,6 @@ class FrozenTeacher:
         Where an objective asked for gradients, its logits have them to its features, and to nothing before those.
         """
         network = self._network.to(inputs.device)
-        if self._timesteps is None and isinstance(network, Network) and network.is_over_time(inputs):
-            inputs = inputs.mean(0)
         names = set(self._features.values())
         look = _cut(self._body(), names) if self._gradients else observed(self._body(), names)
         with autocast(self._precision, inputs.device), torch.set_grad_enabled(self._gradients), look as seen:

@@ -2,7 +2,7 @@
 
 from spikedistill.core.kernels.eager import EAGER, Kernels, Weighted, norm_backward
 from spikedistill.core.kernels.fused import FUSED, Fused
-from spikedistill.core.kernels.terms import Norm, Term, computed, per_channel, time_mean, total
+from spikedistill.core.kernels.terms import Curve, Norm, Term, computed, per_channel, time_mean, total
 
 
 def compiled() -> Kernels:
@@ -13,6 +13,7 @@ def compiled() -> Kernels:
 __all__ = [
     "EAGER",
     "FUSED",
+    "Curve",
     "Fused",
     "Kernels",
     "Norm",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.core import neuron as lif
-from spikedistill.core.kernels.terms import Norm, Term, per_channel, time_mean, total
+from spikedistill.core.kernels.terms import Curve, Norm, Term, per_channel, time_mean, total
 from spikedistill.core.learned import Learned, LearnedResponse, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import Neuron, RateResponse
 
@@ -96,6 +96,10 @@ class Kernels:
         """
         response = lif.rate_response(current.expand(timesteps, *current.shape), neuron, start)
         return response.rate.to(current.dtype), response.eligibility.to(current.dtype)
+
+    def curve_response(self, current: Tensor, curve: Curve, timesteps: int) -> tuple[Tensor, Tensor]:
+        """Rate and eligibility [N, C, ...] of neurons whose current fluctuates around a mean [N, C, ...]."""
+        return curve.at(current, torch.rand_like(current, dtype=torch.float32), timesteps)
 
     def rate_backward(
         self, grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]

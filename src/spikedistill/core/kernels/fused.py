@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spikedistill.core import neuron as lif
 from spikedistill.core.kernels.eager import Gradients, Kernels
-from spikedistill.core.kernels.terms import Norm, Term
+from spikedistill.core.kernels.terms import Curve, Norm, Term
 from spikedistill.core.learned import Learned, LearnedResponse, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import Neuron, RateResponse
 
@@ -94,6 +94,14 @@ def _fused_constant_response(timesteps: int, neuron: Neuron) -> Callable[..., Te
     def sweep(current: Tensor, start: Tensor) -> Tensors:  # [N, L, C]
         _, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape), neuron, start)
         return rate.to(current.dtype), eligibility.to(current.dtype)
+
+    return _variant(sweep)
+
+
+@functools.cache
+def _fused_curve_response(timesteps: int, first: float, step: float) -> Callable[..., Tensors]:
+    def sweep(current: Tensor, uniform: Tensor, rate: Tensor, eligibility: Tensor) -> Tensors:
+        return Curve(rate, eligibility, first, step).at(current, uniform, timesteps)
 
     return _variant(sweep)
 
@@ -225,6 +233,14 @@ class Fused(Kernels):
             return super().constant_response(current, start, timesteps, neuron)
         rate, eligibility = _fused_constant_response(timesteps, neuron)(_lanes(current), _lanes(start))
         return _unlanes(rate, current.shape), _unlanes(eligibility, current.shape)
+
+    def curve_response(self, current: Tensor, curve: Curve, timesteps: int) -> tuple[Tensor, Tensor]:
+        if current.shape[0] == 1:
+            return super().curve_response(current, curve, timesteps)
+        uniform = torch.rand_like(current, dtype=torch.float32)
+        sweep = _fused_curve_response(timesteps, curve.first, curve.step)
+        found = sweep(_lanes(current), _lanes(uniform), curve.rate, curve.eligibility)
+        return _unlanes(found[0], current.shape), _unlanes(found[1], current.shape)
 
     def moments(self, values: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
         if values.shape[0] == timesteps:

@@ -36,6 +36,34 @@ class Term(NamedTuple):
     moments: tuple[Tensor, Tensor] | None = None  # mean and biased variance [C] of the values, where known
 
 
+class Curve(NamedTuple):
+    """The mean answer of a neuron to a fluctuating current, at equal distances of its mean (rate_twin.py).
+
+    Attributes:
+        rate, eligibility: one for each knot; outside they are as at the ends.
+        first, step: the lowest mean current, and the distance to the next.
+    """
+
+    rate: Tensor
+    eligibility: Tensor
+    first: float
+    step: float
+
+    def to(self, device: torch.device) -> Curve:
+        return self._replace(rate=self.rate.to(device), eligibility=self.eligibility.to(device))
+
+    def at(self, current: Tensor, uniform: Tensor, timesteps: int) -> tuple[Tensor, Tensor]:
+        """Rate and eligibility at mean currents; the rate rounded up or down to one of T + 1, so that its mean stays.
+
+        Args:
+            uniform: random numbers from 0 to 1, as many.
+        """
+        knot = ((current.to(uniform.dtype) - self.first) / self.step).round()
+        index = knot.clamp(0, len(self.rate) - 1).long()
+        rate = (self.rate[index] * timesteps + uniform).floor() / timesteps
+        return rate.to(current.dtype), self.eligibility[index].to(current.dtype)
+
+
 def time_mean(values: Tensor, timesteps: int) -> Tensor:
     """The mean over time, [N, ...] from [T·N, ...]."""
     # With one step the values are their own mean: no copy.

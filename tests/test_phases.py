@@ -1,0 +1,244 @@
+"""Phases of a run: which rule trains which step; and the rate twin that may be the first."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import pytest
+import torch
+
+import spikedistill as sd
+from spikedistill.core.rate_twin import mean_response
+from spikedistill.training.phases import Phases, PhaseSettings
+
+SD = sd.Rate(4)
+
+
+def phases(rule=SD, epochs=10, seed=0, **settings):
+    return Phases(rule, PhaseSettings(**settings), epochs, seed)
+
+
+# ---------------------------------------------------------------- which rule trains
+
+
+def test_without_settings_the_rule_trains_all_steps():
+    assert {phases().at(epoch, step, 5) for epoch in range(10) for step in range(5)} == {SD}
+
+
+@pytest.mark.parametrize("scale", ["1/T", 1.0])
+def test_the_first_phase_has_the_scale_of_the_rule(scale):
+    rule = sd.Rate(4, loss_scale=scale)
+    for first, kind in (("ann", sd.ANN), ("rate_twin", sd.RateTwin)):
+        found = Phases(rule, PhaseSettings(first=first, epochs=3), 10, 0)
+        rules = [found.at(epoch, 0, 5) for epoch in range(10)]
+        assert [type(each) for each in rules] == [kind] * 3 + [sd.Rate] * 7
+        assert {each.scale for each in rules} == {rule.scale}
+        assert rules[-1] == rule
+    noisy = Phases(rule, PhaseSettings(first="rate_twin", epochs=3, noise=0.5), 10, 0).at(0, 0, 5)
+    assert noisy == sd.RateTwin(4, rule.scale, noise=0.5)
+
+
+def test_drawn_steps_are_those_named_and_do_not_depend_on_what_came_before():
+    found = phases(drawn=[1, 2, 4])
+    steps = [(epoch, step) for epoch in range(10) for step in range(60)]
+    drawn = {at: found.at(*at, 60) for at in steps}
+    counts = collections.Counter(rule.timesteps for rule in drawn.values())
+    assert counts.keys() == {1, 2, 4}
+    assert min(counts.values()) > 150  # of 600: a third each, and the binomial's spread is 12
+    assert {rule.scale for rule in drawn.values()} == {1 / 4}  # one scale, whatever T was drawn
+    assert all(found.at(*at, 60) == drawn[at] for at in reversed(steps))
+    other = [phases(drawn=[1, 2, 4], seed=1).at(*at, 60) for at in steps]
+    assert other != list(drawn.values())
+
+
+def test_growing_steps_share_the_epochs_with_spikes():
+    found = Phases(SD, PhaseSettings(first="ann", epochs=4, growing=[1, 2, 4]), 10, 0)
+    assert [found.at(epoch, 0, 5).timesteps for epoch in range(10)] == [None] * 4 + [1, 1, 2, 2, 4, 4]
+    assert found.at(9, 4, 5).timesteps == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PhaseSettings(first="ann"), "phases.first is ann and phases.epochs is 0; a first phase needs both"),
+        (lambda: PhaseSettings(epochs=3), "phases.first is None and phases.epochs is 3"),
+        (lambda: PhaseSettings(first="ann", epochs=1, noise=0.1), "phases.noise 0.1 has no effect"),
+        (lambda: PhaseSettings(drawn=[1], growing=[2]), "either drawn or growing"),
+        (lambda: PhaseSettings(drawn=[0, 2]), r"phases.drawn is \[0, 2\]; expected numbers of steps"),
+        (lambda: PhaseSettings(growing=[]), r"phases.growing is \[\]"),
+        (lambda: Phases(SD, PhaseSettings(first="ann", epochs=5), 5, 0), "leave at least one for the recipe's rule"),
+        (lambda: phases(sd.ANN(), drawn=[1, 2]), "the ANN twin has no spikes, so its training has no phases"),
+        (lambda: sd.RateTwin(4, noise=-1), "noise is -1; expected a standard deviation"),
+    ],
+)
+def test_bad_phases_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_frames_have_their_own_steps(tmp_path):
+    pairs = [(torch.rand(3, 2, 16, 16), k % 3) for k in range(12)]
+    frames = sd.samples_of(pairs, "abc", over_time=True)
+    data = sd.Splits(frames, None, frames)
+    recipe = sd.load_recipe("fashion-small", ["--timesteps", "3", "--model.width", "2", "--optimizer.epochs", "2"])
+    recipe = dataclasses.replace(recipe, phases=PhaseSettings(drawn=[1, 3]))
+    with pytest.raises(ValueError, match="these samples have 3 steps of their own"):
+        sd.train(recipe, tmp_path / "run", data=data)
+
+
+WORDS = ["--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows=0", "--model.width=2"]
+WORDS += ["--precision=fp32", "--compile=off"]
+
+
+@pytest.mark.parametrize("first", ["ann", "rate_twin"])
+def test_a_run_in_phases_resumes_to_the_same_bits(first, tmp_path, monkeypatch):
+    more = [f"--phases.first={first}", "--phases.epochs=1", "--phases.drawn=[1, 2]", "--optimizer.epochs=3"]
+    recipe = sd.load_recipe("fashion-small", [*WORDS, *more])
+    sd.train(recipe, tmp_path / "whole")
+    stops = iter([False] * 3 + [True] + [False] * 99)
+    from spikedistill.training.stopping import Stoppable
+
+    on_step = Stoppable.on_step
+
+    def stopping(self, progress, steps):
+        on_step(self, progress, steps)
+        if next(stops):
+            raise sd.Interrupted("now")
+
+    monkeypatch.setattr(Stoppable, "on_step", stopping)
+    with pytest.raises(sd.Interrupted):
+        sd.train(recipe, tmp_path / "parts")
+    sd.resume(tmp_path / "parts")
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    # the loss of both phases is on record
+    lines = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 4
+
+
+# ---------------------------------------------------------------- the rate twin
+
+
+def twin_learner(network, rule, kernels=sd.EAGER):
+    return sd.SelfDistillation(network, rule, branches=(), kernels=kernels)
+
+
+def one_layer():
+    torch.manual_seed(1)
+    return sd.Network(torch.nn.Sequential(torch.nn.Linear(5, 6), sd.LIF(), torch.nn.Linear(6, 3))).double()
+
+
+def test_behind_static_input_the_twin_is_rate_based_backpropagation():
+    """One layer of neurons has a constant current: outputs and gradients are those of `Rate`."""
+    x, labels = 3 * torch.randn(7, 5, dtype=torch.float64), torch.arange(7) % 3
+    found = []
+    for rule in (sd.Rate(4), sd.RateTwin(4)):
+        learner = twin_learner(one_layer(), rule)
+        output = learner(x)
+        learner.loss(output, labels).total.backward()
+        found.append([output.logits.detach(), *(p.grad for p in learner.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("neuron", [sd.Neuron(), sd.Neuron(decay=1.0), sd.Neuron(reset="hard", threshold=0.5)])
+def test_the_curve_is_the_mean_over_fluctuating_currents(neuron):
+    curve = mean_response(neuron, 4, 0.3)
+    assert bool((curve.rate.diff() >= 0).all())
+    assert curve.rate[0] == 0
+    assert curve.rate[-1] > 0.95
+    generator = torch.Generator().manual_seed(7)
+    for knot in (60, 128, 160):
+        mean = curve.first + knot * curve.step
+        membrane, spikes = torch.zeros(20000), 0.0
+        for _ in range(4):
+            membrane = neuron.decay * membrane + mean + 0.3 * torch.randn(20000, generator=generator)
+            fired = (membrane >= neuron.threshold).float()
+            membrane = membrane - neuron.threshold * fired if neuron.reset == "soft" else membrane * (1 - fired)
+            spikes += float(fired.mean()) / 4
+        assert float(curve.rate[knot]) == pytest.approx(spikes, abs=0.012)
+
+
+def test_rates_are_those_of_t_steps_and_keep_their_mean():
+    curve = mean_response(sd.Neuron(), 4, 0.3)
+    current = torch.full((400, 10, 5, 5), 0.8)
+    rate, eligibility = sd.EAGER.curve_response(current, curve, 4)
+    assert set(rate.unique().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    knot = round((0.8 - curve.first) / curve.step)
+    assert float(rate.mean()) == pytest.approx(float(curve.rate[knot]), abs=0.003)
+    assert eligibility.unique().tolist() == [float(curve.eligibility[knot])]
+    # far outside the ends hold
+    ends, _ = sd.EAGER.curve_response(torch.tensor([-1e4, 1e4]), curve, 4)
+    assert ends.tolist() == [0.0, 1.0]
+
+
+def test_without_noise_a_deeper_neuron_answers_a_constant_current_too():
+    curve = mean_response(sd.Neuron(), 4, 0.0)
+    for mean in (0.5, 0.9, 1.2):
+        knot = round((mean - curve.first) / curve.step)
+        exact = curve.first + knot * curve.step
+        spikes = sum(_spikes_of_constant(exact))
+        assert float(curve.rate[knot]) == spikes / 4
+
+
+def _spikes_of_constant(current):
+    membrane = 0.0
+    for _ in range(4):
+        membrane = 0.2 * membrane + current
+        fired = membrane >= 1
+        membrane -= fired
+        yield float(fired)
+
+
+def test_fused_and_eager_twins_agree():
+    network = sd.create_model("resnet18", 4, width=4)
+    images = torch.randn(3, 3, 16, 16)
+    found = []
+    for kernels in (sd.EAGER, sd.compiled()):
+        torch.manual_seed(5)
+        learner = twin_learner(network, sd.RateTwin(4, loss_scale=1), kernels)
+        learner.zero_grad()
+        output = learner(images)
+        learner.loss(output, torch.tensor([0, 1, 2])).total.backward()
+        found.append((output.logits.detach(), network.body.stem[0].weight.grad.clone()))
+    torch.testing.assert_close(found[0], found[1], rtol=2e-3, atol=2e-4)
+
+
+def test_the_twin_takes_the_mean_of_frames_and_refuses_learned_neurons():
+    network = sd.create_model("resnet18", 4, in_channels=2, width=2).eval()
+    frames = torch.rand(3, 2, 2, 16, 16)
+    outputs = []
+    for inputs in (frames, frames.mean(0)):
+        torch.manual_seed(0)
+        outputs.append(twin_learner(network, sd.RateTwin(3))(inputs).logits)
+    assert torch.equal(*outputs)
+    sd.learn_neurons(network, "layer", None, frames[0])
+    with pytest.raises(sd.SpikedistillError, match="the rate twin has no rule for neurons whose decay or threshold"):
+        twin_learner(network, sd.RateTwin(3))(frames)
+
+
+# ---------------------------------------------------------------- where the membrane starts
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_membrane_that_starts_elsewhere(reset, detach):
+    """Spikes by hand, and the eligibility by autograd through the surrogate, in float64."""
+    from reference import lif_autograd
+
+    from spikedistill.core.neuron import rate_response
+
+    neuron = sd.Neuron(decay=0.7, start=0.5, reset=reset, detach_reset=detach)
+    current = torch.tensor([0.7, 0.2, 1.4], dtype=torch.float64).repeat(5, 1)
+    found = rate_response(current, neuron)
+    # 0.7·0.5 + 0.7 fires at once, which it would not from 0
+    assert found.spikes[0, 0] == 1
+    assert rate_response(current, dataclasses.replace(neuron, start=0.0)).spikes[0, 0] == 0
+    added = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    rate = lif_autograd(current + added, neuron).mean(0)
+    (slope,) = torch.autograd.grad(rate.sum(), added)
+    torch.testing.assert_close(found.rate, rate.detach())
+    torch.testing.assert_close(found.eligibility, slope, rtol=1e-12, atol=1e-14)
+    with pytest.raises(ValueError, match="start is 1.0; expected a finite number below the threshold"):
+        sd.Neuron(start=1.0)
