@@ -74,7 +74,7 @@ def test_seeds_are_one_row_and_differences_are_taken_seed_by_seed(tmp_path):
     assert value == pytest.approx(0.1)
     assert error == pytest.approx(math.sqrt(0.0004 / 3))  # of 0.10, 0.12, 0.08; by the means it would be 0.074
     assert "+10.00 ± 1.15" in table([slow, fast])
-    assert "| 20 | abc |" in table([fast])
+    assert "| 20 | 60 | abc |" in table([fast])
 
 
 def test_rows_without_common_seeds_add_their_errors(tmp_path):
@@ -122,3 +122,26 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "runs/a-0/result.json").write_text("{")
     assert main(["compare", str(tmp_path / "runs")]) == 1
     assert "a-0 is not the folder of a finished run" in capsys.readouterr().err
+
+
+def test_spikes_and_seconds_in_all_are_shown_and_drawn(tmp_path, capsys):
+    for name, score, spikes in (("many", 0.6, 9000.0), ("few", 0.5, 3000.0)):
+        for seed in (0, 1):
+            folder = tmp_path / f"{name}-{seed}"
+            write_run(folder, score, seed, width=int(spikes))
+            result = json.loads((folder / "result.json").read_text())
+            (folder / "result.json").write_text(json.dumps(result | {"spikes_per_sample": spikes + 100 * seed}))
+    few, many = rows_of(find_runs([tmp_path]))
+    assert (few.spikes, many.spikes) == (3050.0, 9050.0)
+    picture = tmp_path / "energy.png"
+    assert main(["compare", str(tmp_path), "--spikes", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "| s per epoch | s in all | spikes per sample | commit |" in out
+    assert "| 20 | 60 | 3,050 | abc |" in out
+    assert picture.stat().st_size > 5000
+    # a run that did not count leaves its row empty, and runs of which none has are refused
+    write_run(tmp_path / "old-0", 0.4, 0, width=1)
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "| 20 | 60 |  | abc |" in capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "old-0"), "--spikes", str(picture)]) == 1
+    assert "none of these runs has counted its spikes" in capsys.readouterr().err

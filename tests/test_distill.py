@@ -66,8 +66,8 @@ def test_teachers_by_hand():
     correct = logits.argmax(-1) == 1
     ones = torch.ones(3, 1)
 
-    def taught(speaks, loudness=ones, own_head=True):
-        target, has_teacher = targets(logits, speaks, loudness, own_head)
+    def taught(speaks, loudness=ones, others_only=False):
+        target, has_teacher = targets(logits, speaks, loudness, others_only)
         return target.squeeze(1).tolist(), has_teacher.squeeze(1).tolist()
 
     assert taught(TEACHERS["reliable"](correct)) == ([[0.0, 3.0]], [True])
@@ -76,9 +76,9 @@ def test_teachers_by_hand():
     assert taught(TEACHERS["reliable"](~correct & False))[1] == [False]
     # by confidence, 1 to 3; and each head by the others alone, of which the wrong one has two
     assert taught(correct, torch.tensor([[1.0], [5.0], [3.0]]))[0] == [[0.0, 3.5]]
-    assert taught(correct, own_head=False) == ([[0.0, 4.0], [0.0, 3.0], [0.0, 2.0]], [True] * 3)
+    assert taught(correct, others_only=True) == ([[0.0, 4.0], [0.0, 3.0], [0.0, 2.0]], [True] * 3)
     alone = torch.tensor([[True], [False], [False]])
-    assert taught(alone, own_head=False)[1] == [False, True, True]
+    assert taught(alone, others_only=True)[1] == [False, True, True]
 
 
 def test_confidence_is_the_probability_of_the_right_class():
@@ -89,7 +89,7 @@ def test_confidence_is_the_probability_of_the_right_class():
 def test_a_head_that_is_right_alone_teaches_the_others_and_is_not_taught():
     right, wrong = torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 0.0]])
     out, heads = output([wrong, right])
-    loss = sd.SelfDistillationLoss(network_weight=0.0, branch_weight=0.0, own_head=False)
+    loss = sd.SelfDistillationLoss(network_weight=0.0, branch_weight=0.0, others_only=True)
     loss(out, batch(torch.tensor([1]))).total.backward()
     assert heads[1].grad.abs().max() == 0
     assert heads[0].grad.abs().min() > 1e-3

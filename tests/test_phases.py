@@ -27,16 +27,13 @@ def test_without_settings_the_rule_trains_all_steps():
 
 
 @pytest.mark.parametrize("scale", ["1/T", 1.0])
-def test_the_first_phase_has_the_scale_of_the_rule(scale):
+def test_the_first_phases_have_the_scale_of_the_rule(scale):
     rule = sd.Rate(4, loss_scale=scale)
-    for first, kind in (("ann", sd.ANN), ("rate_twin", sd.RateTwin)):
-        found = Phases(rule, PhaseSettings(first=first, epochs=3), 10, 0)
-        rules = [found.at(epoch, 0, 5) for epoch in range(10)]
-        assert [type(each) for each in rules] == [kind] * 3 + [sd.Rate] * 7
-        assert {each.scale for each in rules} == {rule.scale}
-        assert rules[-1] == rule
-    noisy = Phases(rule, PhaseSettings(first="rate_twin", epochs=3, noise=0.5), 10, 0).at(0, 0, 5)
-    assert noisy == sd.RateTwin(4, rule.scale, noise=0.5)
+    rules = [phases(rule, ann=3, rate_twin=2).at(epoch, 0, 5) for epoch in range(10)]
+    assert [type(each) for each in rules] == [sd.ANN] * 3 + [sd.RateTwin] * 2 + [sd.Rate] * 5
+    assert {each.scale for each in rules} == {rule.scale}
+    assert rules[-1] == rule
+    assert phases(rule, rate_twin=3, noise=0.5).at(0, 0, 5) == sd.RateTwin(4, rule.scale, noise=0.5)
 
 
 def test_drawn_steps_are_those_named_and_do_not_depend_on_what_came_before():
@@ -53,7 +50,7 @@ def test_drawn_steps_are_those_named_and_do_not_depend_on_what_came_before():
 
 
 def test_growing_steps_share_the_epochs_with_spikes():
-    found = Phases(SD, PhaseSettings(first="ann", epochs=4, growing=[1, 2, 4]), 10, 0)
+    found = Phases(SD, PhaseSettings(ann=4, growing=[1, 2, 4]), 10, 0)
     assert [found.at(epoch, 0, 5).timesteps for epoch in range(10)] == [None] * 4 + [1, 1, 2, 2, 4, 4]
     assert found.at(9, 4, 5).timesteps == 4
 
@@ -61,13 +58,12 @@ def test_growing_steps_share_the_epochs_with_spikes():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PhaseSettings(first="ann"), "phases.first is ann and phases.epochs is 0; a first phase needs both"),
-        (lambda: PhaseSettings(epochs=3), "phases.first is None and phases.epochs is 3"),
-        (lambda: PhaseSettings(first="ann", epochs=1, noise=0.1), "phases.noise 0.1 has no effect"),
+        (lambda: PhaseSettings(ann=-1), "phases.ann is -1; expected a number of epochs, 0 or more"),
+        (lambda: PhaseSettings(ann=1, noise=0.1), "phases.noise 0.1 has no effect without epochs"),
         (lambda: PhaseSettings(drawn=[1], growing=[2]), "either drawn or growing"),
         (lambda: PhaseSettings(drawn=[0, 2]), r"phases.drawn is \[0, 2\]; expected numbers of steps"),
         (lambda: PhaseSettings(growing=[]), r"phases.growing is \[\]"),
-        (lambda: Phases(SD, PhaseSettings(first="ann", epochs=5), 5, 0), "leave at least one for the recipe's rule"),
+        (lambda: phases(SD, 5, ann=3, rate_twin=2), "take 5 of 5 epochs; leave at least one for the recipe's rule"),
         (lambda: phases(sd.ANN(), drawn=[1, 2]), "the ANN twin has no spikes, so its training has no phases"),
         (lambda: sd.RateTwin(4, noise=-1), "noise is -1; expected a standard deviation"),
     ],
@@ -93,7 +89,7 @@ WORDS += ["--precision=fp32", "--compile=off"]
 
 @pytest.mark.parametrize("first", ["ann", "rate_twin"])
 def test_a_run_in_phases_resumes_to_the_same_bits(first, tmp_path, monkeypatch):
-    more = [f"--phases.first={first}", "--phases.epochs=1", "--phases.drawn=[1, 2]", "--optimizer.epochs=3"]
+    more = [f"--phases.{first}=1", "--phases.drawn=[1, 2]", "--optimizer.epochs=3"]
     recipe = sd.load_recipe("fashion-small", [*WORDS, *more])
     sd.train(recipe, tmp_path / "whole")
     stops = iter([False] * 3 + [True] + [False] * 99)

@@ -33,6 +33,7 @@ from spikedistill.training import prepared as prepared_module
 from spikedistill.training import run as run_module
 from spikedistill.training.checkpoints import before, load_checkpoint, save_checkpoint, save_weights
 from spikedistill.training.optimizers import SGD, AdamW
+from spikedistill.training.phases import Phases, PhaseSettings
 from spikedistill.training.recipe_files import load_recipe, saved_recipe
 from spikedistill.training.recipe_parsing import known_fields
 from spikedistill.training.run import resume, train
@@ -404,7 +405,8 @@ def session_of(settings):
     learner = sd.SelfDistillation(body.double(), sd.Rate(2), branches=())
     average = prepared_module._average(learner, settings.ema)
     made = optimizers.make_optimizer(learner, settings)
-    return loop.Session(learner, learner, made, loop.Progress(), average)
+    of_one = Phases(learner.rule, PhaseSettings(), settings.epochs, 0)
+    return loop.Session(learner, of_one, learner, made, loop.Progress(), average)
 
 
 def steps(session, settings, count=3, samples=6):

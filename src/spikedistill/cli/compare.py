@@ -12,19 +12,23 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.description = "Finished runs side by side; those that differ in their seeds only are one row."
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or folders that hold some")
     parser.add_argument("--figure", type=Path, default=None, help="draw seeds and means into this file, too")
+    help = "draw the score over the spikes of a sample into this file, too"
+    parser.add_argument("--spikes", type=Path, default=None, metavar="FIGURE", help=help)
     parser.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> None:
-    from spikedistill.report.compare import draw, find_runs, rows_of, table
+    from spikedistill.report.compare import draw, draw_spikes, find_runs, rows_of, table
 
-    check_picture("--figure", given.figure)
+    for option, path in (("--figure", given.figure), ("--spikes", given.spikes)):
+        check_picture(option, path)
     rows = rows_of(find_runs(given.runs))
     print(table(rows))
     if len(rows) > 1:
         print("\nwhere they differ:")
         for row in rows:
             print(f"  {row.name}: {row.differs}")
-    if given.figure is not None:
-        draw(rows, given.figure)
-        print(f"\ndrawn: {given.figure}")
+    for drawn, path in ((draw, given.figure), (draw_spikes, given.spikes)):
+        if path is not None:
+            drawn(rows, path)
+            print(f"\ndrawn: {path}")

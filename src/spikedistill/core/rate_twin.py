@@ -64,7 +64,8 @@ def _first_lif(function: TorchFunction, x: Static, neuron: Neuron, *, noise: flo
     rate, eligibility = x.kernels.constant_response(current, start, x.timesteps, neuron)
     out = x.with_rate(_Answer.apply(x.rate, rate, eligibility))
     # what comes of it changes over time: the neurons behind it answer by the curve
-    rules = ChainMap({lif: functools.partial(_deeper_lif, noise=noise)}, dict(x.context.rules))
+    deeper: dict[TorchFunction, Rule] = {lif: functools.partial(_deeper_lif, noise=noise)}
+    rules = ChainMap(deeper, dict(x.context.rules))
     return dataclasses.replace(out, context=dataclasses.replace(x.context, rules=rules))
 
 
@@ -78,7 +79,7 @@ def _deeper_lif(function: TorchFunction, x: Static, neuron: Neuron, *, noise: fl
 def _refuse_learned(function: TorchFunction, *args: object) -> None:
     raise UnsupportedOperation(
         "the rate twin has no rule for neurons whose decay or threshold learns; begin with the ANN twin "
-        "(--phases.first ann), or with constant neurons"
+        "(--phases.ann), or with constant neurons"
     )
 
 

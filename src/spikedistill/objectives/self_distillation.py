@@ -36,9 +36,9 @@ class SelfDistillationLoss(Objective):
         network_weight, branch_weight: the paper's α (1 and 1 on CIFAR, 1 and 0.7 on ImageNet).
         soft_weight: the paper's β (0.3 on CIFAR and ImageNet, 0.1 on CIFAR10-DVS).
         label_smoothing: share of the label that is spread over all classes, in the hard loss (0: none; 0.1 is usual).
-        weighting: what the heads that speak count in z̄: "equal", or "confidence" for the probability that each gives to
-            the right class.
-        own_head: whether a head is among its own teachers, as in the paper.
+        weighting: what the heads that speak count in z̄: null for all the same, as in the paper, or "confidence" for the
+            probability that each gives to the right class.
+        others_only: whether a head is taught by the others alone; in the paper it is among its own teachers.
         fallback: who teaches where no head does (reliable: where none is right): null for nobody, as in the paper;
             "label" for the mean of the heads' probabilities with the label mixed in; or a frozen teacher, as the folder
             of a finished run.
@@ -54,16 +54,19 @@ class SelfDistillationLoss(Objective):
     branch_weight: float = 1.0
     soft_weight: float = 0.3
     label_smoothing: float = 0.0
-    weighting: str = "equal"
-    own_head: bool = True
+    weighting: str | None = None
+    others_only: bool = False
     fallback: str | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
             choose("teacher", self.teacher, TEACHERS)
-        elif (self.weighting, self.own_head, self.fallback) != ("equal", True, None):
-            raise InvalidArgument("without a teacher there is no soft loss; leave out weighting, own_head and fallback")
-        choose("weighting", self.weighting, WEIGHTINGS)
+        elif self.weighting or self.others_only or self.fallback:
+            raise InvalidArgument(
+                "without a teacher there is no soft loss; leave out weighting, others_only and fallback"
+            )
+        if self.weighting is not None:
+            choose("weighting", self.weighting, WEIGHTINGS)
         if not self.temperature > 0:
             raise InvalidArgument(f"temperature is {self.temperature}; expected a number above 0")
         if not 0 <= self.label_smoothing < 1:
@@ -119,8 +122,10 @@ class SelfDistillationLoss(Objective):
         assert self.teacher is not None
         classes = class_of(batch.targets)
         speaks = TEACHERS[self.teacher](logits.argmax(-1) == classes)
-        loudness = WEIGHTINGS[self.weighting](logits, classes)
-        target, has_teacher = targets(logits, speaks, loudness, self.own_head)
+        loudness = torch.ones_like(logits[..., 0])
+        if self.weighting is not None:
+            loudness = WEIGHTINGS[self.weighting](logits, classes)
+        target, has_teacher = targets(logits, speaks, loudness, self.others_only)
         log_target = F.log_softmax(target / self.temperature, dim=-1)
         if self.fallback is None:
             return log_target, has_teacher

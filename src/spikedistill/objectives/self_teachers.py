@@ -38,37 +38,32 @@ Loudness = Callable[[Tensor, Tensor], Tensor]
 """Maps the heads' logits [K, N, classes] and the classes [N] to what each head counts beside the others [K, N]."""
 
 
-def equally(logits: Tensor, classes: Tensor) -> Tensor:
-    """All the same."""
-    return torch.ones_like(logits[..., 0])
-
-
 def by_confidence(logits: Tensor, classes: Tensor) -> Tensor:
     """By the probability that a head gives to the right class."""
     index = classes.expand(logits.shape[0], -1).unsqueeze(-1)
     return logits.softmax(-1).gather(-1, index).squeeze(-1)
 
 
-WEIGHTINGS: dict[str, Loudness] = {"equal": equally, "confidence": by_confidence}
+WEIGHTINGS: dict[str, Loudness] = {"confidence": by_confidence}
 
 
-def targets(logits: Tensor, speaks: Tensor, loudness: Tensor, own_head: bool) -> tuple[Tensor, Tensor]:
+def targets(logits: Tensor, speaks: Tensor, loudness: Tensor, others_only: bool) -> tuple[Tensor, Tensor]:
     """What each head is taught.
 
     Args:
         logits: of the heads [K, N, classes].
         speaks: which heads speak on a sample [K, N].
         loudness: what each counts [K, N], above 0.
-        own_head: whether a head is among its own teachers.
+        others_only: whether a head is not among its own teachers.
 
     Returns:
-        Target logits [K, N, classes], and on which samples a head has a teacher [K, N]. With `own_head` all heads are
-        taught the same: [1, N, classes] and [1, N].
+        Target logits [K, N, classes], and on which samples a head has a teacher [K, N]. Without
+        `others_only` all heads are taught the same: [1, N, classes] and [1, N].
     """
     heads = logits.shape[0]
     # Weights that are 0 for silent heads: samples differ in who speaks, and no loop over them is needed.
     weights = (speaks * loudness.to(logits.dtype)).unsqueeze(0)  # [pupil, teacher, N]
-    if not own_head:
+    if others_only:
         others = ~torch.eye(heads, dtype=torch.bool, device=logits.device)
         weights = weights * others.unsqueeze(-1)
     whole = weights.sum(1)

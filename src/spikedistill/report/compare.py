@@ -34,7 +34,8 @@ class Record:
         score_name: what was measured, as "accuracy".
         scores: on the test samples, by timesteps ("ann" for the ANN twin).
         samples: how many test samples there were.
-        seconds: median over epochs.
+        seconds: of each epoch.
+        spikes: for one test sample, over all layers and steps; None where the run did not count them.
         commit: of the package, None where it is not known.
     """
 
@@ -43,9 +44,9 @@ class Record:
     score_name: str
     scores: Mapping[str, float]
     samples: int
-    seconds: float
+    seconds: tuple[float, ...]
+    spikes: float | None
     commit: str | None
-
     seed: int
 
     @property
@@ -75,15 +76,18 @@ def read_record(folder: Path) -> Record:
         rows = read_metrics(folder / "metrics.csv")
         # The column is test_accuracy, or test_ and what another task measures.
         name = next(key for key, value in result.items() if key.startswith("test_") and isinstance(value, dict))
-        seconds = statistics.median(row["seconds"] for row in rows)
+        seconds = tuple(row["seconds"] for row in rows)
+        spikes = result.get("spikes_per_sample")
+        spikes = None if spikes is None else float(spikes)
         values = dict(_flat(recipe, ""))
         commit, seed = environment.get("commit"), int(values.get("seed", 0))
         commit = None if commit is None else str(commit)[:60]
         scores = {str(t): float(score) for t, score in result[name].items()}
         samples = int(result["test_samples"])
-        if not scores or samples < 1 or not all(map(math.isfinite, scores.values())):
+        numbers = [*scores.values(), *seconds, 0.0 if spikes is None else spikes]
+        if not (scores and seconds) or samples < 1 or not all(map(math.isfinite, numbers)):
             raise ValueError("result.json holds no scores")
-        return Record(folder, values, name[5:], scores, samples, seconds, commit, seed)
+        return Record(folder, values, name[5:], scores, samples, seconds, spikes, commit, seed)
     except (OSError, ValueError, KeyError, StopIteration, AttributeError, TypeError, OverflowError) as error:
         raise DataError(f"{folder} is not the folder of a finished run: {error or type(error).__name__}") from error
 
@@ -143,6 +147,12 @@ class Row:
         """Standard deviation over the seeds; None for a single one."""
         return statistics.stdev(self.scores) if len(self.records) > 1 else None
 
+    @property
+    def spikes(self) -> float | None:
+        """Mean over the seeds of the spikes for one sample; None where a run did not count them."""
+        found = [record.spikes for record in self.records if record.spikes is not None]
+        return statistics.mean(found) if len(found) == len(self.records) else None
+
     def difference(self, other: Row) -> tuple[float, float | None]:
         """Mean of this row less that of another, and its standard error.
 
@@ -198,7 +208,7 @@ def _refuse_equal_seeds(records: list[Record]) -> None:
 
 CHOICES = ("objectives.", "model.", "rule.", "task.")
 """Groups in which a field that is missing means another choice, and not another version."""
-ADDED = ("learned.", "data.augmentation.")
+ADDED = ("learned.", "data.augmentation.", "phases.")
 """Groups that grow with the versions; what a version does not know is off in it."""
 OFF = (None, 0, False, "")
 
@@ -218,16 +228,22 @@ def table(rows: list[Row]) -> str:
     """The rows in Markdown; differences are to the first."""
     first = rows[0]
     score = first.records[0].score_name
-    head = ["run", "n", f"test {score}, % (by seed)", "mean", "sd", f"less {first.name}", "s per epoch", "commit"]
+    head = ["run", "n", f"test {score}, % (by seed)", "mean", "sd", f"less {first.name}", "s per epoch", "s in all"]
+    counted = any(row.spikes is not None for row in rows)
+    head += ["spikes per sample", "commit"] if counted else ["commit"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         by_seed = ", ".join(f"{100 * value:.2f}" for value in row.scores)
         spread = "" if row.deviation is None else f"{100 * row.deviation:.2f}"
         commits = ", ".join(sorted({record.commit or "unknown" for record in row.records}))
-        seconds = statistics.median(record.seconds for record in row.records)
+        seconds = statistics.median(statistics.median(record.seconds) for record in row.records)
+        in_all = statistics.median(sum(record.seconds) for record in row.records)
         mean = f"**{100 * row.mean:.2f}**"
         cells = [row.name, str(len(row.records)), by_seed, mean, spread, _difference(row, first)]
-        lines.append([*cells, f"{seconds:.0f}", commits])
+        cells += [f"{seconds:.0f}", f"{in_all:.0f}"]
+        if counted:
+            cells.append("" if row.spikes is None else f"{row.spikes:,.0f}")
+        lines.append([*cells, commits])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -257,5 +273,26 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.margins(x=0.25)
     axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
     axes.set(xlabel=f"test {rows[0].records[0].score_name} (%): seeds and their mean")
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def draw_spikes(rows: list[Row], path: Path) -> None:
+    """The mean score over the spikes for one sample, a point for each row, with the spread of the seeds.
+
+    Raises:
+        DataError: no run has counted its spikes.
+    """
+    counted = [(row.spikes, row) for row in rows if row.spikes is not None]
+    if not counted:
+        raise DataError("none of these runs has counted its spikes (they are of an earlier version, or ANN twins)")
+    figure = new_figure(8, 5)
+    axes = figure.subplots()
+    for spikes, row in counted:
+        spread = None if row.deviation is None else 100 * row.deviation
+        axes.errorbar(spikes, 100 * row.mean, yerr=spread, fmt="o", color="tab:blue", capsize=3)
+        axes.annotate(row.name, (spikes, 100 * row.mean), (7, 4), textcoords="offset points")
+    axes.set(xlabel="spikes per sample (all layers and steps)", ylabel=f"test {rows[0].records[0].score_name} (%)")
+    axes.margins(x=0.2, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)

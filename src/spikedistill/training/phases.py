@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import torch
 
@@ -19,36 +18,39 @@ class PhaseSettings:
     The loss keeps the scale of the recipe's rule throughout, and the learning rate its one schedule.
 
     Args:
-        first: "ann" (the ANN twin) or "rate_twin" for the first epochs, which costs a fraction of spikes; null: none.
-        epochs: how many those are.
+        ann: the first so many epochs train the ANN twin, which costs a fraction of spikes.
+        rate_twin: so many after them train the rate twin, which costs little more.
         noise: standard deviation of currents over time in the rate twin (null: that of `RateTwin`).
         drawn: numbers of steps of which one is drawn for each batch, as [1, 2, 4]; null: T of the rule.
         growing: numbers of steps, each for an equal part of the epochs with spikes, as [1, 2, 4]; null: T of the rule.
 
     Raises:
-        InvalidArgument: epochs without a first phase or the other way round, or numbers of steps that are none.
+        InvalidArgument: fewer than 0 epochs, noise without a rate twin, or numbers of steps that are none.
     """
 
-    first: Literal["ann", "rate_twin"] | None = None
-    epochs: int = 0
+    ann: int = 0
+    rate_twin: int = 0
     noise: float | None = None
     drawn: list[int] | None = None
     growing: list[int] | None = None
 
     def __post_init__(self) -> None:
-        if (self.first is None) != (self.epochs == 0) or self.epochs < 0:
-            raise InvalidArgument(
-                f"phases.first is {self.first} and phases.epochs is {self.epochs}; a first phase needs both, as "
-                "--phases.first ann --phases.epochs 5"
-            )
-        if self.noise is not None and self.first != "rate_twin":
-            raise InvalidArgument(f"phases.noise {self.noise} has no effect without --phases.first rate_twin")
+        for name in ("ann", "rate_twin"):
+            if getattr(self, name) < 0:
+                raise InvalidArgument(f"phases.{name} is {getattr(self, name)}; expected a number of epochs, 0 or more")
+        if self.noise is not None and not self.rate_twin:
+            raise InvalidArgument(f"phases.noise {self.noise} has no effect without epochs of --phases.rate_twin")
         if self.drawn is not None and self.growing is not None:
             raise InvalidArgument("T is either drawn or growing; leave out phases.drawn or phases.growing")
         for name in ("drawn", "growing"):
             numbers = getattr(self, name)
             if numbers is not None and (not numbers or min(numbers) < 1):
                 raise InvalidArgument(f"phases.{name} is {numbers}; expected numbers of steps of at least 1")
+
+    @property
+    def epochs(self) -> int:
+        """Without spikes."""
+        return self.ann + self.rate_twin
 
 
 _DRAWS = 20_000_001
@@ -75,20 +77,22 @@ class Phases:
     seed: int
 
     def __post_init__(self) -> None:
-        settings = self.settings
-        if settings.first is not None and self.epochs <= settings.epochs:
+        before = self.settings.epochs
+        if before and self.epochs <= before:
             raise InvalidArgument(
-                f"phases.epochs is {settings.epochs} of {self.epochs} epochs; leave at least one for the recipe's rule,"
-                f" or train the {settings.first} alone: --rule {settings.first}"
+                f"phases.ann and phases.rate_twin take {before} of {self.epochs} epochs; leave at least one for the "
+                "recipe's rule (--optimizer.epochs counts all of them), or train a twin alone: --rule ann"
             )
-        if self.rule.timesteps is None and settings != PhaseSettings():
+        if self.rule.timesteps is None and self.settings != PhaseSettings():
             raise InvalidArgument("the ANN twin has no spikes, so its training has no phases; choose another --rule")
 
     def at(self, epoch: int, step: int, steps: int) -> LearningRule:
         """The rule of a step, which is number `step` of `steps` in its epoch."""
         settings, rule = self.settings, self.rule
+        if epoch < settings.ann:
+            return ANN(rule.scale)
         if epoch < settings.epochs:
-            return self._first()
+            return self._rate_twin()
         if settings.drawn is not None:
             # from where the step stands and not from what was drawn before: a run that goes on draws the same
             generator = generator_for(self.seed, epoch, step, _DRAWS)
@@ -100,9 +104,7 @@ class Phases:
             return dataclasses.replace(rule, timesteps=settings.growing[index], loss_scale=rule.scale)  # type: ignore
         return rule
 
-    def _first(self) -> LearningRule:
-        if self.settings.first == "ann":
-            return ANN(self.rule.scale)
+    def _rate_twin(self) -> LearningRule:
         assert self.rule.timesteps is not None
         twin = RateTwin(self.rule.timesteps, self.rule.scale)
         return twin if self.settings.noise is None else dataclasses.replace(twin, noise=self.settings.noise)
