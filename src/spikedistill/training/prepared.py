@@ -19,6 +19,7 @@ from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint
+from spikedistill.training.fitting import Fit, fit_to_spikes
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session, not_finite
 from spikedistill.training.networks import is_imported
@@ -32,6 +33,7 @@ from spikedistill.training.recipe_values import changed_fields, flat_values
 from spikedistill.training.tuning import choose_kernels
 
 CHECKPOINT = "checkpoint.pt"
+FIT_SAMPLES, FIT_BATCH = 1024, 128
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -80,6 +82,7 @@ class Prepared:
     session: Session
     kernels_reason: str
     precision_reason: str
+    fit: Fit | None = None
 
     @property
     def kernels(self) -> Kernels:
@@ -93,9 +96,10 @@ def prepare(run: Run, resume: bool) -> Prepared:
         run = _as_it_was(run, state)
     torch.manual_seed(run.recipe.seed)
     # the weights that a run started from are in its checkpoint, and their folder need not be there any more
-    built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None)
+    built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None, init_fit=False)
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
     _refuse_other_steps(run)
+    fit = _fitted(run, learner) if state is None else None
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
@@ -111,7 +115,17 @@ def prepare(run: Run, resume: bool) -> Prepared:
     session = Session(learner, phases, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
-    return Prepared(run, session, kernels_reason, precision_reason)
+    return Prepared(run, session, kernels_reason, precision_reason, fit)
+
+
+def _fitted(run: Run, learner: SelfDistillation) -> Fit | None:
+    """The weights of `init` fitted to spikes on the first training samples, where the recipe wants that."""
+    if not run.recipe.init_fit:
+        return None
+    assert run.recipe.timesteps is not None
+    rows = torch.arange(min(len(run.splits.train), FIT_SAMPLES)).split(FIT_BATCH)
+    inputs = [run.splits.train.batch(index).inputs.to(run.device) for index in rows]
+    return fit_to_spikes(learner.network, inputs, run.recipe.timesteps)
 
 
 def _refuse_other_steps(run: Run) -> None:
@@ -245,6 +259,7 @@ def about(prepared: Prepared) -> list[str]:
         f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
         f"{run.device}, {prepared.precision_reason}",
         f"kernels {prepared.kernels_reason}",
+        *([] if prepared.fit is None else [f"start {prepared.fit}"]),
         f"folder {run.folder}",
     ]
 

@@ -100,6 +100,7 @@ class Recipe:
         data: which samples to train and test on.
         optimizer: how weights follow from gradients.
         init: folder of a finished run whose weights this one starts from (null: random ones).
+        init_fit: whether those weights, of an ANN twin, are first fitted to spikes on training samples.
         seed: of initialisation, order and augmentation.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "fp32", "bf16", or "auto": the faster of the two, by a short measurement where bf16 has units.
@@ -119,6 +120,7 @@ class Recipe:
     data: DataSettings = DataSettings()
     optimizer: OptimizerSettings = SGD()
     init: str | None = None
+    init_fit: bool = False
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -128,6 +130,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.objectives:
             raise InvalidArgument("a recipe needs at least one objective, for example self_distillation")
+        if self.init_fit and (self.init is None or self.rule.timesteps is None or self.phases.epochs):
+            raise InvalidArgument(
+                "init_fit fits the weights of --init to spikes, and has no effect without them, in an ANN twin, or "
+                "before phases without spikes"
+            )
 
     @property
     def timesteps(self) -> int | None:

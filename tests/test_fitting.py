@@ -1,0 +1,127 @@
+"""Weights of an ANN twin fitted to spikes: what is scaled, what is left, and that a run does it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import spikedistill as sd
+from spikedistill.cli import main
+from spikedistill.core.rate_twin import mean_response
+from spikedistill.training.fitting import _rescale, fit_to_spikes
+
+
+def trained(name="resnet18", **options):
+    torch.manual_seed(0)
+    network = sd.create_model(name, 4, width=4, **options)
+    for _ in range(30):
+        network(2 * torch.randn(16, 3, 16, 16), timesteps=None)
+    return network.eval()
+
+
+def batches(count=3):
+    return list((2 * torch.randn(count, 16, 3, 16, 16)).unbind(0))
+
+
+def test_currents_come_to_where_the_neurons_answer():
+    network = trained()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fit = fit_to_spikes(network, batches(), 4)
+    after = network.state_dict()
+    middle = mean_response(sd.Neuron(), 4, 0.3)
+    assert fit.offset == pytest.approx(float(0.9 - 0.5), abs=0.08)  # the preset fires at half of its steps near 0.9
+    assert middle.rate[round((fit.offset + 0.5 - middle.first) / middle.step)] >= 0.5
+    scale = torch.tensor(fit.scale)
+    # γ of every norm is scaled; of two that go into one neuron (the sum of a block) one is shifted
+    norms = [name.removesuffix(".running_mean") for name in after if name.endswith("running_mean")]
+    for name in norms:
+        torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] * scale)
+    shifted = [n for n in norms if not torch.allclose(after[f"{n}.bias"], before[f"{n}.bias"] * scale)]
+    assert len(shifted) == len(fit.fitted) == 17
+    for name in shifted:
+        torch.testing.assert_close(after[f"{name}.bias"], before[f"{name}.bias"] * scale + fit.offset)
+    # convolutions and the classifier are as they were, and so is the mode
+    assert all(torch.equal(after[n], before[n]) for n in after if n.endswith("weight") and n[:-7] not in norms)
+    assert not network.training
+    assert fit.left == ()
+    assert "17 layers fitted" in str(fit)
+
+
+def test_rates_follow_the_activations_more_closely():
+    fit = fit_to_spikes(trained(), batches(), 4)
+    assert fit.after > fit.before + 0.02
+
+
+def test_statistics_are_those_of_spikes_and_each_norm_keeps_its_momentum():
+    network = trained()
+    norm = network.body.layer1[0].bn2
+    images = batches(1)
+    fit_to_spikes(network, images, 4)
+    seen = []
+    handle = network.body.layer1[0].conv2.register_forward_hook(lambda _m, _i, output: seen.append(output.values))
+    with torch.no_grad():
+        network.train()
+        network.propagate(sd.Rate(4).encode(images[0]))
+    handle.remove()
+    network.eval()
+    before = norm.running_mean.clone()
+    torch.testing.assert_close(norm.momentum, 0.1)
+    # one batch, of which a tenth was taken in once more: the same mean again
+    torch.testing.assert_close(before, seen[0].mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fit_that_does_not_help_is_taken_back():
+    network = trained("preact_resnet18")  # its membranes are sums of all blocks: one map does not suit them
+    weights = {name: p.clone() for name, p in network.named_parameters()}
+    fit = fit_to_spikes(network, batches(), 4)
+    assert fit.fitted == ()
+    assert fit.after == fit.before
+    assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
+    assert str(fit).startswith("not fitted: rates and activations correlate by")
+
+
+def test_a_norm_that_many_neurons_share_is_scaled_once_and_those_without_one_are_named():
+    network = trained("preact_resnet18")
+    gamma = network.body.stem[1].weight.detach().clone()
+    with torch.no_grad():
+        fitted = _rescale(network, batches(1)[0], 4, 0.5, 0.4)
+    torch.testing.assert_close(network.body.stem[1].weight.detach(), gamma / 2)
+    assert {"layer1.0.neuron1", "layer1.1.neuron1"} < set(fitted)
+    assert "layer2.0.neuron1" not in fitted
+    mixed = sd.Network(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            sd.LIF(),
+            nn.Conv2d(8, 8, 3),
+            sd.LIF(),
+            nn.Flatten(),
+            nn.Linear(8 * 14 * 14, 4),
+        )
+    )
+    fit = fit_to_spikes(mixed, batches(), 4)
+    assert (fit.fitted, fit.left) in ((("2",), ("4",)), ((), ("2", "4")))
+    bare = sd.Network(nn.Sequential(nn.Conv2d(3, 4, 3), sd.LIF(), nn.Flatten(), nn.Linear(784, 4)))
+    with pytest.raises(ValueError, match="no neuron of this network stands behind a batch norm"):
+        fit_to_spikes(bare, batches(), 4)
+    with pytest.raises(ValueError, match="fitting needs training samples"):
+        fit_to_spikes(trained(), [], 4)
+
+
+WORDS = ["--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows=0", "--model.width=2"]
+WORDS += ["--optimizer.epochs=1", "--precision=fp32", "--compile=off"]
+
+
+def test_a_run_starts_from_fitted_weights(tmp_path, capsys):
+    ann = tmp_path / "ann"
+    assert main(["train", "--rule", "ann", *WORDS, "--out", str(ann)]) == 0
+    capsys.readouterr()
+    start = ["--init", str(ann), "--init_fit", "true"]
+    assert main(["train", *WORDS, *start, "--out", str(tmp_path / "snn")]) == 0
+    assert "layers fitted: currents times" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path / "snn")]) == 0  # finished; nothing is fitted again
+    assert "layers fitted" not in capsys.readouterr().err
+    for words in (["--init_fit", "true"], [*start, "--rule", "ann"], [*start, "--phases.ann", "1"]):
+        assert main(["train", *WORDS, "--optimizer.epochs=2", *words, "--out", str(tmp_path / "no")]) == 1
+        assert "init_fit fits the weights of --init to spikes, and has no effect" in capsys.readouterr().err
