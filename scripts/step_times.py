@@ -1,9 +1,10 @@
-"""Seconds per training step, each beside another on the same machine: the two tables of docs/performance.md.
+"""Seconds per training step, each beside another on the same machine: tables of docs/performance.md.
 
-    python scripts/step_times.py FOLDER [REPEATS]       FOLDER: with CIFAR-10
+    python scripts/step_times.py FOLDER [REPEATS [WIDTH]]       FOLDER: with CIFAR-10; WIDTH: of the third table alone
 
 1. The loop of docs/your-own.md (`sd.tune`) against the trainer's.
 2. Optimizers, label smoothing, mixup and the moving average against plain SGD, in the trainer.
+3. Learning rules, twins and teachers against self-distillation, in the trainer.
 
 All of a table live in one process and take their steps in turn, so the drift of the machine hits all alike.
 """
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -23,7 +25,9 @@ from spikedistill.machine.device import find_device
 from spikedistill.machine.processes import Process
 from spikedistill.training.loop import _Losses, _step
 from spikedistill.training.prepared import Run, prepare
+from spikedistill.training.recipe import Recipe
 from spikedistill.training.run import _batches
+from spikedistill.training.teachers import FrozenTeacher
 
 SMOOTHING = ["--objectives.self_distillation.label_smoothing", "0.1"]
 MIXUP, EMA = ["--data.augmentation.mixup", "0.2"], ["--optimizer.ema", "0.99"]
@@ -37,11 +41,35 @@ KINDS = {
     "all four": [*ADAMW, *SMOOTHING, *MIXUP, *EMA],
 }
 
+NO_BRANCHES = ["--branches.enabled", "false"]
+RULES = {
+    "self-distillation": [],
+    "rate-based alone": NO_BRANCHES,
+    "BPTT": [*NO_BRANCHES, "--rule", "bptt"],
+    "ANN twin with branches": ["--rule", "ann"],
+    "rate twin with branches": ["--rule", "rate_twin"],
+    "self-distillation with an ANN teacher": ["--teacher", "ann"],
+    "rate-based alone with CKDSNN's losses": [
+        *NO_BRANCHES,
+        *["--objectives.activation_maps.teacher", "ann", "--objectives.noise_smoothed.teacher", "ann"],
+    ],
+}
 
-def trainers_step(root: str, words: list[str]) -> Callable[[], None]:
+
+def teachers_of(recipe: Recipe, width: int) -> dict[str, FrozenTeacher]:
+    """An ANN of the same form whose batch norm has seen a batch: its answer takes as long as if it were trained."""
+    network = sd.create_model("resnet18", num_classes=10, width=width)
+    network(torch.randn(8, 3, 32, 32), timesteps=None)
+    names = {name for objective in recipe.objectives.values() for name in objective.needs().teachers}
+    return {name: FrozenTeacher(network, precision=recipe.precision) for name in names}
+
+
+def trainers_step(root: str, words: list[str], width: int = 16) -> Callable[[], None]:
     """A step of the trainer on the CIFAR-10 protocol, with the batch that it makes."""
-    recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root, *words])
-    run = Run(recipe, None, load(recipe.data), None, False, Process(), find_device("cpu"))  # type: ignore[arg-type]
+    recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root, "--model.width", str(width), *words])
+    folder: Any = None  # nothing is written
+    splits = load(recipe.data)
+    run = Run(recipe, folder, splits, None, False, Process(), find_device("cpu"), teachers=teachers_of(recipe, width))
     prepared = prepare(run, resume=False)
     recipe, session = prepared.run.recipe, prepared.session
     print(prepared.precision_reason, prepared.kernels_reason, sep="; ")
@@ -74,6 +102,13 @@ def documented_step(root: str) -> Callable[[], None]:
     return step
 
 
+def choose_here(root: str) -> str:
+    """The precision that the trainer chooses on this machine, for all rules alike."""
+    recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root])
+    learner = sd.SelfDistillation(sd.create_model("resnet18", num_classes=10, width=16), recipe.rule)
+    return sd.tune(learner, torch.randn(128, 3, 32, 32), 10**6).precision
+
+
 def table(steps: dict[str, Callable[[], None]], repeats: int) -> None:
     """Medians, and ratios to the first."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -93,6 +128,11 @@ def table(steps: dict[str, Callable[[], None]], repeats: int) -> None:
 def main() -> None:
     root, repeats = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 15
     print(f"{torch.get_num_threads()} threads, {repeats} steps each")
+    if len(sys.argv) > 3:
+        width, precision = int(sys.argv[3]), choose_here(root)
+        words = ["--precision", precision, "--compile", "on"]
+        table({name: trainers_step(root, [*words, *rule], width) for name, rule in RULES.items()}, repeats)
+        return
     table({"trainer": trainers_step(root, []), "docs/your-own.md": documented_step(root)}, repeats)
     table({name: trainers_step(root, words) for name, words in KINDS.items()}, repeats)
 

@@ -53,13 +53,13 @@ def two_pass(learner: sd.SelfDistillation, images: Tensor, labels: Tensor) -> tu
     twin = TwoPass(learner)
     parameters, buffers = dict(twin.learner.named_parameters()), dict(twin.learner.named_buffers())
     output = twin(images)
-    loss = reference_loss([*output.branches.values(), output.logits], labels, learner.timesteps)
+    loss = reference_loss([*output.branches.values(), output.logits], labels, learner.rule.scale)
     loss.backward()
     plain = {name.replace(".norm.", "."): p.grad for name, p in parameters.items()}
     return loss.detach(), plain, {name.replace(".norm.", "."): buffer for name, buffer in buffers.items()}
 
 
-def reference_loss(heads: list[Tensor], labels: Tensor, steps: int, beta: float = 0.3, tau: float = 3.0) -> Tensor:
+def reference_loss(heads: list[Tensor], labels: Tensor, scale: float, beta: float = 0.3, tau: float = 3.0) -> Tensor:
     """method.md §4, sample by sample."""
     classes = range(heads[0].shape[1])
     hard = sum(-torch.log_softmax(z, 1)[i, y] for z in heads for i, y in enumerate(labels)) / len(labels)
@@ -73,4 +73,4 @@ def reference_loss(heads: list[Tensor], labels: Tensor, steps: int, beta: float 
         for z in heads:
             student = torch.log_softmax(z[i] / tau, 0)
             soft = soft + tau**2 * sum(teacher[c] * (math.log(teacher[c]) - student[c]) for c in classes)
-    return (hard + beta * soft / max(taught, 1)) / steps
+    return scale * (hard + beta * soft / max(taught, 1))

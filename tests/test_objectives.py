@@ -164,7 +164,7 @@ def test_objectives_add_up_and_keep_their_words_apart():
     alone, both = one.loss(output, LABELS), two.loss(output, LABELS)
     torch.testing.assert_close(both.total, 2 * alone.total)
     assert set(both.parts) == {"hard", "b.hard"}
-    torch.testing.assert_close(both.total.detach(), both["hard"])  # twice, times the rule's 1/T
+    torch.testing.assert_close(both.total.detach(), 2 * both["hard"])
 
 
 def test_the_scale_is_the_rules():
@@ -172,11 +172,11 @@ def test_the_scale_is_the_rules():
     output = sd.SelfDistillation(network, sd.Rate(4), branches=())(IMAGES)
     totals = {
         rule: float(sd.SelfDistillation(network, rule, branches=()).loss(output, LABELS).total.detach())
-        for rule in (sd.Rate(4), sd.Rate(4, loss_scale=1), sd.BPTT(4), sd.BPTT(4, loss_scale="1/T"), sd.ANN())
+        for rule in (sd.Rate(4), sd.Rate(4, loss_scale="1/T"), sd.BPTT(4), sd.BPTT(4, loss_scale="1/T"), sd.ANN())
     }
     whole = totals[sd.ANN()]
-    assert totals[sd.Rate(4)] == pytest.approx(whole / 4)
-    assert totals[sd.Rate(4, loss_scale=1)] == pytest.approx(whole)
+    assert totals[sd.Rate(4)] == pytest.approx(whole)
+    assert totals[sd.Rate(4, loss_scale="1/T")] == pytest.approx(whole / 4)
     assert totals[sd.BPTT(4)] == pytest.approx(whole)
     assert totals[sd.BPTT(4, loss_scale="1/T")] == pytest.approx(whole / 4)
     for bad in (lambda: sd.Rate(4, loss_scale=0), lambda: sd.ANN(loss_scale="1/T"), lambda: sd.BPTT(0)):

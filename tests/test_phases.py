@@ -43,7 +43,8 @@ def test_drawn_steps_are_those_named_and_do_not_depend_on_what_came_before():
     counts = collections.Counter(rule.timesteps for rule in drawn.values())
     assert counts.keys() == {1, 2, 4}
     assert min(counts.values()) > 150  # of 600: a third each, and the binomial's spread is 12
-    assert {rule.scale for rule in drawn.values()} == {1 / 4}  # one scale, whatever T was drawn
+    divided = phases(sd.Rate(4, loss_scale="1/T"), drawn=[1, 2, 4])
+    assert {divided.at(*at, 60).scale for at in steps} == {1 / 4}  # one scale, whatever T was drawn
     assert all(found.at(*at, 60) == drawn[at] for at in reversed(steps))
     other = [phases(drawn=[1, 2, 4], seed=1).at(*at, 60) for at in steps]
     assert other != list(drawn.values())

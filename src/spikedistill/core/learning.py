@@ -5,8 +5,9 @@
     ANN()     the ANN twin: every LIF neuron is a ReLU, and there is no time
     RateTwin(T)  rates only: every LIF neuron answers its mean current (rate_twin.py)
 
-A rule carries T and what the loss is multiplied with. The authors divide the loss of rate-based backpropagation by T,
-which amounts to a learning rate of lr/T with T times the weight decay (method.md §4.3).
+A rule carries T and what the loss is multiplied with, by default 1 for all of them: one learning rate means the same
+under each. The authors divide the loss of rate-based backpropagation by T, which amounts to a learning rate of lr/T
+with T times the weight decay (method.md §4.3); recipes of theirs say `loss_scale: 1/T`.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ class _OverTime:
 
     Args:
         timesteps: T ≥ 1.
-        loss_scale: what the loss is multiplied with, "1/T" (as the authors do) or a number.
+        loss_scale: what the loss is multiplied with, a number or "1/T" (as the authors do in the rate-based runs).
 
     Raises:
         InvalidArgument: T below 1, or no such scale.
     """
 
     timesteps: int = 4
-    loss_scale: Literal["1/T"] | float = "1/T"
+    loss_scale: Literal["1/T"] | float = 1.0
 
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)
@@ -87,7 +88,7 @@ class Rate(_OverTime):
 
     Args:
         timesteps: T ≥ 1.
-        loss_scale: what the loss is multiplied with, "1/T" (as the authors do) or a number.
+        loss_scale: what the loss is multiplied with, a number or "1/T" (as the authors do in the rate-based runs).
 
     Raises:
         InvalidArgument: T below 1, or no such scale.
@@ -108,10 +109,8 @@ class Rate(_OverTime):
 class BPTT(_OverTime):
     """Backpropagation through time; under `torch.no_grad()` plain spiking evaluation.
 
-    Args and errors: as `Rate`. The loss is not divided by T by default.
+    Args and errors: as `Rate`.
     """
-
-    loss_scale: Literal["1/T"] | float = 1.0
 
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Static | Unrolled:
         _check_inputs(inputs, self.timesteps, over_time)

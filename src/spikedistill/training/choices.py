@@ -29,7 +29,7 @@ ONE_OF: dict[str, Mapping[str, Callable[..., Any]]] = {
     "optimizer": OPTIMIZERS,
 }
 """Fields that hold one of several, and the table of those."""
-NOT_KEPT = ("lr", "weight_decay")
+NOT_KEPT = ("lr", "weight_decay", "loss_scale")
 """Fields that do not stay when another choice is made: what is good for SGD is not for AdamW."""
 SEVERAL_OF: dict[str, Mapping[str, Callable[..., Any]]] = {"objectives": OBJECTIVES}
 """Fields that hold several by name, and the table of those."""
