@@ -76,7 +76,9 @@ def trainers_step(root: str, words: list[str], width: int = 16) -> Callable[[], 
     session.learner.train()
     made = _batches(prepared.run).epoch(0)
     losses, meter = _Losses(session.progress), recipe.task.meter()
-    return lambda: _step(session, next(made), recipe.optimizer, recipe.precision, losses, meter)
+    return lambda: _step(
+        session, next(made), recipe.optimizer, recipe.precision, losses, meter, session.phases.at(0, 0, 1)
+    )
 
 
 def documented_step(root: str) -> Callable[[], None]:

@@ -7,7 +7,6 @@ are missing. So what would stop a run on a GPU with "expected all tensors to be 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -19,10 +18,12 @@ from torch.utils._pytree import tree_map
 
 import spikedistill as sd
 from spikedistill.core.kernels import EAGER
+from spikedistill.core.network import firing
 from spikedistill.data import Augmentation, Batches, DataSettings, Framing, ImageSet, frames_of, load
 from spikedistill.measure import evaluation
 from spikedistill.training import loop
 from spikedistill.training.optimizers import SGD, make_optimizer
+from spikedistill.training.phases import Phase, Phases, PhaseSettings
 
 GPU = torch.device("cuda", 0)
 CLASSES = ("a", "b", "c")
@@ -135,20 +136,22 @@ def test_a_training_step_and_evaluation_stay_on_the_gpu(kind, rule, tmp_path, mo
         optimizer = make_optimizer(learner, SGD())
         for group in optimizer.param_groups:
             group["fused"] = False  # the fused operation has no form for fake tensors
-        session = loop.Session(learner, learner, optimizer, progress)
+        phases = Phases(rule, PhaseSettings(), 3, 0)
+        session = loop.Session(learner, phases, learner, optimizer, progress)
         assert session.device == GPU
         losses = loop._Losses(progress)
-        loop._step(session, batch, SGD(clip_norm=1.0, accumulate=2), "fp32", losses, meter)
+        loop._step(session, batch, SGD(clip_norm=1.0, accumulate=2), "fp32", losses, meter, Phase(rule))
         for value in losses.pending[0][0].values():
             assert value.device == GPU
         assert meter.correct.device == GPU
         with torch.no_grad():
             steps = [1, 3] if rule.timesteps else [None]
-            fired = defaultdict(float)
-            with evaluation.watching_neurons(learner.network, fired, 6):
+            with firing(learner.network.body) as rates:
                 logits = evaluation._logits(learner.network.eval(), batch.inputs, steps, EAGER)
+            sums = evaluation._Sums({}, None)
+            sums.add_fired(rates)
         assert {each.device for each in logits.values()} == {GPU}
-        assert {each.device for each in fired.values()} <= {GPU}
+        assert {each.device for each in sums.fired.values()} <= {GPU}
 
 
 def test_a_tensor_left_on_the_cpu_is_noticed():

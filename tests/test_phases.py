@@ -10,6 +10,7 @@ import torch
 
 import spikedistill as sd
 from spikedistill.core.rate_twin import mean_response
+from spikedistill.report.metrics import read_metrics
 from spikedistill.training.phases import Phases, PhaseSettings
 
 SD = sd.Rate(4)
@@ -23,37 +24,49 @@ def phases(rule=SD, epochs=10, seed=0, **settings):
 
 
 def test_without_settings_the_rule_trains_all_steps():
-    assert {phases().at(epoch, step, 5) for epoch in range(10) for step in range(5)} == {SD}
+    assert {phases().at(epoch, step, 5) for epoch in range(10) for step in range(5)} == {(SD, True)}
 
 
 @pytest.mark.parametrize("scale", ["1/T", 1.0])
 def test_the_first_phases_have_the_scale_of_the_rule(scale):
     rule = sd.Rate(4, loss_scale=scale)
-    rules = [phases(rule, ann=3, rate_twin=2).at(epoch, 0, 5) for epoch in range(10)]
+    rules = [phases(rule, ann=3, rate_twin=2).at(epoch, 0, 5).rule for epoch in range(10)]
     assert [type(each) for each in rules] == [sd.ANN] * 3 + [sd.RateTwin] * 2 + [sd.Rate] * 5
     assert {each.scale for each in rules} == {rule.scale}
     assert rules[-1] == rule
-    assert phases(rule, rate_twin=3, noise=0.5).at(0, 0, 5) == sd.RateTwin(4, rule.scale, noise=0.5)
+    assert phases(rule, rate_twin=3, noise=0.5).at(0, 0, 5).rule == sd.RateTwin(4, rule.scale, noise=0.5)
+
+
+def test_branches_may_wait_for_the_rule():
+    found = phases(ann=2, rate_twin=1, branches=False)
+    assert [found.at(epoch, 0, 5).branches for epoch in range(5)] == [False] * 3 + [True] * 2
+    network = sd.create_model("resnet18", 4, width=2)
+    learner = sd.SelfDistillation(network, sd.Rate(2))
+    output = learner(torch.randn(2, 3, 32, 32), sd.ANN(), branches=False)
+    assert (output.branches, output.timesteps) == ({}, None)
+    learner.loss(output, torch.tensor([0, 1])).total.backward()
+    assert all(p.grad is None for p in learner.branches.parameters())
+    assert len(learner(torch.randn(2, 3, 32, 32)).branches) == 3
 
 
 def test_drawn_steps_are_those_named_and_do_not_depend_on_what_came_before():
     found = phases(drawn=[1, 2, 4])
     steps = [(epoch, step) for epoch in range(10) for step in range(60)]
-    drawn = {at: found.at(*at, 60) for at in steps}
+    drawn = {at: found.at(*at, 60).rule for at in steps}
     counts = collections.Counter(rule.timesteps for rule in drawn.values())
     assert counts.keys() == {1, 2, 4}
     assert min(counts.values()) > 150  # of 600: a third each, and the binomial's spread is 12
     divided = phases(sd.Rate(4, loss_scale="1/T"), drawn=[1, 2, 4])
-    assert {divided.at(*at, 60).scale for at in steps} == {1 / 4}  # one scale, whatever T was drawn
-    assert all(found.at(*at, 60) == drawn[at] for at in reversed(steps))
-    other = [phases(drawn=[1, 2, 4], seed=1).at(*at, 60) for at in steps]
+    assert {divided.at(*at, 60).rule.scale for at in steps} == {1 / 4}  # one scale, whatever T was drawn
+    assert all(found.at(*at, 60).rule == drawn[at] for at in reversed(steps))
+    other = [phases(drawn=[1, 2, 4], seed=1).at(*at, 60).rule for at in steps]
     assert other != list(drawn.values())
 
 
 def test_growing_steps_share_the_epochs_with_spikes():
     found = Phases(SD, PhaseSettings(ann=4, growing=[1, 2, 4]), 10, 0)
-    assert [found.at(epoch, 0, 5).timesteps for epoch in range(10)] == [None] * 4 + [1, 1, 2, 2, 4, 4]
-    assert found.at(9, 4, 5).timesteps == 4
+    assert [found.at(epoch, 0, 5).rule.timesteps for epoch in range(10)] == [None] * 4 + [1, 1, 2, 2, 4, 4]
+    assert found.at(9, 4, 5).rule.timesteps == 4
 
 
 @pytest.mark.parametrize(
@@ -61,6 +74,7 @@ def test_growing_steps_share_the_epochs_with_spikes():
     [
         (lambda: PhaseSettings(ann=-1), "phases.ann is -1; expected a number of epochs, 0 or more"),
         (lambda: PhaseSettings(ann=1, noise=0.1), "phases.noise 0.1 has no effect without epochs"),
+        (lambda: PhaseSettings(branches=False), "phases.branches false has no effect without epochs before the rule's"),
         (lambda: PhaseSettings(drawn=[1], growing=[2]), "either drawn or growing"),
         (lambda: PhaseSettings(drawn=[0, 2]), r"phases.drawn is \[0, 2\]; expected numbers of steps"),
         (lambda: PhaseSettings(growing=[]), r"phases.growing is \[\]"),
@@ -90,7 +104,7 @@ WORDS += ["--precision=fp32", "--compile=off"]
 
 @pytest.mark.parametrize("first", ["ann", "rate_twin"])
 def test_a_run_in_phases_resumes_to_the_same_bits(first, tmp_path, monkeypatch):
-    more = [f"--phases.{first}=1", "--phases.drawn=[1, 2]", "--optimizer.epochs=3"]
+    more = [f"--phases.{first}=1", "--phases.branches=false", "--phases.drawn=[1, 2]", "--optimizer.epochs=3"]
     recipe = sd.load_recipe("fashion-small", [*WORDS, *more])
     sd.train(recipe, tmp_path / "whole")
     stops = iter([False] * 3 + [True] + [False] * 99)
@@ -109,9 +123,9 @@ def test_a_run_in_phases_resumes_to_the_same_bits(first, tmp_path, monkeypatch):
     sd.resume(tmp_path / "parts")
     whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
-    # the loss of both phases is on record
-    lines = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
-    assert len(lines) == 4
+    rows = read_metrics(tmp_path / "whole" / "metrics.csv")
+    assert ["soft" in row for row in rows] == [False, True, True]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
 # ---------------------------------------------------------------- the rate twin

@@ -33,6 +33,7 @@ from spikedistill.data import Augmentation, Batches, ImageSet
 from spikedistill.machine.processes import Process, process_group
 from spikedistill.report.display import Silence
 from spikedistill.training.loop import Progress, Session, fit
+from spikedistill.training.phases import Phases, PhaseSettings
 from spikedistill.training.optimizers import SGD, make_optimizer
 
 def learn(process):
@@ -50,7 +51,9 @@ def learn(process):
     data = ImageSet(images, sd.Labels(torch.arange(37) % 4, tuple("abcd")), (0.5,), (0.25,))
     settings = SGD(epochs=3, batch_size=10, lr=0.05, clip_norm=1.0)
     forward = nn.parallel.DistributedDataParallel(learner) if process.count > 1 else learner
-    session = Session(learner, lambda x: forward(x.double()), make_optimizer(learner, settings), Progress())
+    phases = Phases(learner.rule, PhaseSettings(), 3, 0)
+    made = make_optimizer(learner, settings)
+    session = Session(learner, phases, lambda x, *how: forward(x.double(), *how), made, Progress())
     batches = Batches(data, 10, Augmentation(crop=1), 0, rank=process.rank, processes=process.count)
     fit(session, batches, settings, precision="fp32", watcher=Silence(), validate=dict, save=lambda: None)
     if process.is_first:

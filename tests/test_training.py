@@ -393,7 +393,9 @@ def test_another_optimizer_is_one_word():
     assert (recipe.optimizer.epochs, recipe.optimizer.batch_size) == (5, 64)  # these stay
     with pytest.raises(ValueError, match="optimizer 'adamw' has no field 'momentum'"):
         load_recipe("fashion-small", ["--optimizer", "adamw", "--optimizer.momentum", "0.9"])
-    made = optimizers.make_optimizer(torch.nn.Linear(2, 2), recipe.optimizer)
+    made = optimizers.make_optimizer(
+        sd.SelfDistillation(torch.nn.Linear(2, 2), sd.Rate(2), branches=()), recipe.optimizer
+    )
     assert isinstance(made, torch.optim.AdamW)
 
 
@@ -414,7 +416,7 @@ def steps(session, settings, count=3, samples=6):
     losses, meter = loop._Losses(session.progress), session.learner.task.meter()
     for _ in range(count):
         batch = sd.Batch(torch.randn(samples, 3, 8, 8, dtype=torch.float64), torch.arange(samples) % 5)
-        loop._step(session, batch, settings, "fp32", losses, meter)
+        loop._step(session, batch, settings, "fp32", losses, meter, session.phases.at(0, 0, 1))
     return {name: tensor.clone() for name, tensor in session.learner.network.state_dict().items()}
 
 

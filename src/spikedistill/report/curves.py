@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ def draw_curves(title: str, rows: list[Row], found: Evaluation, path: Path) -> N
     figure = new_figure(11, 6.8)
     figure.suptitle(title)
     losses, scores, by_time, fired = figure.subplots(2, 2).flat
-    names = list(rows[0]) if rows else []  # a run may have been stopped before its first epoch was over
+    # none, if the run was stopped before its first epoch was over; and phases of a run differ in their terms
+    names = list(dict.fromkeys(name for row in rows for name in row))
     shares = [name for name in names if name.startswith(("train_", "validation_"))]
     terms = [name for name in names if name not in (*NOT_LOSSES, *shares)]
     _lines(losses, rows, {name: name for name in terms}, 1.0)
@@ -43,7 +45,7 @@ def _lines(axes: Axes, rows: list[Row], labels: dict[str, str], factor: float) -
     """A line for each column, over whole epochs."""
     epochs = [row["epoch"] for row in rows]
     for name, label in labels.items():
-        axes.plot(epochs, [factor * row[name] for row in rows], label=label, marker=".")
+        axes.plot(epochs, [factor * row.get(name, math.nan) for row in rows], label=label, marker=".")
     # matplotlib's default locator knows `integer`, though the base class that is declared here does not.
     axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
     if labels:  # beside the lines, never over them

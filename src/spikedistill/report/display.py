@@ -55,7 +55,7 @@ class Display:
         self.shown = time.perf_counter()
         # Steps since this start: a resumed run does not count those that it has not made itself.
         self.started, self.trained = time.perf_counter(), 0
-        self._header_shown = False
+        self._header: list[str] = []
 
     def on_step(self, progress: Going, steps: int) -> None:
         """After each of the `steps` steps of an epoch: say how far it is, where it is time for that."""
@@ -82,9 +82,9 @@ class Display:
         self.metrics.add(row)
         if self.live:
             say("\r\x1b[K", "stderr", end="")
-        # The first row has the names; before it nobody knows what the objectives call their terms.
-        if not self._header_shown:
-            self._header_shown = True
+        # A row has the names: nobody knows before what the objectives call their terms, and phases differ in theirs.
+        if self._header != list(row):
+            self._header = list(row)
             say("  ".join(f"{name:>{_width(name)}}" for name in row))
         say("  ".join(f"{self._cell(name, value):>{_width(name)}}" for name, value in row.items()))
         self._add_events(row)

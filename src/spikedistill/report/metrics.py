@@ -27,7 +27,7 @@ class MetricsFile:
         self._write()
 
     def add(self, row: Row) -> None:
-        """Add the row of an epoch; its columns are those of the first."""
+        """Add the row of an epoch; what another epoch did not measure stays empty there."""
         self.rows.append(row)
         self._write()
 
@@ -37,7 +37,8 @@ class MetricsFile:
             self.path.unlink(missing_ok=True)
             return
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        columns = dict.fromkeys(name for row in self.rows for name in row)  # the phases of a run differ in theirs
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         try:
@@ -59,7 +60,8 @@ def read_metrics(path: Path) -> list[Row]:
         raise DataError(str(error)) from error
     try:
         for row in reader:
-            rows.append({name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])})
+            measured = {name: float(value) for name, value in row.items() if value != ""}
+            rows.append(measured | {"epoch": int(row["epoch"])})
     except (TypeError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise DataError(f"{path}, line {reader.line_num}, is no row of numbers ({error})") from error
     return rows

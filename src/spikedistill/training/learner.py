@@ -127,17 +127,21 @@ class SelfDistillation(NetworkWrapper):
         """T; None for the ANN twin."""
         return self.rule.timesteps
 
-    def forward(self, images: Tensor) -> Output:
+    def forward(self, images: Tensor, rule: LearningRule | None = None, branches: bool = True) -> Output:
         """
         Args:
             images: [N, C, H, W], event frames [T, N, C, H, W], or other samples [N, ...] or [T, N, ...].
+            rule: another learning rule for this batch (None: the learner's); the loss keeps the scale of the learner's.
+            branches: whether the branches take part.
         """
-        signal = self.rule.encode(images, self.kernels, self.network.is_over_time(images))
+        rule = self.rule if rule is None else rule
+        signal = rule.encode(images, self.kernels, self.network.is_over_time(images))
         with firing(self.network.body) if self._needs_neurons else contextlib.nullcontext({}) as neurons:
             logits, features = self.network.propagate(signal, self._features)
-        branches = {name: self.branches[_key(name)](features[name]) for name in features if _key(name) in self.branches}
+        taps = [name for name in features if branches and _key(name) in self.branches]
+        heads = {name: self.branches[_key(name)](features[name]) for name in taps}
         features |= {alias: features[name] for alias, name in self._aliases.items()}
-        output = Output(rate(logits), branches, features, neurons=neurons, timesteps=self.rule.timesteps)
+        output = Output(rate(logits), heads, features, neurons=neurons, timesteps=rule.timesteps)
         adapted = {name: adapter(output) for name, adapter in self.adapters.items()}
         return dataclasses.replace(output, adapted=adapted) if adapted else output
 

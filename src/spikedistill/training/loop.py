@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from spikedistill.core.learning import LearningRule
 from spikedistill.core.network import Network
 from spikedistill.core.output import Batch
 from spikedistill.data import Batches
@@ -22,7 +23,7 @@ from spikedistill.machine.processes import from_all_processes
 from spikedistill.tasks import Meter
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, learning_rate
-from spikedistill.training.phases import Phases
+from spikedistill.training.phases import Phase, Phases
 
 CHECK_EVERY = 20
 """Steps between two looks at the losses where looking costs a synchronisation (CUDA)."""
@@ -109,7 +110,7 @@ class Session:
 
     learner: SelfDistillation
     phases: Phases
-    forward: Callable[[Tensor], Any]
+    forward: Callable[[Tensor, LearningRule, bool], Any]
     optimizer: torch.optim.Optimizer
     progress: Progress
     average: AveragedModel | None = None
@@ -193,8 +194,9 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
     for batch in batches.epoch(progress.epoch, progress.step):
         for group in session.optimizer.param_groups:
             group["lr"] = learning_rate(settings, progress.epoch, progress.step, steps)
-        session.learner.rule = session.phases.at(progress.epoch, progress.step, steps)
-        _step(session, batch, settings, precision, losses, meter)
+        _step(
+            session, batch, settings, precision, losses, meter, session.phases.at(progress.epoch, progress.step, steps)
+        )
         progress.step += 1
         if session.device.type == "cpu" or progress.step % CHECK_EVERY == 0 or progress.step == steps:
             losses.check()
@@ -205,14 +207,20 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
 
 
 def _step(
-    session: Session, batch: Batch, settings: OptimizerSettings, precision: str, losses: _Losses, meter: Meter
+    session: Session,
+    batch: Batch,
+    settings: OptimizerSettings,
+    precision: str,
+    losses: _Losses,
+    meter: Meter,
+    phase: Phase,
 ) -> None:
     learner = session.learner
     session.optimizer.zero_grad(set_to_none=True)
     for part in _parts(batch, settings.accumulate, int(learner.network.is_over_time(batch.inputs))):
         share = len(part) / len(batch)
         with autocast(precision, session.device):
-            output = session.forward(part.inputs)
+            output = session.forward(part.inputs, phase.rule, phase.branches)
         terms = learner.loss(output, part.targets, part.inputs)
         # a mean over the batch is the mean of those over its parts, by their sizes
         (terms.total if share == 1 else terms.total * share).backward()

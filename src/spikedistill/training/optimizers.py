@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from spikedistill.core.network import NetworkWrapper
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 
 Groups = list[dict[str, Any]]
@@ -137,9 +138,14 @@ def decay_groups(modules: Iterable[nn.Module], weight_decay: float, decayed: str
     return [{"params": weights, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def make_optimizer(learner: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(learner: NetworkWrapper, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer of all parameters of a learner, with its branches and adapters."""
-    return settings.make(decay_groups(learner.modules(), settings.weight_decay, settings.decayed))
+    network = dict.fromkeys(learner.network.modules())  # in their order
+    rest = [module for module in learner.modules() if module not in network]
+    # Branches are groups of their own: fused steps want all of a group to have a momentum or none of it, and branches
+    # may begin later (phases.py).
+    made = [decay_groups(modules, settings.weight_decay, settings.decayed) for modules in (network, rest)]
+    return settings.make([group for groups in made for group in groups if group["params"]])
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 
@@ -21,6 +22,7 @@ class PhaseSettings:
         ann: the first so many epochs train the ANN twin, which costs a fraction of spikes.
         rate_twin: so many after them train the rate twin, which costs little more.
         noise: standard deviation of currents over time in the rate twin (null: that of `RateTwin`).
+        branches: whether branches are trained in those epochs too; they may cost as much as the ANN twin itself.
         drawn: numbers of steps of which one is drawn for each batch, as [1, 2, 4]; null: T of the rule.
         growing: numbers of steps, each for an equal part of the epochs with spikes, as [1, 2, 4]; null: T of the rule.
 
@@ -31,6 +33,7 @@ class PhaseSettings:
     ann: int = 0
     rate_twin: int = 0
     noise: float | None = None
+    branches: bool = True
     drawn: list[int] | None = None
     growing: list[int] | None = None
 
@@ -40,6 +43,10 @@ class PhaseSettings:
                 raise InvalidArgument(f"phases.{name} is {getattr(self, name)}; expected a number of epochs, 0 or more")
         if self.noise is not None and not self.rate_twin:
             raise InvalidArgument(f"phases.noise {self.noise} has no effect without epochs of --phases.rate_twin")
+        if not self.branches and not self.epochs:
+            raise InvalidArgument(
+                "phases.branches false has no effect without epochs before the rule's: --phases.ann 10"
+            )
         if self.drawn is not None and self.growing is not None:
             raise InvalidArgument("T is either drawn or growing; leave out phases.drawn or phases.growing")
         for name in ("drawn", "growing"):
@@ -55,6 +62,18 @@ class PhaseSettings:
 
 _DRAWS = 20_000_001
 """Apart from what batches draw by (seed, epoch, batch)."""
+
+
+class Phase(NamedTuple):
+    """How a step is taken.
+
+    Attributes:
+        rule: the learning rule.
+        branches: whether the branches are part of it.
+    """
+
+    rule: LearningRule
+    branches: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +105,17 @@ class Phases:
         if self.rule.timesteps is None and self.settings != PhaseSettings():
             raise InvalidArgument("the ANN twin has no spikes, so its training has no phases; choose another --rule")
 
-    def at(self, epoch: int, step: int, steps: int) -> LearningRule:
-        """The rule of a step, which is number `step` of `steps` in its epoch."""
+    def at(self, epoch: int, step: int, steps: int) -> Phase:
+        """How a step is taken, which is number `step` of `steps` in its epoch."""
+        if epoch < self.settings.ann:
+            return Phase(ANN(self.rule.scale), self.settings.branches)
+        if epoch < self.settings.epochs:
+            return Phase(self._rate_twin(), self.settings.branches)
+        return Phase(self._rule(epoch, step, steps))
+
+    def _rule(self, epoch: int, step: int, steps: int) -> LearningRule:
+        """The recipe's own, with T as it is drawn or has grown."""
         settings, rule = self.settings, self.rule
-        if epoch < settings.ann:
-            return ANN(rule.scale)
-        if epoch < settings.epochs:
-            return self._rate_twin()
         if settings.drawn is not None:
             # from where the step stands and not from what was drawn before: a run that goes on draws the same
             generator = generator_for(self.seed, epoch, step, _DRAWS)

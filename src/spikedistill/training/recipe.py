@@ -130,6 +130,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.objectives:
             raise InvalidArgument("a recipe needs at least one objective, for example self_distillation")
+        if not (self.phases.branches or self.branches.enabled):
+            raise InvalidArgument("phases.branches false has no effect on a network without branches; leave it out")
         if self.init_fit and (self.init is None or self.rule.timesteps is None or self.phases.epochs):
             raise InvalidArgument(
                 "init_fit fits the weights of --init to spikes, and has no effect without them, in an ANN twin, or "

@@ -176,7 +176,11 @@ def _train(run: Run, resume: bool) -> Evaluation:
     _write_start(prepared, resume)
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
-        session.forward = nn.parallel.DistributedDataParallel(session.learner, device_ids=ids)
+        # in a phase without branches their parameters have no gradient, which must be looked for
+        unused = not run.recipe.phases.branches
+        session.forward = nn.parallel.DistributedDataParallel(
+            session.learner, device_ids=ids, find_unused_parameters=unused
+        )
     display = _display(prepared)
     try:
         # Before this Ctrl-C ends the program at once, for there is nothing to lose; so it does again afterwards.
