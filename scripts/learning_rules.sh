@@ -4,6 +4,8 @@
 #   TABLE: cifar10   10,000 rows, 10 epochs, three seeds; DATA: a folder with CIFAR-10
 #          cifar100  10,000 rows, 20 epochs, two seeds; DATA: a folder with CIFAR-100
 #          tools     10,000 rows, 10 epochs, three seeds, self-distillation; DATA: a folder with CIFAR-10
+#          two_stage 10,000 rows, 10 to 22 epochs, three seeds, the ANN twin first; DATA: a folder with CIFAR-10
+#          two_stage100  the same on CIFAR-100, two seeds; DATA: a folder with CIFAR-100
 #          dvs       4,000 simulated recordings, 10 epochs, two seeds; DATA: what `spikedistill data simulate-dvs` wrote
 # A run that is finished is left alone, one that was stopped goes on. Results: runs/TABLE/KIND-SEED/result.json
 set -euo pipefail
@@ -12,8 +14,10 @@ case $table in
   cifar10) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd nosoft rate bptt ann" ;;
   cifar100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd nosoft rate bptt" ;;
   tools) recipe="cifar10-foundation" seeds="0 1 2" kinds="sgd adamw smooth mixup ema" ;;
+  two_stage) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd nosoft rate ann ann22 ann10-rate2 ann10-rate5 ann16-rate6 ann16-sd5" ;;
+  two_stage100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd rate bptt ann20-rate6" ;;
   dvs) recipe="dvs-simulated" seeds="0 1" kinds="sd rate bptt" ;;
-  *) echo "learning_rules.sh: no table '$table'; there are cifar10, cifar100, tools, dvs" >&2; exit 2 ;;
+  *) echo "learning_rules.sh: no table '$table'; there are cifar10, cifar100, tools, two_stage, two_stage100, dvs" >&2; exit 2 ;;
 esac
 declare -A options=(
   [sd]=""
@@ -26,13 +30,19 @@ declare -A options=(
   [sd-eager]="--compile off"
   [rate-eager]="--branches.enabled false --compile off"
   [sd-bf16]="--precision bf16"
-  [rate-unscaled]="--branches.enabled false --rule.loss_scale 1"
+  [rate-divided]="--branches.enabled false --rule.loss_scale 1/T"
+  [sd-divided]="--rule.loss_scale 1/T"
   [sgd]=""
   [adamw]="--optimizer adamw --optimizer.warmup_epochs 1 --optimizer.schedule_per step"
   [smooth]="--objectives.self_distillation.label_smoothing 0.1"
   [mixup]="--data.augmentation.mixup 0.2"
   [ema]="--optimizer.ema 0.99"
-  [sd-unscaled]="--rule.loss_scale 1"
+  [ann22]="--rule ann --branches.enabled false --optimizer.epochs 22"
+  [ann10-rate2]="--branches.enabled false --phases.ann 10 --optimizer.epochs 12"
+  [ann10-rate5]="--branches.enabled false --phases.ann 10 --optimizer.epochs 15"
+  [ann16-rate6]="--branches.enabled false --phases.ann 16 --optimizer.epochs 22"
+  [ann16-sd5]="--phases.ann 16 --phases.branches false --optimizer.epochs 21"
+  [ann20-rate6]="--branches.enabled false --phases.ann 20 --optimizer.epochs 26"
 )
 if [ $# -eq 0 ]; then
   set -- $(for seed in $seeds; do for kind in $kinds; do echo "$kind $seed"; done; done)
