@@ -14,7 +14,9 @@ from torch import nn
 
 import spikedistill as sd
 from spikedistill.cli import main
+from spikedistill.data import load
 from spikedistill.training.checkpoints import load_checkpoint
+from spikedistill.training.recipe_files import parse_recipe
 
 IMAGES, LABELS = torch.randn(4, 3, 16, 16), torch.tensor([1, 2, 3, 4])
 
@@ -219,3 +221,83 @@ def test_a_run_learns_from_another_run(tmp_path, capsys):
     capsys.readouterr()
     assert main(["train", *WORDS, *teaching, "--out", str(tmp_path / "other")]) == 1
     assert "was trained for" in capsys.readouterr().err
+
+
+def test_the_teacher_option_is_for_every_objective_that_has_one():
+    def teachers(*words):
+        recipe = sd.load_recipe("fashion-small", [*words, "--teacher", "runs/ann"])
+        return {name: getattr(each, "teacher", None) for name, each in recipe.objectives.items()}
+
+    assert teachers() == {"self_distillation": "reliable", "distillation": "runs/ann"}
+    words = ["--objectives.noise_smoothed.share", "0.2", "--objectives.activation_maps.stage", "first"]
+    assert teachers(*words) == {
+        "self_distillation": "reliable",
+        "noise_smoothed": "runs/ann",
+        "activation_maps": "runs/ann",
+    }
+    recipe = sd.load_recipe("cifar100-ckdsnn", ["--teacher", "runs/mine"])
+    assert {each.teacher for name, each in recipe.objectives.items() if name != "self_distillation"} == {"runs/mine"}
+    with pytest.raises(ValueError, match="has no field 'teacher'"):
+        parse_recipe("teacher: runs/ann", [], "a file")
+
+
+MODULE = """
+from torch import nn
+import torch
+
+def trained():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                        nn.Linear(4, 10))
+    net(torch.randn(8, 1, 28, 28))
+    return net
+"""
+
+
+def test_a_teacher_may_be_a_function_and_is_imported_with_trust_only(tmp_path, monkeypatch, capsys):
+    (tmp_path / "their_teachers.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    words = ["train", *WORDS, "--teacher", "their_teachers:trained", "--out", "runs/taught"]
+    assert main(words) == 0
+    assert "distillation" in (tmp_path / "runs/taught/metrics.csv").read_text()
+    capsys.readouterr()
+    assert main(["train", "--resume", "runs/taught"]) == 1
+    assert "'their_teachers:trained', which would be imported, and so run" in capsys.readouterr().err
+    assert main(["train", "--resume", "runs/taught", "--trust"]) == 0
+    assert main(["train", *WORDS, "--teacher", "their_teachers:nothing", "--out", "runs/no"]) == 1
+    assert "has no function or class 'nothing'" in capsys.readouterr().err
+
+
+def test_teachers_are_handed_over_in_python(tmp_path):
+    spiking = tmp_path / "spiking"
+    sd.train(sd.load_recipe("fashion-small", WORDS), spiking)
+    teacher = sd.load(spiking)
+    recipe = sd.load_recipe("fashion-small", [*WORDS, "--objectives.distillation.teacher", "mine"])
+    sd.train(recipe, tmp_path / "taught", teachers={"mine": teacher})
+    with pytest.raises(sd.SpikedistillError, match="mine"):  # nobody hands it over, and it is no folder
+        sd.resume(tmp_path / "taught")
+    sd.resume(tmp_path / "taught", teachers={"mine": teacher})
+    with pytest.raises(ValueError, match="no objective asks for the teacher other; they ask for mine"):
+        sd.train(recipe, tmp_path / "extra", teachers={"mine": teacher, "other": teacher})
+    # it spikes with its own T, also where the run has another
+    from spikedistill.training.build import _frozen
+
+    splits = load(recipe.data, 4)
+    images = splits.train.batch(torch.arange(3)).inputs
+    with torch.no_grad():
+        expected = teacher.network(images, timesteps=4).logits
+    torch.testing.assert_close(_frozen("mine", teacher, splits.train)(images).logits, expected)
+
+
+def test_a_teacher_that_saw_other_pictures_is_refused(tmp_path, capsys):
+    ann = tmp_path / "ann"
+    assert main(["train", "--rule", "ann", *WORDS, "--out", str(ann)]) == 0
+    config = json.loads((ann / "config.json").read_text())
+    for name, value in (("mean", [0.9]), ("shape", [1, 14, 14])):
+        changed = json.loads(json.dumps(config))
+        changed["input"][name] = value
+        (ann / "config.json").write_text(json.dumps(changed))
+        capsys.readouterr()
+        assert main(["train", *WORDS, "--teacher", str(ann), "--out", str(tmp_path / "no")]) == 1
+        said = capsys.readouterr().err
+        assert f"was fed otherwise: these samples have {name}" in said
+        assert "Train a teacher on samples prepared as these are" in said

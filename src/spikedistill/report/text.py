@@ -32,10 +32,10 @@ def print_evaluation(found: Evaluation, division: str, precision: str) -> None:
     for t, value in found.score.items():
         say(f"  {'ANN twin' if t is None else f'T = {t}':<10} {value:.2%}")
     if found.firing_rates:
-        say(f"{found.spikes_per_sample:,.0f} spikes per sample; firing rate (spikes per neuron and step)")
+        say(f"{found.spikes_per_sample:,.0f} spikes per sample; by layer, with the firing rate (per neuron and step)")
         width = max(map(len, found.firing_rates))
         # 40 signs are one spike in every step.
         for name, fired in found.firing_rates.items():
-            say(f"  {name:<{width}}  {fired:.3f}  {'#' * round(40 * fired)}")
+            say(f"  {name:<{width}}  {found.spikes[name]:>9,.0f}  {fired:.3f}  {'#' * round(40 * fired)}")
     for warning in found.warnings():
         say(f"warning: {warning}")
