@@ -112,6 +112,25 @@ def test_your_own(tmp_path, monkeypatch, capsys, stopped_at_first):
     sys.modules.pop("my_nets", None)
 
 
+TINY = ["--data.train_rows=260", "--data.test_rows=40", "--data.validation_rows=0", "--model.width=2", "--timesteps=2"]
+TINY += ["--optimizer.batch_size=64", "--precision=fp32", "--compile=off"]
+
+
+def test_teachers(tmp_path, monkeypatch, capsys):
+    """The commands of the page, with little data and small networks."""
+    monkeypatch.chdir(tmp_path)
+    lines = [line.split() for _, text in blocks_of("docs/teachers.md") for line in text.splitlines()]
+    for words in (line[1:] for line in lines):
+        words = [word.strip("'") for word in words]
+        epochs = [] if "--optimizer.epochs" in words else ["--optimizer.epochs=1"]
+        # the twin has no T, and no branches where the rest has none
+        tiny = [word for word in TINY if not ("ann" in words and "timesteps" in word)]
+        assert main([*words, *(tiny + epochs if words[0] == "train" else [])]) == 0, words
+    assert len(lines) == 10
+    assert (tmp_path / "spikes.png").stat().st_size > 5000
+    assert "spikes per sample" in capsys.readouterr().out
+
+
 def rows_of(page: str) -> list[list[str]]:
     """The rows of the tables of a page with four columns, without heads and rules."""
     lines = (ROOT / page).read_text().splitlines()

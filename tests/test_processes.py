@@ -50,8 +50,9 @@ def learn(process):
     images = torch.randint(0, 256, (37, 1, 12, 12), dtype=torch.uint8)
     data = ImageSet(images, sd.Labels(torch.arange(37) % 4, tuple("abcd")), (0.5,), (0.25,))
     settings = SGD(epochs=3, batch_size=10, lr=0.05, clip_norm=1.0)
-    forward = nn.parallel.DistributedDataParallel(learner) if process.count > 1 else learner
-    phases = Phases(learner.rule, PhaseSettings(), 3, 0)
+    wrapped = nn.parallel.DistributedDataParallel
+    forward = wrapped(learner, find_unused_parameters=True) if process.count > 1 else learner
+    phases = Phases(learner.rule, PhaseSettings(ann=1, branches=False), 3, 0)  # branches have no gradient at first
     made = make_optimizer(learner, settings)
     session = Session(learner, phases, lambda x, *how: forward(x.double(), *how), made, Progress())
     batches = Batches(data, 10, Augmentation(crop=1), 0, rank=process.rank, processes=process.count)
