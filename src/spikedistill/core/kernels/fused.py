@@ -239,8 +239,11 @@ class Fused(Kernels):
             return super().curve_response(current, curve, timesteps)
         uniform = torch.rand_like(current, dtype=torch.float32)
         sweep = _fused_curve_response(timesteps, curve.first, curve.step)
-        found = sweep(_lanes(current), _lanes(uniform), curve.rate, curve.eligibility)
-        return _unlanes(found[0], current.shape), _unlanes(found[1], current.shape)
+        # reading a table is not vectorised, and converting number by number would take as long again
+        full = current.to(uniform.dtype)
+        found = sweep(_lanes(full), _lanes(uniform), curve.rate, curve.eligibility)
+        rate, eligibility = (_unlanes(each, current.shape).to(current.dtype) for each in found)
+        return rate, eligibility
 
     def moments(self, values: Tensor, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
         if values.shape[0] == timesteps:
