@@ -111,6 +111,12 @@ def test_a_teacher_that_does_not_fit_is_named_when_the_learner_is_made(teacher, 
         student(objectives=sd.Distillation("ann"), teachers={"ann": teacher})
 
 
+def test_a_trained_teacher_of_an_older_file_counts_no_batches():
+    teacher = Teacher()
+    teacher.norm.num_batches_tracked.zero_()
+    student(objectives=sd.Distillation("ann"), teachers={"ann": teacher})
+
+
 @dataclasses.dataclass(frozen=True)
 class Hint(sd.Objective):
     """The rates of one stage, mapped by a 1×1 convolution of its own, shall equal a feature map of the teacher."""

@@ -107,9 +107,10 @@ def _refuse_untrained(network: nn.Module) -> None:
     bad = [name for name, value in network.state_dict().items() if value.is_floating_point() and value.isnan().any()]
     if bad:
         raise InvalidArgument(f"{len(bad)} weights of the teacher are NaN, first {bad[0]}; take another one")
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    seen = [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
-    if seen and not any(int(count) for count in seen):
+    # by the statistics, and not by how many batches were counted: weights of older files say 0
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    means = [norm.running_mean for norm in norms if norm.running_mean is not None]
+    if means and not any(mean.any() for mean in means):
         raise InvalidArgument(
             "the teacher was never trained: its batch norm has not seen a batch. Load its weights before (of timm or "
             "torchvision: pretrained ones for these classes), or train one: --rule ann"
