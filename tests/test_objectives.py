@@ -100,10 +100,11 @@ def filled(module, value):
     [
         (small(3), r"the teacher ann gives \[3\] logits for a sample, the network \[5\]; both must.*new head"),
         (small(size=64), r"cannot be fed with samples \[3, 32, 32\].*wrap it in a module that resizes"),
-        (filled(small(), math.nan), r"1 weights of the teacher are NaN, first 1.weight"),
+        (filled(small(), math.nan), r"the teacher ann: 1 weights are NaN, first 1.weight"),
         (filled(small(), math.inf), r"the teacher ann answers with NaN or infinite logits"),
+        (nn.Identity(), r"the teacher ann gives \[3, 32, 32\] logits for a sample"),
         (nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)), "was never trained: its batch norm.*Load its weights"),
-        (sd.Rate(4), "a teacher is a Rate; expected a trained network"),
+        (sd.Rate(4), "the teacher ann is a Rate; expected a trained network"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_named_when_the_learner_is_made(teacher, message):

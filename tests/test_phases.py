@@ -107,7 +107,7 @@ def test_a_run_in_phases_resumes_to_the_same_bits(first, tmp_path, monkeypatch):
     more = [f"--phases.{first}=1", "--phases.branches=false", "--phases.drawn=[1, 2]", "--optimizer.epochs=3"]
     recipe = sd.load_recipe("fashion-small", [*WORDS, *more])
     sd.train(recipe, tmp_path / "whole")
-    stops = iter([False] * 3 + [True] + [False] * 99)
+    stops = iter([False] + [True] + [False] * 99)  # of five steps of the first epoch, so that a twin's step follows
     from spikedistill.training.stopping import Stoppable
 
     on_step = Stoppable.on_step

@@ -191,7 +191,7 @@ def test_a_spiking_teacher_has_no_activation_map_and_features_need_positions():
     from spikedistill.training.teachers import FrozenTeacher
 
     maps = sd.ActivationMapDistillation(ANN)
-    with pytest.raises(ValueError, match="activation maps are of an ANN teacher, and this one spikes"):
+    with pytest.raises(ValueError, match="activation maps are of an ANN teacher, and the teacher spikes"):
         FrozenTeacher(trained("vgg11"), timesteps=2).asked([maps.needs()])
     flat = sd.Output(numbers(3, 4), {}, {"last": numbers(3, 8)}, timesteps=2)
     with pytest.raises(ValueError, match=r"the network's last gives \(3, 8\); an activation map needs \[N, C, H, W\]"):

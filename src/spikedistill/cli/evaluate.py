@@ -38,7 +38,8 @@ def run(given: argparse.Namespace) -> None:
     # the best epoch's weights lie in a folder of their own, below their run
     best = given.folder.name == "best" and (given.folder.parent / "recipe.yaml").is_file()
     run_folder = given.folder.parent if best else given.folder
-    recipe, trained = saved_recipe(run_folder, given.trust), Trained.load(given.folder, trust=given.trust)
+    recipe = saved_recipe(run_folder, given.trust, teachers=False)
+    trained = Trained.load(given.folder, trust=given.trust)
     if given.timesteps and recipe.timesteps is None:
         raise InvalidArgument("this run is an ANN twin: it has no timesteps")
     # The folder may come from anybody: it neither fetches anything nor says where frames are written.

@@ -78,23 +78,26 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
     from spikedistill.report.compare import find_runs, rows_of, table
     from spikedistill.training import run as training
     from spikedistill.training.recipe_files import saved_recipe
+    from spikedistill.training.trust import imports_of
 
+    # what was named just now, and nothing else
+    trusted = trust or imports_of(recipe)
     folders = [folder.with_name(f"{folder.name}-{seed}") for seed in seeds]
     for seed, place in zip(seeds, folders, strict=True):
         # a start that was killed before its first checkpoint is begun again
         begun = any((place / name).is_file() for name in ("checkpoint.pt", "checkpoint-before.pt"))
         if begun:
-            saved = saved_recipe(place, trust=recipe.model.name)  # what was named just now, and nothing else
+            saved = saved_recipe(place, trust=trusted)
             _refuse_another(recipe, saved, place)
             # what the first run chose by itself holds for all, or seeds would differ in more than their seed
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
         if (place / "result.json").is_file():
             print(f"{place} is finished already, and left alone", file=sys.stderr)
         elif begun:
-            training.resume(place, trust=trust or recipe.model.name)
+            training.resume(place, trust=trusted)
         else:
             training.train(dataclasses.replace(recipe, seed=seed), place, trust=trust)
-            saved = saved_recipe(place, trust=recipe.model.name)
+            saved = saved_recipe(place, trust=trusted)
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
     print()
     print(table(rows_of(find_runs(folders))))

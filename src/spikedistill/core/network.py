@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
 
 from torch import Tensor, nn
@@ -47,20 +47,24 @@ def observed(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tens
 
 
 @contextlib.contextmanager
-def firing(body: nn.Module) -> Iterator[dict[str, Tensor]]:
+def firing(
+    body: nn.Module, take: Callable[[Tensor], Any] = lambda rates: rates, twin: bool = False
+) -> Iterator[dict[str, Any]]:
     """The rate [N, ...] of every layer of `LIF` neurons during the `with` block, by name; each use of a layer apart.
 
-    The ANN twin does not fire: of it there is nothing.
+    Args:
+        take: what is kept of a rate, so that not all of them live at once.
+        twin: whether activations of the ANN twin count too; by default there is nothing of it, for it does not fire.
     """
     layers = {name: module for name, module in body.named_modules() if isinstance(module, LIF)}
     # One layer that is used twice, as a shared ReLU was, is two layers of neurons with rates of their own.
     uses: dict[str, int] = defaultdict(int)
-    fired: dict[str, Tensor] = {}
+    fired: dict[str, Any] = {}
 
     def look(name: str, _module: nn.Module, output: Flow) -> None:
-        if isinstance(output, Signal):
+        if isinstance(output, Signal) or twin:
             uses[name] += 1
-            fired[name if uses[name] == 1 else f"{name} (use {uses[name]})"] = output.rate
+            fired[name if uses[name] == 1 else f"{name} (use {uses[name]})"] = take(rate(output))
 
     with watching(layers, look):
         yield fired

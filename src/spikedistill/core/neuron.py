@@ -229,7 +229,7 @@ def first_membrane(current: Tensor, neuron: Dynamics) -> Tensor:
     return torch.full_like(current[0], neuron.start, dtype=compute_dtype(current.dtype))
 
 
-def rate_response(current: Tensor, neuron: Dynamics, start: Tensor | None = None) -> RateResponse:
+def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
     """Spikes, firing rate and eligibility in one sweep over time (method.md §2.2).
 
         e = (1/T) Σ_t κ_t·h_t,   κ_1 = 1,   κ_{t+1} = 1 + decay·κ_t·d_t
@@ -238,13 +238,12 @@ def rate_response(current: Tensor, neuron: Dynamics, start: Tensor | None = None
 
     Args:
         current: [T, ...].
-        start: u_0 [...] (None: the neuron's own). No current reaches it, so e does not ask what it is.
 
     Returns:
         Spikes in the dtype of the current; rate and eligibility in `compute_dtype` of it.
     """
     timesteps, dtype = current.shape[0], compute_dtype(current.dtype)
-    membrane = first_membrane(current, neuron) if start is None else start
+    membrane = first_membrane(current, neuron)  # no current reaches it, so e does not ask what it is
     count, eligibility = torch.zeros_like(membrane), torch.zeros_like(membrane)
     kappa = torch.ones_like(membrane)  # κ_1 = 1: v_1 = I_1 + ε
     spikes = []

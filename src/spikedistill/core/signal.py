@@ -37,11 +37,13 @@ class Context:
         timesteps: T.
         rules: the rule of each torch function.
         kernels: how spike paths are computed.
+        fluctuating: whether a static signal stands for one that changes over time, as behind the rate twin's neurons.
     """
 
     timesteps: int
     rules: Mapping[TorchFunction, Rule]
     kernels: Kernels = EAGER
+    fluctuating: bool = False
 
 
 def first_signal(values: Iterable[object]) -> Signal | None:

@@ -114,9 +114,9 @@ def evaluate(
         for given in batches:
             batch = _as_batch(given)
             inputs = batch.inputs if device is None else batch.inputs.to(device)
-            with firing(network.body) as fired:
+            with firing(network.body, take=_mean_and_neurons) as fired:
                 logits = _logits(network, inputs, steps, kernels)
-            sums.add_fired(fired)
+            sums.add_fired(fired, len(batch))
             # Targets that are no tensor (a task may have tuples) are the meter's to move.
             for t, meter in sums.meters.items():
                 targets = batch.targets.to(inputs.device) if isinstance(batch.targets, Tensor) else batch.targets
@@ -133,6 +133,11 @@ def evaluate(
     rates = {name: float(fired) / whole.samples for name, fired in whole.fired.items()}
     spikes = {name: rate * whole.neurons[name] * (steps[-1] or 0) for name, rate in rates.items()}
     return Evaluation(whole.samples, columns, task.score, rates, spikes, whole.inspector)
+
+
+def _mean_and_neurons(rates: Tensor) -> tuple[Tensor, int]:
+    """Of the rates [N, ...] of a layer; they themselves need not stay."""
+    return rates.float().mean(), rates[0].numel()
 
 
 def _as_batch(given: object) -> Batch:
@@ -202,12 +207,12 @@ class _Sums:
     fired: dict[str, Tensor | float] = dataclasses.field(default_factory=lambda: defaultdict(float))
     neurons: dict[str, int] = dataclasses.field(default_factory=dict)  # of each layer, for one sample
 
-    def add_fired(self, rates: dict[str, Tensor]) -> None:
-        """Take in the rates [N, ...] of the layers on a batch."""
-        for name, rate in rates.items():
+    def add_fired(self, fired: dict[str, tuple[Tensor, int]], samples: int) -> None:
+        """Take in the mean rate and the number of neurons of the layers on a batch."""
+        for name, (mean, neurons) in fired.items():
             # A tensor where the network is, so that counting waits for no GPU.
-            self.fired[name] = self.fired[name] + rate.float().mean() * len(rate)
-            self.neurons[name] = rate[0].numel()
+            self.fired[name] = self.fired[name] + mean * samples
+            self.neurons[name] = neurons
 
     def state(self) -> _State:
         """As plain values, for another process."""

@@ -65,3 +65,8 @@ def _channels(network: Network, layers: dict[str, LIF], example: Tensor | None) 
             found = f"has {sorted(seen[name])} channels at its uses" if seen[name] else "is not used"
             raise InvalidArgument(f"the neurons {name} cannot learn per channel: that layer {found}; learn per layer")
     return {name: next(iter(numbers)) for name, numbers in seen.items()}
+
+
+def neurons_learn(network: nn.Module) -> bool:
+    """Whether a neuron of the network has a parameter."""
+    return any(isinstance(module, LIF) and list(module.parameters()) for module in network.modules())

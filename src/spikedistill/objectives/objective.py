@@ -43,6 +43,7 @@ class Needs:
         teacher_features: submodules of the teachers whose outputs shall be in their `features`.
         teacher_gradients: whether the teachers' logits shall have gradient to those features (not beyond them).
         neurons: whether it looks at `output.neurons`, the rates of all neurons.
+        branches: whether it has no effect on a network without branches.
 
     Of submodules, "first" and "last" are the first and the last of the network's stages.
     """
@@ -54,6 +55,7 @@ class Needs:
     teacher_features: tuple[str, ...] = ()
     teacher_gradients: bool = False
     neurons: bool = False
+    branches: bool = False
 
 
 class Objective:

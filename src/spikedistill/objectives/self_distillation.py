@@ -67,13 +67,20 @@ class SelfDistillationLoss(Objective):
             )
         if self.weighting is not None:
             choose("weighting", self.weighting, WEIGHTINGS)
+            if self.teacher == "deepest":
+                raise InvalidArgument("weighting has no effect with the deepest head as the only teacher; leave it out")
+        if self.fallback is not None and self.teacher != "reliable":
+            raise InvalidArgument(
+                f"with the teacher {self.teacher} every sample has one; a fallback is for the reliable teacher"
+            )
         if not self.temperature > 0:
             raise InvalidArgument(f"temperature is {self.temperature}; expected a number above 0")
         if not 0 <= self.label_smoothing < 1:
             raise InvalidArgument(f"label_smoothing is {self.label_smoothing}; expected 0 or more, and less than 1")
 
     def needs(self) -> Needs:
-        return Needs(teachers=() if self.fallback in (None, LABEL) else (self.fallback,))
+        heads = self.weighting is not None or self.others_only or self.fallback is not None
+        return Needs(teachers=() if self.fallback in (None, LABEL) else (self.fallback,), branches=heads)
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
         """
@@ -140,7 +147,8 @@ class SelfDistillationLoss(Objective):
             return F.log_softmax(batch.teachers[str(self.fallback)].logits.to(logits.dtype) / tau, dim=-1)
         mean = (logits / tau).softmax(-1).mean(0)
         label = F.one_hot(classes, logits.shape[-1]).to(mean.dtype)
-        return torch.lerp(mean, label, LABEL_SHARE).log()
+        # a probability that is 0 in float32 shall give 0, not NaN
+        return torch.lerp(mean, label, LABEL_SHARE).clamp(min=torch.finfo(mean.dtype).tiny).log()
 
 
 LABEL = "label"

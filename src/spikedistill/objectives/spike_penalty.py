@@ -8,6 +8,7 @@ import torch
 
 from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument
+from spikedistill.machine.processes import mean_over_processes
 from spikedistill.objectives.objective import Needs, Objective, Terms
 
 
@@ -44,5 +45,7 @@ class SpikePenalty(Objective):
         rates = list(output.neurons.values())
         fired = torch.stack([rate.float().sum() for rate in rates]).sum()
         mean = fired / sum(rate.numel() for rate in rates)
-        loss = (mean - self.target).clamp(min=0)
+        # above or below is a matter of all processes, or their gradients would not be those of one
+        above = mean_over_processes(mean.detach()) > self.target
+        loss = above * (mean - self.target)
         return Terms(self.weight * loss, {"spike_penalty": loss.detach(), "mean_rate": mean.detach()})

@@ -208,9 +208,11 @@ def _refuse_equal_seeds(records: list[Record]) -> None:
 
 CHOICES = ("objectives.", "model.", "rule.", "task.")
 """Groups in which a field that is missing means another choice, and not another version."""
-ADDED = ("learned.", "data.augmentation.", "phases.")
+ADDED = ("learned.", "data.augmentation.", "phases.", "init_fit")
 """Groups that grow with the versions; what a version does not know is off in it."""
 OFF = (None, 0, False, "")
+ON = {"phases.branches": True}
+"""Fields for which a version that does not know them stood on."""
 
 
 def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
@@ -219,7 +221,8 @@ def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
         if group in CHOICES and not (ours and theirs):  # one of the two names its choices otherwise
             continue
         # a field of one of them only says nothing where it is off
-        if any({**others, **settings}[name] not in OFF for name in ours ^ theirs):
+        both = {**others, **settings}
+        if any(both[name] not in OFF and both[name] != ON.get(name, ...) for name in ours ^ theirs):
             return False
     return all(value == others[name] for name, value in settings.items() if name in others)
 

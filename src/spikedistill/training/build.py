@@ -12,17 +12,16 @@ from torch import nn
 from spikedistill.core.network import Network
 from spikedistill.data import Samples
 from spikedistill.data.samples import is_over_time, refuse_other_input
-from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.errors import DataError, InvalidArgument, SpikedistillError
 from spikedistill.models import MODELS
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.training.checkpoints import apply_state, load_weights
-from spikedistill.training.hub import HUB
 from spikedistill.training.learner import SelfDistillation
-from spikedistill.training.networks import as_spiking, build_network, builder_of, check_head, fed_with, is_imported
+from spikedistill.training.networks import as_spiking, build_network, builder_of, check_head, fed_with, is_function
 from spikedistill.training.recipe import Recipe
-from spikedistill.training.recipe_parsing import Trust
 from spikedistill.training.teachers import FrozenTeacher
 from spikedistill.training.trained import Trained, load
+from spikedistill.training.trust import Trust
 
 
 def example_of(data: Samples) -> torch.Tensor:
@@ -112,16 +111,24 @@ def _teachers(recipe: Recipe, data: Samples, trust: Trust, given: Given) -> dict
 
 def _found(name: str, trust: Trust) -> nn.Module | Trained:
     """The teacher behind a name in a recipe."""
-    if is_imported(name) and not name.startswith(HUB):
+    if not is_function(name):
+        return load(name, trust=trust)
+    try:
         return builder_of(name)()
-    return load(name, trust=trust)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, SpikedistillError):
+            raise
+        raise InvalidArgument(
+            f"the teacher {name} could not be built: {error}; it must be a function without arguments that gives a "
+            "trained network"
+        ) from error
 
 
 def _frozen(name: str, teacher: nn.Module | Trained | FrozenTeacher, data: Samples) -> FrozenTeacher:
     if isinstance(teacher, FrozenTeacher):
         return teacher
     if not isinstance(teacher, Trained):
-        return FrozenTeacher(teacher)
+        return FrozenTeacher(teacher, name=name)
     learned, ours = teacher.config["targets"], dict(data.targets.description())
     if dict(learned) != ours:
         raise InvalidArgument(
@@ -134,7 +141,7 @@ def _frozen(name: str, teacher: nn.Module | Trained | FrozenTeacher, data: Sampl
         raise InvalidArgument(
             f"the teacher {name} was fed otherwise: {error}. Train a teacher on samples prepared as these are"
         ) from error
-    return FrozenTeacher(teacher.network, teacher.timesteps, teacher.config["precision"])
+    return FrozenTeacher(teacher.network, teacher.timesteps, teacher.config["precision"], name)
 
 
 def _shown(description: object) -> str:

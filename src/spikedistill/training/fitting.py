@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spikedistill.core.dual import Dual
 from spikedistill.core.learning import Rate
 from spikedistill.core.lif import LIF
-from spikedistill.core.modules import evaluating, watching
+from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network, firing
 from spikedistill.core.rate_twin import mean_response
 from spikedistill.core.signal import Flow
@@ -69,7 +69,7 @@ def fit_to_spikes(network: Network, batches: Sequence[Tensor], timesteps: int) -
     batch norms are taken anew on spikes. Currents that come from elsewhere (a shortcut's rates) are left as they are.
 
     Args:
-        batches: training inputs [N, ...]; some hundred samples are enough.
+        batches: training inputs [N, ...], or [T, N, ...]; some hundred samples are enough.
 
     Raises:
         InvalidArgument: no batch, or no neuron behind a batch norm.
@@ -79,7 +79,9 @@ def fit_to_spikes(network: Network, batches: Sequence[Tensor], timesteps: int) -
     with evaluating(network):
         activations = _activations(network, batches[0])
         # one scale for all layers: what a shortcut carries past a layer is in the units of another
-        top = torch.stack([values.float()[:SEEN].quantile(SHARE) for values in activations.values()]).mean()
+        if not activations:
+            raise InvalidArgument("this network has no LIF neurons, so there is nothing to fit")
+        top = torch.stack([_some(values).quantile(SHARE) for values in activations.values()]).mean()
     _retake_statistics(network, batches, timesteps)
     before = _correlation(network, batches[0], timesteps, activations)
     as_it_was = {name: value.clone() for name, value in network.state_dict().items()}
@@ -88,7 +90,7 @@ def fit_to_spikes(network: Network, batches: Sequence[Tensor], timesteps: int) -
     if not fitted:
         raise InvalidArgument(
             "no neuron of this network stands behind a batch norm, which could take in the scale; start from the "
-            "weights as they are, without init.fit"
+            "weights as they are, without init_fit"
         )
     _retake_statistics(network, batches, timesteps)
     after = _correlation(network, batches[0], timesteps, activations)
@@ -100,15 +102,15 @@ def fit_to_spikes(network: Network, batches: Sequence[Tensor], timesteps: int) -
 
 
 def _activations(network: Network, inputs: Tensor) -> dict[str, Tensor]:
-    """What the neurons' ReLUs give in the ANN twin, flat, by name."""
-    found: dict[str, Tensor] = {}
-
-    def look(name: str, _module: nn.Module, output: Tensor) -> None:
-        found[name] = output.flatten()
-
-    with watching({name: m for name, m in network.body.named_modules() if isinstance(m, LIF)}, look):
+    """What the neurons' ReLUs give in the ANN twin, flat, by name; each use of a layer apart, as in `firing`."""
+    with firing(network.body, take=torch.flatten, twin=True) as found:
         network(inputs, timesteps=None)
-    return found
+    return dict(found)
+
+
+def _some(values: Tensor) -> Tensor:
+    """Of all samples alike."""
+    return values.float()[:: max(1, len(values) // SEEN)]
 
 
 def _correlation(network: Network, inputs: Tensor, timesteps: int, activations: dict[str, Tensor]) -> float:
@@ -151,12 +153,12 @@ def _rescale(network: Network, inputs: Tensor, timesteps: int, scale: float, off
 
         return hook
 
-    over_time = inputs.unsqueeze(0).expand(timesteps, *inputs.shape)
+    steps = inputs if network.is_over_time(inputs) else inputs.unsqueeze(0).expand(timesteps, *inputs.shape)
     with _training(network), contextlib.ExitStack() as stack:
         for name, module in network.body.named_modules():
             if isinstance(module, LIF):
                 stack.callback(module.register_forward_pre_hook(before(name)).remove)
-        network.propagate(Rate(timesteps).encode(over_time, over_time=True))
+        network.propagate(Rate(timesteps).encode(steps, over_time=True))
     return done
 
 
@@ -169,7 +171,7 @@ def _retake_statistics(network: Network, batches: Sequence[Tensor], timesteps: i
         norm.momentum = None  # a cumulative mean
     with _training(network):
         for inputs in batches:
-            network.propagate(Rate(timesteps).encode(inputs))
+            network.propagate(Rate(timesteps).encode(inputs, over_time=network.is_over_time(inputs)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -91,6 +91,11 @@ class SelfDistillation(NetworkWrapper):
         shapes = _DryRun(self.network, self._features, example)
         for name in self._teachers:  # what does not fit is said now, and not after the first batch was read
             self._answer(name, shapes)
+        if not taps and any(n.branches for n in needs):
+            raise InvalidArgument(
+                "an objective wants several heads to teach each other, and there are no branches; leave out weighting, "
+                "others_only and fallback of self_distillation, or train with branches"
+            )
         if taps:
             self.branches = _make_branches(self.network, taps, branch_block, shapes())
         for name, objective in self.objectives.items():
@@ -159,7 +164,8 @@ class SelfDistillation(NetworkWrapper):
         if inputs is None and self._needs_inputs:
             raise InvalidArgument("an objective needs the images too: loss(output, targets, images)")
         images = torch.empty(0) if inputs is None else inputs
-        answers = {name: teacher(images) for name, teacher in self._teachers.items()}
+        over_time = bool(self._teachers) and self.network.is_over_time(images)
+        answers = {name: teacher(images, over_time) for name, teacher in self._teachers.items()}
         batch = Batch(images, targets, answers)
         total, parts = 0.0, {}
         for name, objective in self.objectives.items():
@@ -217,7 +223,7 @@ def _frozen(teachers: Mapping[str, nn.Module | FrozenTeacher], needs: list[Needs
             "teachers={name: network}"
         )
     frozen = {
-        name: teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher)
+        name: teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher, name=name)
         for name, teacher in teachers.items()
     }
     return {name: each.asked(need for need in needs if name in need.teachers) for name, each in frozen.items()}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network
+from spikedistill.data.dataset import HUB
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.machine.modules import import_here
 from spikedistill.models import MODELS
@@ -32,6 +33,11 @@ Builder = Callable[..., nn.Module]
 def is_imported(name: str) -> bool:
     """Whether a model is "package.module:function" and not a row of ours."""
     return ":" in name
+
+
+def is_function(teacher: str) -> bool:
+    """Whether a teacher is "package.module:function", and not the folder of a run or a name of the hub."""
+    return is_imported(teacher) and not teacher.startswith(HUB) and not Path(teacher).is_dir()
 
 
 def builder_of(name: str) -> Builder:

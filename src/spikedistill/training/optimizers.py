@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from spikedistill.core.lif import LIF
 from spikedistill.core.network import NetworkWrapper
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 
@@ -140,11 +141,13 @@ def decay_groups(modules: Iterable[nn.Module], weight_decay: float, decayed: str
 
 def make_optimizer(learner: NetworkWrapper, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer of all parameters of a learner, with its branches and adapters."""
+    # Neurons that learn and branches are groups of their own: fused steps want all of a group to have a momentum or
+    # none of it, and these two may begin later (phases.py).
     network = dict.fromkeys(learner.network.modules())  # in their order
+    neurons = [module for module in network if isinstance(module, LIF)]
+    layers = [module for module in network if not isinstance(module, LIF)]
     rest = [module for module in learner.modules() if module not in network]
-    # Branches are groups of their own: fused steps want all of a group to have a momentum or none of it, and branches
-    # may begin later (phases.py).
-    made = [decay_groups(modules, settings.weight_decay, settings.decayed) for modules in (network, rest)]
+    made = [decay_groups(modules, settings.weight_decay, settings.decayed) for modules in (layers, neurons, rest)]
     return settings.make([group for groups in made for group in groups if group["params"]])
 
 

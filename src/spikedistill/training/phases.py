@@ -102,6 +102,8 @@ class Phases:
                 f"phases.ann and phases.rate_twin take {before} of {self.epochs} epochs; leave at least one for the "
                 "recipe's rule (--optimizer.epochs counts all of them), or train a twin alone: --rule ann"
             )
+        if self.settings.rate_twin and isinstance(self.rule, RateTwin):
+            raise InvalidArgument("the rule is the rate twin already; leave out phases.rate_twin, or change --rule")
         if self.rule.timesteps is None and self.settings != PhaseSettings():
             raise InvalidArgument("the ANN twin has no spikes, so its training has no phases; choose another --rule")
 

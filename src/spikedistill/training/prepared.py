@@ -12,24 +12,26 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.kernels import Kernels
+from spikedistill.core.learning import RateTwin
 from spikedistill.data import Splits
+from spikedistill.data.batches import generator_for
 from spikedistill.data.samples import is_over_time
 from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.processes import Process, from_all_processes
+from spikedistill.models.learning_neurons import neurons_learn
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
-from spikedistill.training.checkpoints import apply_state, load_checkpoint
+from spikedistill.training.checkpoints import apply_state, load_checkpoint, load_weights
 from spikedistill.training.fitting import Fit, fit_to_spikes
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session, not_finite
-from spikedistill.training.networks import is_imported
 from spikedistill.training.optimizers import make_optimizer, restore_optimizer
 from spikedistill.training.phases import Phases
 from spikedistill.training.precision import choose_precision
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_files import RESUMABLE
-from spikedistill.training.recipe_parsing import Trust
 from spikedistill.training.recipe_values import changed_fields, flat_values
+from spikedistill.training.trust import Trust, imports_of
 from spikedistill.training.tuning import choose_kernels
 
 CHECKPOINT = "checkpoint.pt"
@@ -69,7 +71,7 @@ class Run:
         given = ["network=..."] * (self.network is not None) + ["data=..."] * self.own_data
         given += ["teachers=..."] * bool(self.teachers)
         if not given:
-            trust = " --trust" if is_imported(self.recipe.model.name) else ""
+            trust = " --trust" if imports_of(self.recipe) else ""
             return f"spikedistill train --resume {self.folder}{trust}"
         return f"spikedistill.resume({str(self.folder)!r}, {', '.join(given)}) in Python"
 
@@ -99,6 +101,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None, init_fit=False)
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
     _refuse_other_steps(run)
+    _refuse_learned_twin(run, learner)
     fit = _fitted(run, learner) if state is None else None
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
@@ -119,12 +122,24 @@ def prepare(run: Run, resume: bool) -> Prepared:
 
 
 def _fitted(run: Run, learner: SelfDistillation) -> Fit | None:
-    """The weights of `init` fitted to spikes on the first training samples, where the recipe wants that."""
+    """The weights of `init` fitted to spikes on some training samples, where the recipe wants that.
+
+    Raises:
+        InvalidArgument: they are of a spiking network.
+    """
     if not run.recipe.init_fit:
         return None
     assert run.recipe.timesteps is not None
-    rows = torch.arange(min(len(run.splits.train), FIT_SAMPLES)).split(FIT_BATCH)
-    inputs = [run.splits.train.batch(index).inputs.to(run.device) for index in rows]
+    assert run.recipe.init is not None
+    of = load_weights(Path(run.recipe.init))[1].get("timesteps")
+    if of is not None:
+        raise InvalidArgument(
+            f"init_fit is for the weights of an ANN twin, and {run.recipe.init} was trained on spikes with T = {of}; "
+            "leave it out"
+        )
+    # drawn, for the rows of a folder are sorted by class
+    order = torch.randperm(len(run.splits.train), generator=generator_for(run.recipe.seed))[:FIT_SAMPLES]
+    inputs = [run.splits.train.batch(index).inputs.to(run.device) for index in order.split(FIT_BATCH)]
     return fit_to_spikes(learner.network, inputs, run.recipe.timesteps)
 
 
@@ -138,6 +153,16 @@ def _refuse_other_steps(run: Run) -> None:
         raise InvalidArgument(
             f"these samples have {len(inputs)} steps of their own, so T can neither be drawn nor grow; leave out "
             "phases.drawn and phases.growing"
+        )
+
+
+def _refuse_learned_twin(run: Run, learner: SelfDistillation) -> None:
+    """The rate twin has no rule for neurons that learn, and would say so only when its phase begins."""
+    twin = run.recipe.phases.rate_twin or isinstance(run.recipe.rule, RateTwin)
+    if twin and neurons_learn(learner.network):
+        raise InvalidArgument(
+            "the rate twin has no rule for neurons whose decay or threshold learns; begin with the ANN twin "
+            "(--phases.ann), or with constant neurons"
         )
 
 

@@ -12,8 +12,9 @@ from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.machine.files import write_text
 from spikedistill.machine.reading import ReadError, plain_yaml, text_of
 from spikedistill.training.recipe import Claim, Recipe
-from spikedistill.training.recipe_parsing import SHORT, Trust, pairs_of, recipe_of, recipe_with
+from spikedistill.training.recipe_parsing import SHORT, pairs_of, recipe_of, recipe_with
 from spikedistill.training.recipe_values import Values, changed_fields, flat_values, values_of
+from spikedistill.training.trust import Trust
 
 DEFAULT = "fashion-small"
 CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
@@ -93,12 +94,15 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, yaml.safe_dump(values_of(recipe), sort_keys=False, allow_unicode=True))
 
 
-def saved_recipe(folder: Path, trust: Trust = False, overrides: list[str] | None = None) -> Recipe:
+def saved_recipe(
+    folder: Path, trust: Trust = False, overrides: list[str] | None = None, *, teachers: bool = True
+) -> Recipe:
     """The recipe of a run's folder.
 
     Args:
         trust: whether a network of the user's own may be imported; a folder may come from anybody.
         overrides: command-line words for the fields in `RESUMABLE`.
+        teachers: whether imported teachers have to be trusted, too: not where nothing is trained.
 
     Raises:
         CheckpointError: not the folder of a run.
@@ -112,11 +116,11 @@ def saved_recipe(folder: Path, trust: Trust = False, overrides: list[str] | None
         values = _read_yaml(text_of(path), str(path))
     except ReadError as error:
         raise CheckpointError(str(error)) from error
-    recipe = recipe_of(values, str(path), trust)
+    recipe = recipe_of(values, str(path), trust, teachers)
     replaced = [(SHORT.get(key, key), value) for key, value in pairs_of(overrides or [])]
     for key, _ in replaced:
         if key not in RESUMABLE:
             raise InvalidArgument(
                 f"a run that goes on keeps its recipe; --{key} cannot be replaced any more, only {', '.join(RESUMABLE)}"
             )
-    return recipe_with(values, replaced, str(path), trust) if replaced else recipe
+    return recipe_with(values, replaced, str(path), trust, teachers) if replaced else recipe

@@ -19,10 +19,10 @@ from spikedistill.training.choices import (
     fields_of_choices,
     owner_of,
 )
-from spikedistill.training.hub import HUB
 from spikedistill.training.networks import NOT_OPTIONS, is_imported
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_values import Values
+from spikedistill.training.trust import Trust, check_trust, imports_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -34,32 +34,16 @@ MEANT = {"T": ["timesteps"], "lr_scheduler": ["optimizer.schedule"]}
 """Fields by what people type first."""
 
 
-Trust = bool | str
-"""Whether a model "package.module:function" may be imported, which runs its code: any, none, or the one so named."""
-
-
-def recipe_of(values: Values, source: str, trust: Trust = True) -> Recipe:
+def recipe_of(values: Values, source: str, trust: Trust = True, teachers: bool = True) -> Recipe:
     """A recipe of plain values, the inverse of `values_of`; what is left out has its default.
+
+    Args:
+        teachers: as `recipe_with`.
 
     Raises:
         InvalidArgument: an unknown field or a value that does not fit, or an import that is not trusted.
     """
-    return recipe_with(values, [], source, trust)
-
-
-def _check_trust(name: str, source: str, trust: Trust) -> None:
-    if is_imported(name) and trust is not True and trust != name:
-        raise InvalidArgument(
-            f"{source} builds a network by {name!r}, which would be imported, and so run. If you know that code, say "
-            "so: --trust (in Python trust=True)"
-        )
-
-
-def _imported_teachers(values: Values) -> list[str]:
-    """Teachers that are a function of the user's."""
-    fields = [fields for fields in values["objectives"].values() if isinstance(fields, dict)]
-    named = [str(each[key]) for each in fields for key in ("teacher", "fallback") if each.get(key)]
-    return [name for name in named if is_imported(name) and not name.startswith(HUB)]
+    return recipe_with(values, [], source, trust, teachers)
 
 
 def pairs_of(words: list[str]) -> Iterator[tuple[str, str]]:
@@ -99,21 +83,22 @@ _TAUGHT = {name for name, objective in OBJECTIVES.items() if issubclass(objectiv
 PLAIN = "distillation"
 
 
-def recipe_with(given: Values, overrides: list[tuple[str, str]], source: str, trust: Trust = True) -> Recipe:
+def recipe_with(
+    given: Values, overrides: list[tuple[str, str]], source: str, trust: Trust = True, teachers: bool = True
+) -> Recipe:
     """A recipe of plain values with fields replaced.
 
     Args:
         overrides: (field, value), fields by their full names.
         source: what to call the values in an error.
+        teachers: whether teachers have to be trusted, too: not where nothing is trained.
 
     Raises: as `recipe_of`.
     """
     known = known_fields()
     values = _grouped(given, source, known)
     # before anything is looked up by name, for looking up a model of the user's imports it
-    _check_trust(str(values["model"]["name"]), source, trust)
-    for name in _imported_teachers(values):
-        _check_trust(name, source, trust)
+    check_trust(str(values["model"]["name"]), source, trust)
     _check_names_of_choices(values)
     imported = is_imported(str(values["model"]["name"]))
     for key in _flatten(values):
@@ -129,7 +114,10 @@ def recipe_with(given: Values, overrides: list[tuple[str, str]], source: str, tr
     for key, value in words.items():
         if _is_group(key, {*known, *_own_fields(values)}):
             raise InvalidArgument(f"--{key} is a group of fields; replace one of them, as --{key}.FIELD, not {value!r}")
-    return _parsed(values, [f"--{key}={value}" for key, value in words.items()], source)
+    recipe = _parsed(values, [f"--{key}={value}" for key, value in words.items()], source)
+    for name in imports_of(recipe) if teachers else ():  # objectives say whom they ask; nothing of it is imported yet
+        check_trust(name, source, trust)
+    return recipe
 
 
 def _own_fields(values: Values) -> set[str]:

@@ -23,6 +23,7 @@ from spikedistill.machine.files import write_json
 from spikedistill.machine.output import say
 from spikedistill.machine.processes import Process, process_group
 from spikedistill.measure.evaluation import Evaluation
+from spikedistill.models.learning_neurons import neurons_learn
 from spikedistill.report import text
 from spikedistill.report.curves import draw_curves
 from spikedistill.report.display import Display, Silence
@@ -34,10 +35,10 @@ from spikedistill.training.networks import GIVEN
 from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, made_of, network_name, prepare
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
-from spikedistill.training.recipe_parsing import Trust
 from spikedistill.training.scoring import score
 from spikedistill.training.stopping import Stoppable, stop_signals
 from spikedistill.training.trained import describe_network
+from spikedistill.training.trust import Trust
 
 
 def train(
@@ -176,8 +177,9 @@ def _train(run: Run, resume: bool) -> Evaluation:
     _write_start(prepared, resume)
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
-        # in a phase without branches their parameters have no gradient, which must be looked for
-        unused = not run.recipe.phases.branches
+        # where a phase leaves branches or what neurons learn out, their gradients must be looked for
+        phases = run.recipe.phases
+        unused = phases.epochs > 0 and (not phases.branches or neurons_learn(session.learner.network))
         session.forward = nn.parallel.DistributedDataParallel(
             session.learner, device_ids=ids, find_unused_parameters=unused
         )

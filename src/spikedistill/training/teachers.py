@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from spikedistill.core.network import Network, NetworkWrapper, as_network, observed, rate
+from spikedistill.core.network import Network, NetworkWrapper, as_network, observed
 from spikedistill.core.output import Output
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
 from spikedistill.machine.device import autocast
@@ -24,22 +24,24 @@ class FrozenTeacher:
             called with the images.
         timesteps: T of a spiking teacher, None for an ANN.
         precision: "fp32" or "bf16".
+        name: what an error calls it.
 
     Raises:
-        InvalidArgument: weights that are not finite, or a network whose batch norm has never seen data: it was not
-            trained.
+        InvalidArgument: weights that are NaN, or batch norm that has never seen data: the network was not trained.
     """
 
-    def __init__(self, network: nn.Module, timesteps: int | None = None, precision: str = "fp32") -> None:
+    def __init__(
+        self, network: nn.Module, timesteps: int | None = None, precision: str = "fp32", name: str = ""
+    ) -> None:
+        called = f"the teacher {name}".rstrip()
         if not isinstance(network, nn.Module):
-            raise InvalidArgument(f"a teacher is a {type(network).__name__}; expected a trained network")
-        _refuse_untrained(network)
+            raise InvalidArgument(f"{called} is a {type(network).__name__}; expected a trained network")
+        _refuse_untrained(network, called)
         taken = as_network(network) if isinstance(network, NetworkWrapper) else network
         self._network = copy.deepcopy(taken).eval().requires_grad_(False)
         self._network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._timesteps, self._precision = timesteps, precision
-        self._features: dict[str, str] = {}
-        self._gradients = False
+        self._name, self._features, self._gradients = called, dict[str, str](), False
 
     def asked(self, needs: Iterable[Needs]) -> FrozenTeacher:
         """The same teacher, which also tells what these objectives want to know of it.
@@ -48,50 +50,64 @@ class FrozenTeacher:
             InvalidArgument: a submodule that it does not have, or gradients of a spiking teacher.
         """
         found = copy.copy(self)
-        body = self._body()
-        known = dict(body.named_modules())
+        found._features = {}
+        known = dict(self._body().named_modules())
         for need in needs:
             for name in need.teacher_features:
                 module = self._network.module_name(name) if isinstance(self._network, Network) else name
                 found._features[name] = choose("module of the teacher", module, known)
             found._gradients = found._gradients or need.teacher_gradients
         if found._gradients and self._timesteps is not None:
-            raise InvalidArgument("activation maps are of an ANN teacher, and this one spikes; take its ANN twin")
+            raise InvalidArgument(f"activation maps are of an ANN teacher, and {self._name} spikes; take an ANN twin")
         return found
 
     def _body(self) -> nn.Module:
         return self._network.body if isinstance(self._network, Network) else self._network
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Output:
-        """The teacher's output on inputs [N, ...], or [T, N, ...] of which an ANN sees the mean, in its own precision.
+    def __call__(self, inputs: Tensor, over_time: bool = False) -> Output:
+        """The teacher's output, in its own precision.
 
         Where an objective asked for gradients, its logits have them to its features, and to nothing before those.
+
+        Args:
+            inputs: [N, ...], or [T, N, ...] with `over_time`, of which an ANN sees the mean over the steps.
+
+        Raises:
+            InvalidArgument: it gives something else than one tensor.
         """
         network = self._network.to(inputs.device)
+        if over_time and self._timesteps is None:
+            inputs = inputs.mean(0)
         names = set(self._features.values())
         look = _cut(self._body(), names) if self._gradients else observed(self._body(), names)
         with autocast(self._precision, inputs.device), torch.set_grad_enabled(self._gradients), look as seen:
             if isinstance(network, Network):
                 logits = network(inputs, timesteps=self._timesteps).logits
             else:
-                logits = rate(network(inputs))
+                logits = network(inputs)
+        if not isinstance(logits, Tensor):
+            raise InvalidArgument(
+                f"{self._name} gives a {type(logits).__name__}; expected one tensor of logits. Wrap it in a module "
+                "whose forward gives just that"
+            )
         return Output(logits, {}, {name: seen[module] for name, module in self._features.items()})
 
 
 @contextlib.contextmanager
 def _cut(body: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """As `observed`, and what comes after these submodules has gradient to their outputs, as if they were inputs.
+    """As `observed`, and what comes after the first of these submodules has gradient to their outputs.
 
-    So only the layers behind them are differentiated, and nothing before is kept.
+    So only the layers behind it are differentiated, and nothing before is kept.
     """
     known = dict(body.named_modules())
     seen: dict[str, Tensor] = {}
 
     def hook_for(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            seen[name] = output.detach().requires_grad_()
-            return seen[name]
+            # behind another of them it has gradient already
+            seen[name] = output if output.requires_grad else output.detach().requires_grad_()
+            return seen[name].clone()  # the next layer may work in place
 
         return hook
 
@@ -103,16 +119,16 @@ def _cut(body: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _refuse_untrained(network: nn.Module) -> None:
+def _refuse_untrained(network: nn.Module, called: str) -> None:
     bad = [name for name, value in network.state_dict().items() if value.is_floating_point() and value.isnan().any()]
     if bad:
-        raise InvalidArgument(f"{len(bad)} weights of the teacher are NaN, first {bad[0]}; take another one")
+        raise InvalidArgument(f"{called}: {len(bad)} weights are NaN, first {bad[0]}; take another one")
     # by the statistics, and not by how many batches were counted: weights of older files say 0
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     means = [norm.running_mean for norm in norms if norm.running_mean is not None]
     if means and not any(mean.any() for mean in means):
         raise InvalidArgument(
-            "the teacher was never trained: its batch norm has not seen a batch. Load its weights before (of timm or "
+            f"{called} was never trained: its batch norm has not seen a batch. Load its weights before (of timm or "
             "torchvision: pretrained ones for these classes), or train one: --rule ann"
         )
 
@@ -133,7 +149,8 @@ def answer(teacher: FrozenTeacher, name: str, example: Tensor, outputs: torch.Si
             raise
         raise InvalidArgument(
             f"the teacher {name} cannot be fed with samples {list(example.shape[1:])} ({error}); it must take what the "
-            "network takes: wrap it in a module that resizes and normalises as it was trained"
+            "network takes: wrap it in a module that resizes and normalises as it was trained. (If you feed others "
+            "than these, pass example= one batch to the learner)"
         ) from error
     if found.logits.shape[1:] != outputs[1:]:
         raise InvalidArgument(

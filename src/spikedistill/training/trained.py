@@ -29,8 +29,9 @@ from spikedistill.training.config import FORMAT, check_config
 from spikedistill.training.hub import HUB, fetched, hugging_face, model_card
 from spikedistill.training.networks import as_spiking, build_network, fed_with
 from spikedistill.training.recipe import Recipe
-from spikedistill.training.recipe_parsing import Trust, recipe_of
+from spikedistill.training.recipe_parsing import recipe_of
 from spikedistill.training.recipe_values import values_of
+from spikedistill.training.trust import Trust
 
 
 def describe_network(recipe: Recipe, data: Samples) -> dict[str, Any]:

@@ -86,15 +86,9 @@ class Kernels:
         spikes, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape[1:]), neuron)
         return RateResponse(spikes.flatten(0, 1), rate, eligibility)
 
-    def constant_response(
-        self, current: Tensor, start: Tensor, timesteps: int, neuron: Neuron
-    ) -> tuple[Tensor, Tensor]:
-        """Rate and eligibility [N, C, ...] of neurons whose current [N, C, ...] is the same at all T steps.
-
-        Args:
-            start: u_0 [N, C, ...].
-        """
-        response = lif.rate_response(current.expand(timesteps, *current.shape), neuron, start)
+    def constant_response(self, current: Tensor, timesteps: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
+        """Rate and eligibility [N, C, ...] of neurons whose current [N, C, ...] is the same at all T steps."""
+        response = lif.rate_response(current.expand(timesteps, *current.shape), neuron)
         return response.rate.to(current.dtype), response.eligibility.to(current.dtype)
 
     def curve_response(self, current: Tensor, curve: Curve, timesteps: int) -> tuple[Tensor, Tensor]:

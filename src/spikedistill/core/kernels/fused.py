@@ -91,8 +91,8 @@ def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuro
 
 @functools.cache
 def _fused_constant_response(timesteps: int, neuron: Neuron) -> Callable[..., Tensors]:
-    def sweep(current: Tensor, start: Tensor) -> Tensors:  # [N, L, C]
-        _, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape), neuron, start)
+    def sweep(current: Tensor) -> Tensors:  # [N, L, C]
+        _, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape), neuron)
         return rate.to(current.dtype), eligibility.to(current.dtype)
 
     return _variant(sweep)
@@ -226,12 +226,10 @@ class Fused(Kernels):
         response = _fused_rate_response(len(terms), like is not None, timesteps, neuron)(*tensors)
         return RateResponse(*(_unlanes(lanes, shape) for lanes in response))
 
-    def constant_response(
-        self, current: Tensor, start: Tensor, timesteps: int, neuron: Neuron
-    ) -> tuple[Tensor, Tensor]:
+    def constant_response(self, current: Tensor, timesteps: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         if current.shape[0] == 1:
-            return super().constant_response(current, start, timesteps, neuron)
-        rate, eligibility = _fused_constant_response(timesteps, neuron)(_lanes(current), _lanes(start))
+            return super().constant_response(current, timesteps, neuron)
+        rate, eligibility = _fused_constant_response(timesteps, neuron)(_lanes(current))
         return _unlanes(rate, current.shape), _unlanes(eligibility, current.shape)
 
     def curve_response(self, current: Tensor, curve: Curve, timesteps: int) -> tuple[Tensor, Tensor]:

@@ -49,9 +49,6 @@ class Curve(NamedTuple):
     first: float
     step: float
 
-    def to(self, device: torch.device) -> Curve:
-        return self._replace(rate=self.rate.to(device), eligibility=self.eligibility.to(device))
-
     def at(self, current: Tensor, uniform: Tensor, timesteps: int) -> tuple[Tensor, Tensor]:
         """Rate and eligibility at mean currents; the rate rounded up or down to one of T + 1, so that its mean stays.
 
@@ -59,8 +56,10 @@ class Curve(NamedTuple):
             uniform: random numbers from 0 to 1, as many.
         """
         knot = ((current.to(uniform.dtype) - self.first) / self.step).round()
-        index = knot.clamp(0, len(self.rate) - 1).long()
-        rate = (self.rate[index] * timesteps + uniform).floor() / timesteps
+        # of a current that is no number any knot: its gradient is none either, which training looks at
+        index = knot.nan_to_num(0.0).clamp(0, len(self.rate) - 1).long()
+        # a uniform number a hair below 1 would round a full rate up
+        rate = (self.rate[index] * timesteps + uniform).floor().clamp(max=timesteps) / timesteps
         return rate.to(current.dtype), self.eligibility[index].to(current.dtype)
 
 

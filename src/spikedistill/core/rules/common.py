@@ -138,7 +138,8 @@ def on_each_path(
         UnsupportedOperation: the function mixed or moved the samples.
     """
     _, (args, kwargs) = unify((args, kwargs))
-    signal = signals_in((args, kwargs))[0]  # all are of one kind now
+    # All are of one kind now. Where one of static signals stands for what changes over time, so does the result.
+    signal = max(signals_in((args, kwargs)), key=lambda each: each.context.fluctuating)
     if not isinstance(signal, Dual):  # one tensor only, with ordinary autograd
         take = rate_of if isinstance(signal, Static) else values_of
         return _plain_result(signal, function, function(*tensors_of(args, take), **tensors_of(kwargs, take)))

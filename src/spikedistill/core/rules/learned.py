@@ -18,7 +18,7 @@ from spikedistill.core.trace import user_frame
 from spikedistill.errors import InvalidArgument
 
 LEAST_THRESHOLD = 0.01
-"""Above the reset value, and above 0: from there on a neuron fires without input."""
+"""Above the reset value, where the membrane starts, and 0: from there on a neuron fires without input."""
 
 
 class _Within(Function):
@@ -119,7 +119,9 @@ def learned_lif_rule(
         InvalidArgument: a decay or threshold for another number of channels.
     """
     decay = _bounded("decay", decay, x, 0.0, 1.0)
-    threshold = _bounded("threshold", threshold, x, max(0.0, neuron.reset_value) + LEAST_THRESHOLD, math.inf)
+    threshold = _bounded(
+        "threshold", threshold, x, max(0.0, neuron.reset_value, neuron.start) + LEAST_THRESHOLD, math.inf
+    )
     if isinstance(x, Dual) or (isinstance(x, Static) and x.kind is Dual):
         with torch.no_grad():
             found = x.kernels.learned_response(_current(x), neuron, decay, threshold)
