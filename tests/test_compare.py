@@ -51,8 +51,12 @@ def test_a_field_that_an_older_version_did_not_have_separates_only_where_it_is_o
     write_run(tmp_path / "learned-2", 0.5, 2, objectives={"self_distillation": new}, learned={"decay": "channel"})
     smooth = {"self_distillation": new | {"label_smoothing": 0.1}}
     write_run(tmp_path / "smooth-3", 0.5, 3, objectives=smooth)
-    rows = rows_of(find_runs([tmp_path / name for name in ("old-0", "off-1", "learned-2", "smooth-3")]))
-    assert [len(row.records) for row in rows] == [2, 1, 1]
+    write_run(tmp_path / "on-4", 0.5, 4, objectives={"self_distillation": new}, phases={"ann": 0, "branches": True})
+    write_run(tmp_path / "late-5", 0.5, 5, objectives={"self_distillation": new}, phases={"ann": 5, "branches": False})
+    write_run(tmp_path / "fit-6", 0.5, 6, objectives={"self_distillation": new}, init_fit=True)
+    names = ("old-0", "off-1", "learned-2", "smooth-3", "on-4", "late-5", "fit-6")
+    rows = rows_of(find_runs([tmp_path / name for name in names]))
+    assert [len(row.records) for row in rows] == [3, 1, 1, 1, 1]
 
 
 def test_the_folder_that_seeds_were_given_stands_for_them(tmp_path):

@@ -120,6 +120,24 @@ def test_where_no_head_is_right_the_label_or_a_teacher_network_steps_in():
     torch.testing.assert_close(loss(output([wrong, right])[0], taught)["soft"], by_hand)
 
 
+def test_a_label_that_the_heads_think_impossible_is_no_nan():
+    heads = [torch.tensor([[2000.0, 0.0, 0.0]])] * 2
+    terms = sd.SelfDistillationLoss(fallback="label")(output(heads)[0], batch(torch.tensor([1])))
+    assert torch.isfinite(terms["soft"])
+
+
+def test_what_has_no_effect_on_a_soft_loss_is_refused():
+    for fields, message in (
+        ({"teacher": "deepest", "weighting": "confidence"}, "weighting has no effect with the deepest head"),
+        ({"teacher": "mean", "fallback": "label"}, "with the teacher mean every sample has one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sd.SelfDistillationLoss(**fields)
+    loss, network = sd.SelfDistillationLoss(others_only=True), sd.create_model("vgg11", 3, width=2)
+    with pytest.raises(ValueError, match="wants several heads to teach each other, and there are no branches"):
+        sd.SelfDistillation(network, sd.Rate(2), branches=(), objectives=loss)
+
+
 def test_imagenet_weights():
     torch.manual_seed(0)
     heads, labels = [torch.randn(5, 3) for _ in range(3)], torch.tensor([0, 1, 2, 0, 1])

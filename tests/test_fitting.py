@@ -109,6 +109,23 @@ def test_a_norm_that_many_neurons_share_is_scaled_once_and_those_without_one_are
         fit_to_spikes(trained(), [], 4)
 
 
+def test_frames_and_neurons_that_are_used_twice():
+    network = trained(in_channels=3)
+    frames = [each.unsqueeze(0).expand(4, *each.shape) for each in batches()]
+    assert fit_to_spikes(network, frames, 4).fitted
+    shared = sd.LIF()
+    twice = sd.Network(
+        nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), shared),
+            *(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), shared),
+            *(nn.Flatten(), nn.Linear(8 * 14 * 14, 4)),
+        )
+    )
+    assert fit_to_spikes(twice, batches(), 4).before == pytest.approx(0.5, abs=0.5)
+    with pytest.raises(ValueError, match="this network has no LIF neurons"):
+        fit_to_spikes(sd.Network(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), sample_dims=3), batches(), 4)
+
+
 WORDS = ["--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows=0", "--model.width=2"]
 WORDS += ["--optimizer.epochs=1", "--precision=fp32", "--compile=off"]
 
@@ -122,6 +139,9 @@ def test_a_run_starts_from_fitted_weights(tmp_path, capsys):
     assert "layers fitted: currents times" in capsys.readouterr().err
     assert main(["train", "--resume", str(tmp_path / "snn")]) == 0  # finished; nothing is fitted again
     assert "layers fitted" not in capsys.readouterr().err
+    spiking = ["--init", str(tmp_path / "snn"), "--init_fit", "true"]
+    assert main(["train", *WORDS, *spiking, "--out", str(tmp_path / "no")]) == 1
+    assert "init_fit is for the weights of an ANN twin, and" in capsys.readouterr().err
     for words in (["--init_fit", "true"], [*start, "--rule", "ann"], [*start, "--phases.ann", "1"]):
         assert main(["train", *WORDS, "--optimizer.epochs=2", *words, "--out", str(tmp_path / "no")]) == 1
         assert "init_fit fits the weights of --init to spikes, and has no effect" in capsys.readouterr().err

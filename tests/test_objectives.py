@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.data import load
 from spikedistill.training.checkpoints import load_checkpoint
-from spikedistill.training.recipe_files import parse_recipe
+from spikedistill.training.prepared import Run
+from spikedistill.training.recipe_files import parse_recipe, saved_recipe
+from spikedistill.training.recipe_parsing import recipe_of
 
 IMAGES, LABELS = torch.randn(4, 3, 16, 16), torch.tensor([1, 2, 3, 4])
 
@@ -272,6 +275,38 @@ def test_a_teacher_may_be_a_function_and_is_imported_with_trust_only(tmp_path, m
     assert main(["train", "--resume", "runs/taught", "--trust"]) == 0
     assert main(["train", *WORDS, "--teacher", "their_teachers:nothing", "--out", "runs/no"]) == 1
     assert "has no function or class 'nothing'" in capsys.readouterr().err
+
+
+def test_seeds_go_on_with_a_teacher_that_was_named_just_now(tmp_path, monkeypatch, capsys):
+    (tmp_path / "their_teachers.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    words = ["train", *WORDS, "--teacher", "their_teachers:trained", "--seeds", "0", "1", "--out", "runs/taught"]
+    assert main(words) == 0
+    assert main(words) == 0
+    assert "taught-1 is finished already" in capsys.readouterr().err
+    # nothing of the teacher is needed to evaluate
+    assert main(["evaluate", "runs/taught-0"]) == 0
+    assert Run(
+        saved_recipe(Path("runs/taught-0"), True), Path("runs/x"), *[None] * 2, False, *[None] * 2
+    ).resume_by == ("spikedistill train --resume runs/x --trust")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guided(sd.SelfDistillationLoss):
+    """An objective with a teacher in a field of another name."""
+
+    guide: str = "none"
+
+    def needs(self):
+        return sd.Needs(teachers=(self.guide,))
+
+
+def test_whatever_an_objective_asks_for_is_imported_with_trust_only(monkeypatch):
+    monkeypatch.setitem(sd.OBJECTIVES, "guided", Guided)
+    values = {"objectives": {"guided": {"guide": "evil:net"}}}
+    with pytest.raises(ValueError, match="'evil:net', which would be imported, and so run"):
+        recipe_of(values, "a folder", trust=False)
+    assert recipe_of(values, "a file", trust=True).objectives["guided"].guide == "evil:net"
 
 
 def test_teachers_are_handed_over_in_python(tmp_path):

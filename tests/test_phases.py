@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -128,6 +129,16 @@ def test_a_run_in_phases_resumes_to_the_same_bits(first, tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
+def test_neurons_that_learn_begin_after_the_twin_and_have_no_rate_twin(tmp_path):
+    words = [*WORDS, "--learned.decay=layer", "--optimizer.epochs=2"]
+    sd.train(sd.load_recipe("fashion-small", [*words, "--phases.ann=1"]), tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").is_file()
+    with pytest.raises(ValueError, match="the rate twin has no rule for neurons whose decay or threshold learns"):
+        sd.train(sd.load_recipe("fashion-small", [*words, "--phases.rate_twin=1"]), tmp_path / "no")
+    with pytest.raises(ValueError, match="the rule is the rate twin already"):
+        phases(sd.RateTwin(4), rate_twin=2)
+
+
 # ---------------------------------------------------------------- the rate twin
 
 
@@ -169,6 +180,38 @@ def test_the_curve_is_the_mean_over_fluctuating_currents(neuron):
             membrane = membrane - neuron.threshold * fired if neuron.reset == "soft" else membrane * (1 - fired)
             spikes += float(fired.mean()) / 4
         assert float(curve.rate[knot]) == pytest.approx(spikes, abs=0.012)
+
+
+def test_a_current_that_is_no_number_and_a_random_number_next_to_one():
+    curve = mean_response(sd.Neuron(), 4, 0.3)
+    rate, _ = curve.at(torch.tensor([math.nan, 1e30, -1e30]), torch.full((3,), 1 - 2**-24), 4)
+    assert rate[1:].tolist() == [1.0, 0.0]
+    assert 0 <= float(rate[0]) <= 1
+
+
+def test_the_end_of_the_curve_is_reached_from_a_deep_reset():
+    curve = mean_response(sd.Neuron(reset="hard", reset_value=-5.0, decay=0.9), 4, 0.3)
+    assert float(curve.rate[-1]) > 0.95
+
+
+@pytest.mark.parametrize("shortcut_first", [True, False])
+def test_a_neuron_behind_a_shortcut_is_a_deeper_one(shortcut_first):
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = sd.LIF(), sd.LIF()
+
+        def forward(self, x):
+            y = self.first(x)
+            return self.second(x + y if shortcut_first else y + x)
+
+    body = Residual()
+    currents = torch.full(
+        (1, 1000), 0.45
+    )  # the first is silent: the second has 0.45, where a constant current is silent
+    assert twin_learner(sd.Network(body, sample_dims=1), sd.Rate(4))(currents).logits.sum() == 0
+    fired = twin_learner(sd.Network(body, sample_dims=1), sd.RateTwin(4))(currents).logits
+    assert fired.mean() == pytest.approx(0.055, abs=0.02)  # and a fluctuating one is not
 
 
 def test_rates_are_those_of_t_steps_and_keep_their_mean():

@@ -165,6 +165,57 @@ def test_a_real_teacher_is_differentiated_behind_its_features_only():
     assert set(terms.parts) == {"hard", "activation_maps", "distillation"}
 
 
+class InPlace(nn.Module):
+    """Two stages, with an operation in place behind each."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 6, 3)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.relu(self.two(self.relu(self.one(x)))).mean((2, 3)))
+
+
+def test_two_maps_of_one_teacher_and_operations_in_place():
+    maps = {
+        name: sd.ActivationMapDistillation(ANN, stage=stage, teacher_stage=of)
+        for name, stage, of in (("a", "first", "one"), ("b", "last", "two"))
+    }
+    network, teacher = sd.create_model("resnet18", 4, width=2), InPlace()
+    learner = sd.SelfDistillation(network, sd.Rate(2), branches=(), objectives=maps, teachers={ANN: teacher})
+    images = torch.randn(3, 3, 32, 32)
+    found = learner._teachers[ANN](images)
+    # the features are those before what works in place, and the gradient of both is autograd's
+    torch.testing.assert_close(found.features["one"].detach(), teacher.one(images).detach())
+    inputs = teacher.one(images).detach().requires_grad_()
+    two = teacher.two(inputs.relu())
+    logits = teacher.head(two.relu().mean((2, 3)))
+    torch.testing.assert_close(found.logits.detach(), logits.detach())
+    for name, features in (("one", inputs), ("two", two)):
+        expected = class_activation_map(features, logits, LABELS)
+        torch.testing.assert_close(class_activation_map(found.features[name], found.logits, LABELS), expected)
+    assert set(learner.loss(learner(images), LABELS, images).parts) == {"activation_maps", "b.activation_maps"}
+
+
+def test_a_plain_module_sees_the_mean_of_frames():
+    teacher = nn.Sequential(nn.Conv2d(2, 4, 16), nn.Flatten())
+    network = sd.create_model("resnet18", 4, in_channels=2, width=2)
+    example = torch.zeros(1, 2, 16, 16)
+    learner = sd.SelfDistillation(
+        network, sd.Rate(3), branches=(), objectives=sd.Distillation(ANN), teachers={ANN: teacher}, example=example
+    )
+    frames = torch.rand(3, 2, 2, 16, 16)
+    terms = learner.loss(learner(frames), torch.tensor([0, 1]), frames)
+    answer = sd.Output(teacher(frames.mean(0)), {}, {})
+    expected = sd.Distillation(ANN)(learner(frames), batch(answer, torch.tensor([0, 1])))
+    torch.testing.assert_close(terms["distillation"], expected["distillation"])
+    wrong = nn.Module()
+    wrong.forward = lambda x: {"logits": x}
+    with pytest.raises(ValueError, match="the teacher ann gives a dict; expected one tensor of logits"):
+        sd.SelfDistillation(network, sd.Rate(3), branches=(), objectives=sd.Distillation(ANN), teachers={ANN: wrong})
+
+
 def test_first_and_last_are_stages():
     learner = sd.SelfDistillation(
         sd.create_model("resnet18", 4, width=4),
