@@ -122,9 +122,9 @@ class BPTT(_OverTime):
 
 @dataclasses.dataclass(frozen=True)
 class RateTwin(_OverTime):
-    """The rate twin (method.md §2.8): what a network costs without time, with the neurons that it has over time.
+    """The rate twin (method.md §2.8): a network without time, with the neurons that it has over time.
 
-    It is a start for `Rate` or `BPTT`, and no end: its rates are those of constant currents.
+    It is a start for `Rate` or `BPTT`, and no end: currents fluctuate by a model, and not as they do.
 
     Args:
         timesteps: T ≥ 1.
