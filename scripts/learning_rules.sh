@@ -11,8 +11,8 @@
 set -euo pipefail
 table=$1 data=$2; shift 2
 case $table in
-  cifar10) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd nosoft rate bptt ann" ;;
-  cifar100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd nosoft rate bptt" ;;
+  cifar10) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd-divided nosoft-divided rate-divided bptt ann" ;;
+  cifar100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd-divided nosoft-divided rate-divided bptt" ;;
   tools) recipe="cifar10-foundation" seeds="0 1 2" kinds="sgd adamw smooth mixup ema" ;;
   two_stage) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd nosoft rate ann ann22 ann10-rate2 ann10-rate5 ann16-rate6 ann16-sd5" ;;
   two_stage100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd rate bptt ann20-rate6" ;;
@@ -25,18 +25,19 @@ declare -A options=(
   [rate]="--branches.enabled false"
   [bptt]="--rule bptt --branches.enabled false"
   [ann]="--rule ann --branches.enabled false"
-  [rate-all]="--branches.enabled false --optimizer.decayed all"
-  [sd-all]="--optimizer.decayed all"
-  [sd-eager]="--compile off"
-  [rate-eager]="--branches.enabled false --compile off"
-  [sd-bf16]="--precision bf16"
+  [rate-all]="--rule.loss_scale 1/T --branches.enabled false --optimizer.decayed all"
+  [sd-all]="--rule.loss_scale 1/T --optimizer.decayed all"
+  [sd-eager]="--rule.loss_scale 1/T --compile off"
+  [rate-eager]="--rule.loss_scale 1/T --branches.enabled false --compile off"
+  [sd-bf16]="--rule.loss_scale 1/T --precision bf16"
   [rate-divided]="--branches.enabled false --rule.loss_scale 1/T"
   [sd-divided]="--rule.loss_scale 1/T"
-  [sgd]=""
-  [adamw]="--optimizer adamw --optimizer.warmup_epochs 1 --optimizer.schedule_per step"
-  [smooth]="--objectives.self_distillation.label_smoothing 0.1"
-  [mixup]="--data.augmentation.mixup 0.2"
-  [ema]="--optimizer.ema 0.99"
+  [nosoft-divided]="--rule.loss_scale 1/T --objectives.self_distillation.teacher null"
+  [sgd]="--rule.loss_scale 1/T"
+  [adamw]="--rule.loss_scale 1/T --optimizer adamw --optimizer.warmup_epochs 1 --optimizer.schedule_per step"
+  [smooth]="--rule.loss_scale 1/T --objectives.self_distillation.label_smoothing 0.1"
+  [mixup]="--rule.loss_scale 1/T --data.augmentation.mixup 0.2"
+  [ema]="--rule.loss_scale 1/T --optimizer.ema 0.99"
   [ann22]="--rule ann --branches.enabled false --optimizer.epochs 22"
   [ann10-rate2]="--branches.enabled false --phases.ann 10 --optimizer.epochs 12"
   [ann10-rate5]="--branches.enabled false --phases.ann 10 --optimizer.epochs 15"

@@ -46,7 +46,9 @@ RULES = {
     "self-distillation": [],
     "rate-based alone": NO_BRANCHES,
     "BPTT": [*NO_BRANCHES, "--rule", "bptt"],
+    "ANN twin alone": [*NO_BRANCHES, "--rule", "ann"],
     "ANN twin with branches": ["--rule", "ann"],
+    "rate twin alone": [*NO_BRANCHES, "--rule", "rate_twin"],
     "rate twin with branches": ["--rule", "rate_twin"],
     "self-distillation with an ANN teacher": ["--teacher", "ann"],
     "rate-based alone with CKDSNN's losses": [

@@ -230,8 +230,9 @@ def _as_it_was(run: Run, state: dict[str, Any]) -> Run:
     ]
     if changed:
         raise CheckpointError(
-            f"{run.folder} was trained by another recipe: {'; '.join(changed[:4])}. A run that goes on keeps its "
-            f"recipe; to start another one from its weights: --init {run.folder}"
+            f"{run.folder} was trained by another recipe, or by another version that knew other fields: "
+            f"{'; '.join(changed[:4])}. A run that goes on keeps its recipe; to start another one from its weights: "
+            f"--init {run.folder}"
         )
     if processes != run.process.count:
         raise CheckpointError(
