@@ -83,10 +83,14 @@ def test_a_fit_that_does_not_help_is_taken_back():
 
 def test_a_norm_that_many_neurons_share_is_scaled_once_and_those_without_one_are_named():
     network = trained("preact_resnet18")
-    gamma = network.body.stem[1].weight.detach().clone()
+    stem, block = network.body.stem[1], network.body.layer1[0].bn2
+    gamma, beta, behind = (p.detach().clone() for p in (stem.weight, stem.bias, block.bias))
     with torch.no_grad():
         fitted = _rescale(network, batches(1)[0], 4, 0.5, 0.4)
-    torch.testing.assert_close(network.body.stem[1].weight.detach(), gamma / 2)
+    torch.testing.assert_close(stem.weight.detach(), gamma / 2)
+    # the offset comes along the stream: once with the stem, and not again with each block that adds to it
+    torch.testing.assert_close(stem.bias.detach(), beta / 2 + 0.4)
+    torch.testing.assert_close(block.bias.detach(), behind / 2)
     assert {"layer1.0.neuron1", "layer1.1.neuron1"} < set(fitted)
     assert "layer2.0.neuron1" not in fitted
     mixed = sd.Network(

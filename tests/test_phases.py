@@ -57,6 +57,7 @@ def test_drawn_steps_are_those_named_and_do_not_depend_on_what_came_before():
     counts = collections.Counter(rule.timesteps for rule in drawn.values())
     assert counts.keys() == {1, 2, 4}
     assert min(counts.values()) > 150  # of 600: a third each, and the binomial's spread is 12
+    assert {drawn[0, step].timesteps for step in range(60)} == {1, 2, 4}  # within an epoch, too
     divided = phases(sd.Rate(4, loss_scale="1/T"), drawn=[1, 2, 4])
     assert {divided.at(*at, 60).rule.scale for at in steps} == {1 / 4}  # one scale, whatever T was drawn
     assert all(found.at(*at, 60).rule == drawn[at] for at in reversed(steps))

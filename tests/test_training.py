@@ -354,6 +354,20 @@ def test_weight_decay_is_on_convolution_and_linear_weights_only():
     )
 
 
+def test_every_parameter_is_in_one_group_and_late_ones_have_their_own():
+    network = sd.create_model("resnet18", 10, width=2)
+    sd.learn_neurons(network, decay="layer")
+    learner = sd.SelfDistillation(network, sd.Rate(2))
+    groups = [{id(p) for p in group["params"]} for group in optimizers.make_optimizer(learner, SGD()).param_groups]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
+    for late in (
+        [p for m in network.modules() if isinstance(m, sd.LIF) for p in m.parameters()],
+        learner.branches.parameters(),
+    ):
+        ids = {id(p) for p in late}
+        assert all(group <= ids or not group & ids for group in groups)
+
+
 def test_cosine():
     per_epoch = SGD(epochs=10, lr=0.1, schedule_per="epoch")
     torch_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], 0.1), 10)
