@@ -22,6 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("learning_rules", ["sd", "nosoft", "rate", "bptt", "ann", "sd-all", "rate-all", "rate-unscaled"]),
         ("dvs", ["sd", "rate", "bptt"]),
         ("cifar100", ["sd", "nosoft", "rate", "bptt", "rate-unscaled"]),
+        ("two_stage", ["sd", "rate", "ann", "ann7-rate3", "ann10-rate2", "ann10-rate5", "ann16-rate6"]),
         ("tools", ["sgd", "smooth", "ema", "mixup", "adamw"]),
     ],
 )
