@@ -16,6 +16,7 @@ from torch import nn
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.data import load
+from spikedistill.machine.device import autocast
 from spikedistill.training.checkpoints import load_checkpoint
 from spikedistill.training.prepared import Run
 from spikedistill.training.recipe_files import parse_recipe, saved_recipe
@@ -325,7 +326,7 @@ def test_teachers_are_handed_over_in_python(tmp_path):
 
     splits = load(recipe.data, 4)
     images = splits.train.batch(torch.arange(3)).inputs
-    with torch.no_grad():
+    with torch.no_grad(), autocast(teacher.config["precision"], images.device):
         expected = teacher.network(images, timesteps=4).logits
     torch.testing.assert_close(_frozen("mine", teacher, splits.train)(images).logits, expected)
 
