@@ -8,22 +8,23 @@ from typing import Any
 
 from torch import nn
 
-Look = Callable[[str, nn.Module, Any], None]
-"""look(name, module, output), called after the module; an output is whatever the module returns."""
+Look = Callable[[str, nn.Module, Any], Any]
+"""look(name, module, output), called after the module; an output is whatever the module returns. What it gives, if not
+None, is handed on in the place of the output."""
 
 
 @contextlib.contextmanager
 def watching(modules: Mapping[str, nn.Module], look: Look) -> Iterator[None]:
     """Call `look(name, module, output)` after every call of the named modules, during the `with` block only.
 
-    A module that is used more than once is looked at each time. What is returned is not changed.
+    A module that is used more than once is looked at each time.
     """
 
     # A hook does not learn under which name it was registered, so each gets its own function. One that gives None
     # leaves the output as it is.
-    def hook_for(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, _inputs: object, output: object) -> None:
-            look(name, module, output)
+    def hook_for(name: str) -> Callable[[nn.Module, object, object], Any]:
+        def hook(module: nn.Module, _inputs: object, output: object) -> Any:
+            return look(name, module, output)
 
         return hook
 

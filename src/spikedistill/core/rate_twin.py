@@ -72,11 +72,14 @@ def _twin_lif(function: TorchFunction, x: Static, neuron: Neuron, *, noise: floa
     return Static(_Answer.apply(x.rate, rate, eligibility), x.kind, context)
 
 
+NO_LEARNED = (
+    "the rate twin has no rule for neurons whose decay or threshold learns; begin with the ANN twin (--phases.ann), or "
+    "with constant neurons"
+)
+
+
 def _refuse_learned(function: TorchFunction, *args: object) -> None:
-    raise UnsupportedOperation(
-        "the rate twin has no rule for neurons whose decay or threshold learns; begin with the ANN twin "
-        "(--phases.ann), or with constant neurons"
-    )
+    raise UnsupportedOperation(NO_LEARNED)
 
 
 def twin_rules(noise: float) -> dict[TorchFunction, Rule]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def make_learner(
     data: Samples,
     given: nn.Module | None = None,
     trust: Trust = False,
-    teachers: Given = types.MappingProxyType({}),
+    teachers: Given | None = None,
 ) -> SelfDistillation:
     """The learner of a recipe, or of a module of the user's, on the CPU, channels_last."""
     learner = SelfDistillation(
@@ -83,7 +82,7 @@ def make_learner(
         task=recipe.task,
         branch_block=recipe.branches.block,
         example=example_of(data),
-        teachers=_teachers(recipe, data, trust, teachers),
+        teachers=_teachers(recipe, data, trust, teachers or {}),
     )
     return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -1,7 +1,7 @@
 """From the weights of an ANN twin to those of a spiking network: currents brought to where the neurons answer.
 
 A ReLU answers from 0 on and without bound, a spiking neuron around its threshold and with at most one spike a step
-(method.md §6). Between the two stands an affine map of the current, which batch norm can take in.
+(method.md §2.8). Between the two stands an affine map of the current, which batch norm can take in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spikedistill.core.dual import Dual
-from spikedistill.core.learning import Rate
+from spikedistill.core.learning import Rate, RateTwin
 from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network, firing
@@ -24,8 +24,6 @@ from spikedistill.errors import InvalidArgument
 
 SHARE = 0.95
 """The share of a layer's activations that shall lie within the range of its rates."""
-FLUCTUATIONS = 0.3
-"""Standard deviation of currents over time, as in the rate twin."""
 SEEN = 200_000
 """Activations of a layer that are looked at."""
 
@@ -97,7 +95,7 @@ def fit_to_spikes(network: Network, batches: Sequence[Tensor], timesteps: int) -
     if after <= before:  # such a map does not suit this network
         network.load_state_dict(as_it_was)
         return Fit(1.0, 0.0, (), tuple(activations), before, before)
-    left = tuple(name for name in activations if name not in fitted)
+    left = tuple(name for name in activations if name.partition(" (use")[0] not in fitted)
     return Fit(scale, offset, tuple(fitted), left, before, after)
 
 
@@ -127,7 +125,7 @@ def _correlation(network: Network, inputs: Tensor, timesteps: int, activations: 
 def _middle(network: Network, timesteps: int) -> float:
     """The mean current at which a neuron fires at half of its steps."""
     neuron = next(m.neuron for m in network.modules() if isinstance(m, LIF))
-    curve = mean_response(neuron, timesteps, FLUCTUATIONS)
+    curve = mean_response(neuron, timesteps, RateTwin().noise)
     return curve.first + int((curve.rate >= 0.5).float().argmax()) * curve.step
 
 

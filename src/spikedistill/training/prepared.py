@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.kernels import Kernels
 from spikedistill.core.learning import RateTwin
+from spikedistill.core.rate_twin import NO_LEARNED
 from spikedistill.data import Splits
 from spikedistill.data.batches import generator_for
 from spikedistill.data.samples import is_over_time
@@ -160,10 +161,7 @@ def _refuse_learned_twin(run: Run, learner: SelfDistillation) -> None:
     """The rate twin has no rule for neurons that learn, and would say so only when its phase begins."""
     twin = run.recipe.phases.rate_twin or isinstance(run.recipe.rule, RateTwin)
     if twin and neurons_learn(learner.network):
-        raise InvalidArgument(
-            "the rate twin has no rule for neurons whose decay or threshold learns; begin with the ANN twin "
-            "(--phases.ann), or with constant neurons"
-        )
+        raise InvalidArgument(NO_LEARNED)
 
 
 def _precision(run: Run, learner: SelfDistillation) -> tuple[str, str]:

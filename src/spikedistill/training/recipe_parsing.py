@@ -61,7 +61,6 @@ def pairs_of(words: list[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-COMMAND_LINE = "the command line"
 TEACHER = "teacher"
 """Short for the field `teacher` of every objective that has a teacher network."""
 
@@ -107,7 +106,7 @@ def recipe_with(
     words = {}
     for key, value in _with_teacher(values, overrides):
         imported = imported or (key == "model.name" and is_imported(value))
-        _check_key(key, COMMAND_LINE, known, imported)
+        _check_key(key, "the command line", known, imported)
         if not _chosen(values, key, value):
             words[key] = value
     _check_fields_of_choices(values, [*_flatten(values), *words])
@@ -325,7 +324,7 @@ def _check_key(key: str, source: str, known: Mapping[str, Field], imported: bool
     if imported and key.startswith("model."):  # its own signature is looked at later
         return
     groups = {name.rsplit(".", depth)[0] for name in known for depth in (1, 2, 3) if name.count(".") >= depth}
-    if key in known or key in groups or key in SHORT or (key == TEACHER and source == COMMAND_LINE):
+    if key in known or key in groups or key in SHORT:
         return
     if key == "import":
         raise InvalidArgument("--import MODULE stands before the command: spikedistill --import my_rows train ...")

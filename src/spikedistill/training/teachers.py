@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from spikedistill.core.modules import watching
 from spikedistill.core.network import Network, NetworkWrapper, as_network, observed
 from spikedistill.core.output import Output
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
@@ -103,20 +104,13 @@ def _cut(body: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     known = dict(body.named_modules())
     seen: dict[str, Tensor] = {}
 
-    def hook_for(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            # behind another of them it has gradient already
-            seen[name] = output if output.requires_grad else output.detach().requires_grad_()
-            return seen[name].clone()  # the next layer may work in place
+    def cut(name: str, _module: nn.Module, output: Tensor) -> Tensor:
+        # behind another of them it has gradient already
+        seen[name] = output if output.requires_grad else output.detach().requires_grad_()
+        return seen[name].clone()  # the next layer may work in place
 
-        return hook
-
-    handles = [known[name].register_forward_hook(hook_for(name)) for name in names]
-    try:
+    with watching({name: known[name] for name in names}, cut):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _refuse_untrained(network: nn.Module, called: str) -> None:
@@ -161,6 +155,3 @@ def answer(teacher: FrozenTeacher, name: str, example: Tensor, outputs: torch.Si
     if not found.logits.isfinite().all():
         raise InvalidArgument(f"the teacher {name} answers with NaN or infinite logits; take another one")
     return found
-
-
-Teachers = Mapping[str, FrozenTeacher]

@@ -11,6 +11,14 @@ Trust = bool | str | frozenset[str]
 
 
 def check_trust(name: str, source: str, trust: Trust) -> None:
+    """
+    Args:
+        name: of a model or a teacher.
+        source: what names it.
+
+    Raises:
+        InvalidArgument: it would be imported, and is not trusted.
+    """
     trusted = trust if isinstance(trust, frozenset) else {trust}
     if is_imported(name) and trust is not True and name not in trusted:
         raise InvalidArgument(
