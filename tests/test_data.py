@@ -86,6 +86,22 @@ def test_augmentation_is_crop_then_flip_of_the_padded_picture():
     assert torch.equal(unchanged.parts[0], data.images)
 
 
+@pytest.mark.parametrize("augmentation", [Augmentation(crop=2, autoaugment=True, cutout=4), Augmentation(flip=True)])
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_batches_changed_together_are_those_changed_alone(augmentation, start, monkeypatch):
+    data, index = pictures(), torch.arange(6)
+    monkeypatch.setattr("spikedistill.data.batches.AT_ONCE", 13)  # two of the four batches
+    batches = Batches(data, 6, augmentation, seed=3, rank=1, processes=2)
+    made = list(batches.epoch(5, start))
+    assert len(made) == 4 - start
+    for k, batch in enumerate(made, start):
+        rows = batches.order(5)[6 * k : 6 * k + 6]
+        share = index[: len(rows)].tensor_split(2)[1]
+        alone = data.finish(data.read_changed(rows, share, augmentation, generator_for(3, 5, k, 1)))
+        assert torch.equal(batch.inputs, alone.inputs)
+        assert torch.equal(batch.targets, alone.targets)
+
+
 def test_cutout_is_a_square_clipped_at_the_edge():
     images = torch.ones(2, 1, 8, 8)
     out = cut_out(images, 4, torch.tensor([[4, 4], [0, 7]]))

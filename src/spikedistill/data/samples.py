@@ -5,8 +5,8 @@ Shapes: N samples of a batch, M samples of a data set, T time steps; images [N, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,20 @@ class Raw(NamedTuple):
 
     parts: tuple[Tensor, ...]
     targets: Any
+
+
+class Wanted(NamedTuple):
+    """Which samples of a batch are wanted, and where their random numbers come from.
+
+    Attributes:
+        index: the whole batch [N], of all processes.
+        share: positions in it that are wanted, of this process.
+        generator: of the batch.
+    """
+
+    index: Tensor
+    share: Tensor
+    generator: torch.Generator
 
 
 class Samples(Protocol):
@@ -87,6 +101,15 @@ class Samples(Protocol):
 
         "shape" is that of one sample at one step, as [C, H, W]; the others are the reader's own.
         """
+        ...
+
+
+@runtime_checkable
+class ManyAtOnce(Protocol):
+    """Samples of which several batches are changed at once in less time than one after the other."""
+
+    def read_changed_batches(self, wanted: Sequence[Wanted], augmentation: Augmentation) -> list[Raw]:
+        """What `read_changed` gives for each of them, bit by bit."""
         ...
 
 

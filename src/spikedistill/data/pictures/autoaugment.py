@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -130,6 +130,12 @@ class Policies:
     def draw(cls, count: int, generator: torch.Generator) -> Policies:
         number = torch.randint(len(SUB_POLICIES), (count,), generator=generator)
         return cls(number, torch.rand(count, 2, generator=generator), torch.rand(count, 2, generator=generator) < 0.5)
+
+    @classmethod
+    def joined(cls, policies: Sequence[Policies]) -> Policies:
+        number = torch.cat([each.number for each in policies])
+        chance = torch.cat([each.chance for each in policies])
+        return cls(number, chance, torch.cat([each.sign for each in policies]))
 
     def rows(self, index: Tensor) -> Policies:
         return Policies(self.number[index], self.chance[index], self.sign[index])

@@ -7,6 +7,7 @@ mean, which is zero only after normalisation, so its squares travel along and ar
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,14 @@ class Draw:
         centre = torch.rand(count, 2, generator=generator) * torch.tensor([height, width])
         policy = Policies.draw(count, generator)
         return cls(offset, flip if augmentation.flip else torch.zeros_like(flip), centre.long(), policy)
+
+    @classmethod
+    def joined(cls, draws: Sequence[Draw]) -> Draw:
+        """Those of several batches, one after the other."""
+        offset = torch.cat([draw.offset for draw in draws])
+        flip = torch.cat([draw.flip for draw in draws])
+        centre = torch.cat([draw.centre for draw in draws])
+        return cls(offset, flip, centre, Policies.joined([draw.policy for draw in draws]))
 
     def rows(self, index: Tensor) -> Draw:
         return Draw(self.offset[index], self.flip[index], self.centre[index], self.policy.rows(index))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.changes import Draw, changed, finished
-from spikedistill.data.samples import Raw, check_rows
+from spikedistill.data.samples import Raw, Wanted, check_rows
 from spikedistill.errors import DataError
 from spikedistill.tasks.task import Targets
 
@@ -68,12 +69,25 @@ class ImageSet:
 
     def read_changed(self, index: Tensor, share: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Raw:
         """uint8 [N, C, H, W]; with Cutout also the centres [N, 2] and the side of the squares."""
+        return self.read_changed_batches([Wanted(index, share, generator)], augmentation)[0]
+
+    def read_changed_batches(self, wanted: Sequence[Wanted], augmentation: Augmentation) -> list[Raw]:
+        """As `read_changed` for each; AutoAugment makes one call for all pictures that get the same change."""
         augmentation.only(IMAGE_CHANGES, "pictures in memory")
         height, width = self.images.shape[2:]
-        # Drawn on the CPU for the whole batch: the same numbers on every device and in every process.
-        draw = Draw.make(len(index), height, width, augmentation, generator).rows(share).to(self.device)
-        images = self.images[index[share].to(self.device)]
-        return Raw(changed(images, augmentation, draw), self.targets.batch(index[share]))
+        # Drawn on the CPU for whole batches: the same numbers on every device and in every process.
+        draws = [
+            Draw.make(len(index), height, width, augmentation, generator).rows(share)
+            for index, share, generator in wanted
+        ]
+        shares = [each.index[each.share] for each in wanted]
+        images = self.images[torch.cat(shares).to(self.device)]
+        images, *square = changed(images, augmentation, Draw.joined(draws).to(self.device))
+        sizes = [len(share) for share in shares]
+        parts = [(each,) for each in images.split(sizes)]
+        if square:  # a centre for each picture, and one side for all
+            parts = [(*part, centre, square[1]) for part, centre in zip(parts, square[0].split(sizes), strict=True)]
+        return [Raw(part, self.targets.batch(share)) for part, share in zip(parts, shares, strict=True)]
 
     def finish(self, raw: Raw) -> Batch:
         """Images float32 [N, C, H, W], normalised, and cut out where that was drawn."""
