@@ -23,10 +23,11 @@ import spikedistill as sd
 from spikedistill.data import load
 from spikedistill.machine.device import find_device
 from spikedistill.machine.processes import Process
-from spikedistill.training.loop import _Losses, _step
+from spikedistill.training.loop import _Losses, _take
 from spikedistill.training.prepared import Run, prepare
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.run import _batches
+from spikedistill.training.step import Step
 from spikedistill.training.teachers import FrozenTeacher
 
 SMOOTHING = ["--objectives.self_distillation.label_smoothing", "0.1"]
@@ -78,9 +79,9 @@ def trainers_step(root: str, words: list[str], width: int = 16) -> Callable[[], 
     session.learner.train()
     made = _batches(prepared.run).epoch(0)
     losses, meter = _Losses(session.progress), recipe.task.meter()
-    return lambda: _step(
-        session, next(made), recipe.optimizer, recipe.precision, losses, meter, session.phases.at(0, 0, 1)
-    )
+    step = Step(session.learner, session.forward, session.optimizer, recipe.optimizer, recipe.precision)
+    phase, lr = session.phases.at(0, 0, 1), recipe.optimizer.lr
+    return lambda: _take(session, step, next(made), phase, lr, losses, meter)
 
 
 def documented_step(root: str) -> Callable[[], None]:

@@ -25,6 +25,7 @@ from spikedistill.measure import evaluation
 from spikedistill.training import loop
 from spikedistill.training.optimizers import SGD, make_optimizer
 from spikedistill.training.phases import Phase, Phases, PhaseSettings
+from spikedistill.training.step import Step
 
 GPU = torch.device("cuda", 0)
 CLASSES = ("a", "b", "c")
@@ -141,7 +142,8 @@ def test_a_training_step_and_evaluation_stay_on_the_gpu(kind, rule, tmp_path, mo
         session = loop.Session(learner, phases, learner, optimizer, progress)
         assert session.device == GPU
         losses = loop._Losses(progress)
-        loop._step(session, batch, SGD(clip_norm=1.0, accumulate=2), "fp32", losses, meter, Phase(rule))
+        step = Step(learner, learner, optimizer, SGD(clip_norm=1.0, accumulate=2), "fp32")
+        loop._take(session, step, batch, Phase(rule), 0.1, losses, meter)
         for value in losses.pending[0][0].values():
             assert value.device == GPU
         assert meter.correct.device == GPU

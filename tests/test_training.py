@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import json
 import os
 import pickle
@@ -28,12 +27,10 @@ from spikedistill.data.events import FrameSet
 from spikedistill.errors import CheckpointError, Interrupted, NonFiniteLoss, WriteError
 from spikedistill.machine.device import find_device
 from spikedistill.machine.files import write_atomically
-from spikedistill.training import loop, optimizers
+from spikedistill.training import loop
 from spikedistill.training import prepared as prepared_module
 from spikedistill.training import run as run_module
 from spikedistill.training.checkpoints import before, load_checkpoint, save_checkpoint, save_weights
-from spikedistill.training.optimizers import SGD, AdamW
-from spikedistill.training.phases import Phases, PhaseSettings
 from spikedistill.training.recipe_files import load_recipe, saved_recipe
 from spikedistill.training.recipe_parsing import known_fields
 from spikedistill.training.run import resume, train
@@ -336,128 +333,6 @@ def test_evaluation_on_other_data_matches_classes_by_name(tmp_path, capsys):
 
 
 # ---------------------------------------------------------------- the parts
-
-
-def test_weight_decay_is_on_convolution_and_linear_weights_only():
-    learner = sd.SelfDistillation(sd.create_model("preact_resnet18", 10, width=2), sd.Rate(2))
-    decayed, rest = optimizers.decay_groups(learner.modules(), 5e-4)
-    ids = {id(p): name for name, p in learner.named_parameters()}
-    names = [{ids[id(p)] for p in group["params"]} for group in (decayed, rest)]
-    assert (decayed["weight_decay"], rest["weight_decay"]) == (5e-4, 0.0)
-    assert len(names[0]) + len(names[1]) == len(ids)
-    assert all(name.endswith("weight") for name in names[0])
-    layers = (torch.nn.Conv2d, torch.nn.Linear)
-    assert all(isinstance(learner.get_submodule(name.rpartition(".")[0]), layers) for name in names[0])
-    assert not any(
-        isinstance(learner.get_submodule(n.rpartition(".")[0]), torch.nn.Conv2d) and n.endswith("weight")
-        for n in names[1]
-    )
-
-
-def test_every_parameter_is_in_one_group_and_late_ones_have_their_own():
-    network = sd.create_model("resnet18", 10, width=2)
-    sd.learn_neurons(network, decay="layer")
-    learner = sd.SelfDistillation(network, sd.Rate(2))
-    groups = [{id(p) for p in group["params"]} for group in optimizers.make_optimizer(learner, SGD()).param_groups]
-    assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
-    for late in (
-        [p for m in network.modules() if isinstance(m, sd.LIF) for p in m.parameters()],
-        learner.branches.parameters(),
-    ):
-        ids = {id(p) for p in late}
-        assert all(group <= ids or not group & ids for group in groups)
-
-
-def test_cosine():
-    per_epoch = SGD(epochs=10, lr=0.1, schedule_per="epoch")
-    torch_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], 0.1), 10)
-    for epoch in range(10):
-        assert optimizers.learning_rate(per_epoch, epoch, 5, 7) == pytest.approx(torch_schedule.get_last_lr()[0])
-        torch_schedule.optimizer.step()
-        torch_schedule.step()
-    per_step = SGD(epochs=10, lr=0.1, schedule_per="step")
-    assert optimizers.learning_rate(per_step, 9, 7, 7) == pytest.approx(0, abs=1e-12)
-
-
-def test_warm_up_and_the_other_schedules():
-    warm = AdamW(epochs=10, lr=0.2, warmup_epochs=2, schedule="linear", schedule_per="step")
-    rates = [optimizers.learning_rate(warm, epoch, step, 5) for epoch in range(10) for step in range(5)]
-    assert rates[0] == pytest.approx(0.02)  # the first step already moves
-    assert rates[9] == pytest.approx(0.2)  # the last of the warm-up has the full rate
-    assert rates[10] == pytest.approx(0.2)
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert optimizers.learning_rate(warm, 9, 5, 5) == pytest.approx(0, abs=1e-12)
-    constant = SGD(epochs=10, lr=0.2, schedule="constant")
-    assert {optimizers.learning_rate(constant, epoch, 0, 5) for epoch in range(10)} == {0.2}
-    for fields, message in {
-        (("warmup_epochs", 10),): "expected 0 or more, and less than the 10 epochs",
-        (("schedule", "cosin"),): "did you mean cosine",
-        (("ema", 1.0),): "expected between 0 and 1",
-        (("accumulate", 0),): "accumulate is 0",
-        (("accumulate", 256),): "cannot be computed in 256 parts",
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            SGD(**dict(fields))
-
-
-def test_another_optimizer_is_one_word():
-    recipe = load_recipe("fashion-small", ["--optimizer", "adamw", "--optimizer.warmup_epochs", "1"])
-    assert isinstance(recipe.optimizer, AdamW)
-    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay) == (1e-3, 0.05)  # not SGD's
-    assert (recipe.optimizer.epochs, recipe.optimizer.batch_size) == (5, 64)  # these stay
-    with pytest.raises(ValueError, match="optimizer 'adamw' has no field 'momentum'"):
-        load_recipe("fashion-small", ["--optimizer", "adamw", "--optimizer.momentum", "0.9"])
-    made = optimizers.make_optimizer(
-        sd.SelfDistillation(torch.nn.Linear(2, 2), sd.Rate(2), branches=()), recipe.optimizer
-    )
-    assert isinstance(made, torch.optim.AdamW)
-
-
-def session_of(settings):
-    torch.manual_seed(0)
-    body = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), sd.LIF(threshold=0.3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
-    )
-    learner = sd.SelfDistillation(body.double(), sd.Rate(2), branches=())
-    average = prepared_module._average(learner, settings.ema)
-    made = optimizers.make_optimizer(learner, settings)
-    of_one = Phases(learner.rule, PhaseSettings(), settings.epochs, 0)
-    return loop.Session(learner, of_one, learner, made, loop.Progress(), average)
-
-
-def steps(session, settings, count=3, samples=6):
-    torch.manual_seed(1)
-    losses, meter = loop._Losses(session.progress), session.learner.task.meter()
-    for _ in range(count):
-        batch = sd.Batch(torch.randn(samples, 3, 8, 8, dtype=torch.float64), torch.arange(samples) % 5)
-        loop._step(session, batch, settings, "fp32", losses, meter, session.phases.at(0, 0, 1))
-    return {name: tensor.clone() for name, tensor in session.learner.network.state_dict().items()}
-
-
-@pytest.mark.parametrize("parts", [2, 3, 4, 6])
-def test_a_batch_in_parts_gives_the_step_of_the_whole(parts):
-    """Without batch norm, whose statistics are of a part."""
-    whole, apart = (SGD(lr=0.1, accumulate=count) for count in (1, parts))
-    expected, found = steps(session_of(whole), whole), steps(session_of(apart), apart)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
-
-
-def test_the_average_of_the_weights_is_what_is_evaluated():
-    settings = SGD(lr=0.1, ema=0.9)
-    session = session_of(settings)
-    plain, by_hand = session_of(settings), None
-    for k in range(4):
-        torch.manual_seed(k)
-        steps(session, settings, 1)
-        torch.manual_seed(k)
-        now = steps(plain, settings, 1)
-        decay = min(0.9, (1 + k) / (10 + k))  # k steps have been averaged
-        by_hand = now if by_hand is None else {n: decay * by_hand[n] + (1 - decay) * now[n] for n in now}
-    for name, tensor in session.network.state_dict().items():
-        torch.testing.assert_close(tensor, by_hand[name])
-        assert not torch.equal(tensor, session.learner.network.state_dict()[name])
-    assert set(session.state()["average"]) > set()
 
 
 def test_average_optimizer_and_parts_resume_to_the_same_bits(tmp_path, monkeypatch):

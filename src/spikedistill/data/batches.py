@@ -128,7 +128,7 @@ class _TrainingBatches(Dataset[Made]):
             if isinstance(data, ManyAtOnce):
                 made += data.read_changed_batches(wanted, augmentation)
             else:
-                made += [data.read_changed(*each[:2], augmentation, each.generator) for each in wanted]
+                made += [data.read_changed(each.index, each.share, augmentation, each.generator) for each in wanted]
         except SpikedistillError as error:  # a loader would bury it in a traceback
             made.append(error)
         return made

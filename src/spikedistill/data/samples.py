@@ -5,6 +5,7 @@ Shapes: N samples of a batch, M samples of a data set, T time steps; images [N, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -29,7 +30,8 @@ class Raw(NamedTuple):
     targets: Any
 
 
-class Wanted(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Wanted:
     """Which samples of a batch are wanted, and where their random numbers come from.
 
     Attributes:

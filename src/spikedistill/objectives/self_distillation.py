@@ -97,7 +97,7 @@ class SelfDistillationLoss(Objective):
         # Logarithms of bf16 probabilities would be worth little.
         logits = logits.to(compute_dtype(logits.dtype))
         # The mean over processes of gradients is that of one process only if all divide by the same number.
-        samples = mean_over_processes(torch.tensor(float(len(labels)), device=labels.device))
+        samples = mean_over_processes(torch.full((), float(len(labels)), device=labels.device))
         # All heads in one call. Summed by hand, because the division is not by the size of this batch.
         repeated = labels.repeat(len(logits), *[1] * (labels.dim() - 1))
         smoothing = self.label_smoothing

@@ -5,25 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from spikedistill.core.learning import LearningRule
 from spikedistill.core.network import Network
 from spikedistill.core.output import Batch
 from spikedistill.data import Batches
 from spikedistill.errors import CheckpointError, NonFiniteLoss
-from spikedistill.machine.device import autocast
+from spikedistill.machine.graphs import Recorder
 from spikedistill.machine.processes import from_all_processes
 from spikedistill.tasks import Meter
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, learning_rate
 from spikedistill.training.phases import Phase, Phases
+from spikedistill.training.step import Step, Taken
 
 CHECK_EVERY = 20
 """Steps between two looks at the losses where looking costs a synchronisation (CUDA)."""
@@ -159,6 +159,7 @@ def fit(
     settings: OptimizerSettings,
     *,
     precision: str,
+    recorder: Recorder | None = None,
     watcher: Watcher,
     validate: Callable[[], dict[str, float]],
     save: Callable[[], None],
@@ -166,6 +167,7 @@ def fit(
     """Train from the session's progress to the last epoch.
 
     Args:
+        recorder: records the steps and plays them again.
         validate: measured at the end of each epoch and added to its row.
         save: called after each epoch, when the session stands at the beginning of the next.
 
@@ -173,9 +175,10 @@ def fit(
         NonFiniteLoss: a loss or gradient is NaN or infinite; the last checkpoint is from before.
     """
     progress = session.progress
+    step = Step(session.learner, session.forward, session.optimizer, settings, precision, recorder)
     while progress.epoch < settings.epochs:
         session.learner.train()
-        _epoch(session, batches, settings, precision, watcher)
+        _epoch(session, step, batches, settings, watcher)
         session.check_finite()
         row = epoch_row(session, settings, len(batches)) | validate()
         progress.rows.append(row)
@@ -184,7 +187,7 @@ def fit(
         watcher.on_epoch(row)
 
 
-def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, precision: str, watcher: Watcher) -> None:
+def _epoch(session: Session, step: Step, batches: Batches, settings: OptimizerSettings, watcher: Watcher) -> None:
     progress, steps = session.progress, len(batches)
     meter = session.learner.task.meter()
     if progress.meter:  # resumed within an epoch
@@ -192,11 +195,9 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
     losses = _Losses(progress)
     start = time.perf_counter()
     for batch in batches.epoch(progress.epoch, progress.step):
-        for group in session.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, progress.epoch, progress.step, steps)
-        _step(
-            session, batch, settings, precision, losses, meter, session.phases.at(progress.epoch, progress.step, steps)
-        )
+        phase = session.phases.at(progress.epoch, progress.step, steps)
+        lr = learning_rate(settings, progress.epoch, progress.step, steps)
+        _take(session, step, batch, phase, lr, losses, meter)
         progress.step += 1
         if session.device.type == "cpu" or progress.step % CHECK_EVERY == 0 or progress.step == steps:
             losses.check()
@@ -206,50 +207,20 @@ def _epoch(session: Session, batches: Batches, settings: OptimizerSettings, prec
             watcher.on_step(progress, steps)
 
 
-def _step(
-    session: Session,
-    batch: Batch,
-    settings: OptimizerSettings,
-    precision: str,
-    losses: _Losses,
-    meter: Meter,
-    phase: Phase,
-) -> None:
-    learner = session.learner
-    session.optimizer.zero_grad(set_to_none=True)
-    for part in _parts(batch, settings.accumulate, int(learner.network.is_over_time(batch.inputs))):
-        share = len(part) / len(batch)
-        with autocast(precision, session.device):
-            output = session.forward(part.inputs, phase.rule, phase.branches)
-        terms = learner.loss(output, part.targets, part.inputs)
-        # a mean over the batch is the mean of those over its parts, by their sizes
-        (terms.total if share == 1 else terms.total * share).backward()
-        losses.add({"loss": terms.total.detach(), **terms.parts}, len(part))
-        meter.add(output.logits, part.targets)
-    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
-    # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
-    norm = nn.utils.get_total_norm(gradients)
-    losses.watch(norm)
-    if session.device.type == "cpu":
-        losses.check()  # before the weights are touched; on a GPU it would wait for the step
-    if settings.clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(learner.parameters(), settings.clip_norm, norm)
-    session.optimizer.step()
+def _take(session: Session, step: Step, batch: Batch, phase: Phase, lr: float, losses: _Losses, meter: Meter) -> None:
+    """Take a step and note what it measured."""
+
+    def look(taken: Taken) -> None:
+        for part, measured in zip(step.parts(batch), taken.parts, strict=True):
+            losses.add(measured.terms, len(part))
+            meter.add(measured.logits, part.targets)
+        losses.watch(taken.norm)
+        if session.device.type == "cpu":
+            losses.check()  # before the weights are touched; on a GPU it would wait for the step
+
+    step(batch, phase, lr, look)
     if session.average is not None:
-        session.average.update_parameters(learner.network)
-
-
-def _parts(batch: Batch, count: int, samples: int) -> Iterator[Batch]:
-    """A batch in `count` parts along dimension `samples` of its inputs, so that only one is in memory at a time."""
-    if count == 1:
-        yield batch
-        return
-    inputs = batch.inputs.tensor_split(count, samples)
-    leaves, form = tree_flatten(batch.targets)
-    targets = zip(*(leaf.tensor_split(count) for leaf in leaves), strict=True)
-    for part, target in zip(inputs, targets, strict=True):
-        if part.shape[samples]:  # the last batch of an epoch may have fewer samples than parts
-            yield Batch(part, tree_unflatten(list(target), form))
+        session.average.update_parameters(session.learner.network)
 
 
 class _Losses:

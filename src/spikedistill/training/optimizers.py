@@ -151,6 +151,15 @@ def make_optimizer(learner: NetworkWrapper, settings: OptimizerSettings) -> torc
     return settings.make([group for groups in made for group in groups if group["params"]])
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """For all parameters; a learning rate that lies in a tensor stays in that tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the state of an optimizer; its settings stay those of the recipe.
 

@@ -102,6 +102,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None, init_fit=False)
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
     _refuse_other_steps(run)
+    _refuse_graphs(run)
     _refuse_learned_twin(run, learner)
     fit = _fitted(run, learner) if state is None else None
     random = torch.get_rng_state()  # measuring must not move what training draws
@@ -155,6 +156,13 @@ def _refuse_other_steps(run: Run) -> None:
             f"these samples have {len(inputs)} steps of their own, so T can neither be drawn nor grow; leave out "
             "phases.drawn and phases.growing"
         )
+
+
+def _refuse_graphs(run: Run) -> None:
+    """A graph is of one GPU: what processes tell each other is not recorded."""
+    if run.recipe.graphs and (run.device.type != "cuda" or run.process.count > 1):
+        where = f"{run.process.count} processes" if run.process.count > 1 else f"the device {run.device}"
+        raise InvalidArgument(f"graphs records steps of one process on a GPU, and this is {where}; leave out --graphs")
 
 
 def _refuse_learned_twin(run: Run, learner: SelfDistillation) -> None:

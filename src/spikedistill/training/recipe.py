@@ -105,6 +105,7 @@ class Recipe:
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "fp32", "bf16", or "auto": the faster of the two, by a short measurement where bf16 has units.
         compile: fuse the neurons' kernels: "on", "off", or "auto": where it pays.
+        graphs: record each form of the training step as a CUDA graph and replay it; only with one process on a GPU.
         claim: what the recipe promises.
     """
 
@@ -125,6 +126,7 @@ class Recipe:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    graphs: bool = False
     claim: Claim = Claim()
 
     def __post_init__(self) -> None:

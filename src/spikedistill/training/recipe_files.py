@@ -17,10 +17,20 @@ from spikedistill.training.recipe_values import Values, changed_fields, flat_val
 from spikedistill.training.trust import Trust
 
 DEFAULT = "fashion-small"
-CLAIM_HOLDS = ("seed", "device", "compile", "data.root", "data.download", "data.workers", "data.events.cache", "claim")
+CLAIM_HOLDS = (
+    "seed",
+    "device",
+    "compile",
+    "graphs",
+    "data.root",
+    "data.download",
+    "data.workers",
+    "data.events.cache",
+    "claim",
+)
 """Fields that may be replaced without making a recipe's claim untrue."""
 
-RESUMABLE = ("optimizer.epochs", "data.root", "data.download", "data.workers", "data.events.cache", "device")
+RESUMABLE = ("optimizer.epochs", "data.root", "data.download", "data.workers", "data.events.cache", "device", "graphs")
 """Fields that may be replaced when a run goes on: none of them changes a step that was taken. (More epochs stretch the
 schedule of the learning rate, so what follows is not what a longer run would have done from the start.)"""
 

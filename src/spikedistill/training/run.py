@@ -20,6 +20,7 @@ from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device
 from spikedistill.machine.environment import environment
 from spikedistill.machine.files import write_json
+from spikedistill.machine.graphs import CudaRecorder
 from spikedistill.machine.output import say
 from spikedistill.machine.processes import Process, process_group
 from spikedistill.measure.evaluation import Evaluation
@@ -192,6 +193,7 @@ def _train(run: Run, resume: bool) -> Evaluation:
                 _batches(run),
                 run.recipe.optimizer,
                 precision=run.recipe.precision,
+                recorder=CudaRecorder() if run.recipe.graphs else None,
                 watcher=Stoppable(display, received, run.device),
                 validate=functools.partial(_validate, prepared),
                 save=functools.partial(_save, prepared),

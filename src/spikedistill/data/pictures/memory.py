@@ -77,8 +77,7 @@ class ImageSet:
         height, width = self.images.shape[2:]
         # Drawn on the CPU for whole batches: the same numbers on every device and in every process.
         draws = [
-            Draw.make(len(index), height, width, augmentation, generator).rows(share)
-            for index, share, generator in wanted
+            Draw.make(len(each.index), height, width, augmentation, each.generator).rows(each.share) for each in wanted
         ]
         shares = [each.index[each.share] for each in wanted]
         images = self.images[torch.cat(shares).to(self.device)]

@@ -1,0 +1,133 @@
+"""One training step: gradients of a batch, and what the optimizer makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from spikedistill.core.learning import LearningRule
+from spikedistill.core.output import Batch, Output
+from spikedistill.machine.device import autocast
+from spikedistill.machine.graphs import Recorder, Replayed
+from spikedistill.training.learner import SelfDistillation
+from spikedistill.training.optimizers import OptimizerSettings, set_learning_rate
+from spikedistill.training.phases import Phase
+
+
+class Part(NamedTuple):
+    """What was measured on a part of a batch.
+
+    Attributes:
+        terms: each loss term.
+        logits: [N, ...].
+    """
+
+    terms: dict[str, Tensor]
+    logits: Tensor
+
+
+class Taken(NamedTuple):
+    """What a step has measured.
+
+    Attributes:
+        parts: of the batch; one, where it is not computed in several.
+        norm: of the whole gradient.
+    """
+
+    parts: list[Part]
+    norm: Tensor
+
+
+Look = Callable[[Taken], None]
+"""Is shown what a step measured before the weights are touched, and may raise an error. (Of a recorded step, after.)"""
+
+
+@dataclasses.dataclass
+class Step:
+    """The training step of a run.
+
+    Args:
+        learner: what is trained.
+        forward: it, or its distributed wrapper.
+        optimizer: of its parameters.
+        settings: of the optimizer.
+        precision: "fp32" or "bf16".
+        recorder: records the step and plays it again (null: it is computed anew each time).
+    """
+
+    learner: SelfDistillation
+    forward: Callable[[Tensor, LearningRule, bool], Output]
+    optimizer: torch.optim.Optimizer
+    settings: OptimizerSettings
+    precision: str
+    recorder: Recorder | None = None
+
+    def __post_init__(self) -> None:
+        self._replayed = None if self.recorder is None else Replayed(self._whole, self.recorder)
+        if self.recorder is not None:
+            for group in self.optimizer.param_groups:
+                # a number would be recorded with the step, and stay as it is
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
+                if "capturable" in group:
+                    group["capturable"] = True
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.learner.parameters()).device
+
+    def __call__(self, batch: Batch, phase: Phase, lr: float, look: Look) -> None:
+        """Take a step.
+
+        Args:
+            look: is shown what was measured.
+        """
+        set_learning_rate(self.optimizer, lr)
+        if self._replayed is not None:
+            look(self._replayed(phase, batch.inputs, batch.targets))
+            return
+        taken = self._gradients(phase, batch)
+        look(taken)
+        self._update(taken.norm)
+
+    def parts(self, batch: Batch) -> Iterator[Batch]:
+        """A batch in `settings.accumulate` parts along its samples, so that only one is in memory at a time."""
+        if self.settings.accumulate == 1:
+            yield batch
+            return
+        dimension = int(self.learner.network.is_over_time(batch.inputs))
+        inputs = batch.inputs.tensor_split(self.settings.accumulate, dimension)
+        leaves, form = tree_flatten(batch.targets)
+        targets = zip(*(leaf.tensor_split(self.settings.accumulate) for leaf in leaves), strict=True)
+        for part, target in zip(inputs, targets, strict=True):
+            if part.shape[dimension]:  # the last batch of an epoch may have fewer samples than parts
+                yield Batch(part, tree_unflatten(list(target), form))
+
+    def _whole(self, phase: Phase, inputs: Tensor, targets: Any) -> Taken:
+        taken = self._gradients(phase, Batch(inputs, targets))
+        self._update(taken.norm)
+        return taken
+
+    def _gradients(self, phase: Phase, batch: Batch) -> Taken:
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for part in self.parts(batch):
+            share = len(part) / len(batch)
+            with autocast(self.precision, self.device):
+                output = self.forward(part.inputs, phase.rule, phase.branches)
+            terms = self.learner.loss(output, part.targets, part.inputs)
+            # a mean over the batch is the mean of those over its parts, by their sizes
+            (terms.total if share == 1 else terms.total * share).backward()
+            parts.append(Part({"loss": terms.total.detach(), **terms.parts}, output.logits.detach()))
+        gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
+        # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
+        return Taken(parts, nn.utils.get_total_norm(gradients))
+
+    def _update(self, norm: Tensor) -> None:
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.learner.parameters(), self.settings.clip_norm, norm)
+        self.optimizer.step()

@@ -1,0 +1,258 @@
+"""The training step: optimizers and schedules, batches in parts, averages; and steps that are recorded and replayed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from test_device import GPU, backward_by_hand, on_gpu
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import spikedistill as sd
+from spikedistill.machine.graphs import WARM_UP, CudaRecorder, Replayed
+from spikedistill.training import loop, optimizers
+from spikedistill.training import prepared as prepared_module
+from spikedistill.training.optimizers import SGD, AdamW
+from spikedistill.training.phases import Phase, Phases, PhaseSettings
+from spikedistill.training.recipe_files import load_recipe
+from spikedistill.training.step import Step
+
+
+def test_weight_decay_is_on_convolution_and_linear_weights_only():
+    learner = sd.SelfDistillation(sd.create_model("preact_resnet18", 10, width=2), sd.Rate(2))
+    decayed, rest = optimizers.decay_groups(learner.modules(), 5e-4)
+    ids = {id(p): name for name, p in learner.named_parameters()}
+    names = [{ids[id(p)] for p in group["params"]} for group in (decayed, rest)]
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (5e-4, 0.0)
+    assert len(names[0]) + len(names[1]) == len(ids)
+    assert all(name.endswith("weight") for name in names[0])
+    layers = (torch.nn.Conv2d, torch.nn.Linear)
+    assert all(isinstance(learner.get_submodule(name.rpartition(".")[0]), layers) for name in names[0])
+    assert not any(
+        isinstance(learner.get_submodule(n.rpartition(".")[0]), torch.nn.Conv2d) and n.endswith("weight")
+        for n in names[1]
+    )
+
+
+def test_every_parameter_is_in_one_group_and_late_ones_have_their_own():
+    network = sd.create_model("resnet18", 10, width=2)
+    sd.learn_neurons(network, decay="layer")
+    learner = sd.SelfDistillation(network, sd.Rate(2))
+    groups = [{id(p) for p in group["params"]} for group in optimizers.make_optimizer(learner, SGD()).param_groups]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == len(list(learner.parameters()))
+    for late in (
+        [p for m in network.modules() if isinstance(m, sd.LIF) for p in m.parameters()],
+        learner.branches.parameters(),
+    ):
+        ids = {id(p) for p in late}
+        assert all(group <= ids or not group & ids for group in groups)
+
+
+def test_cosine():
+    per_epoch = SGD(epochs=10, lr=0.1, schedule_per="epoch")
+    torch_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], 0.1), 10)
+    for epoch in range(10):
+        assert optimizers.learning_rate(per_epoch, epoch, 5, 7) == pytest.approx(torch_schedule.get_last_lr()[0])
+        torch_schedule.optimizer.step()
+        torch_schedule.step()
+    per_step = SGD(epochs=10, lr=0.1, schedule_per="step")
+    assert optimizers.learning_rate(per_step, 9, 7, 7) == pytest.approx(0, abs=1e-12)
+
+
+def test_warm_up_and_the_other_schedules():
+    warm = AdamW(epochs=10, lr=0.2, warmup_epochs=2, schedule="linear", schedule_per="step")
+    rates = [optimizers.learning_rate(warm, epoch, step, 5) for epoch in range(10) for step in range(5)]
+    assert rates[0] == pytest.approx(0.02)  # the first step already moves
+    assert rates[9] == pytest.approx(0.2)  # the last of the warm-up has the full rate
+    assert rates[10] == pytest.approx(0.2)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert optimizers.learning_rate(warm, 9, 5, 5) == pytest.approx(0, abs=1e-12)
+    constant = SGD(epochs=10, lr=0.2, schedule="constant")
+    assert {optimizers.learning_rate(constant, epoch, 0, 5) for epoch in range(10)} == {0.2}
+    for fields, message in {
+        (("warmup_epochs", 10),): "expected 0 or more, and less than the 10 epochs",
+        (("schedule", "cosin"),): "did you mean cosine",
+        (("ema", 1.0),): "expected between 0 and 1",
+        (("accumulate", 0),): "accumulate is 0",
+        (("accumulate", 256),): "cannot be computed in 256 parts",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            SGD(**dict(fields))
+
+
+def test_another_optimizer_is_one_word():
+    recipe = load_recipe("fashion-small", ["--optimizer", "adamw", "--optimizer.warmup_epochs", "1"])
+    assert isinstance(recipe.optimizer, AdamW)
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay) == (1e-3, 0.05)  # not SGD's
+    assert (recipe.optimizer.epochs, recipe.optimizer.batch_size) == (5, 64)  # these stay
+    with pytest.raises(ValueError, match="optimizer 'adamw' has no field 'momentum'"):
+        load_recipe("fashion-small", ["--optimizer", "adamw", "--optimizer.momentum", "0.9"])
+    made = optimizers.make_optimizer(
+        sd.SelfDistillation(torch.nn.Linear(2, 2), sd.Rate(2), branches=()), recipe.optimizer
+    )
+    assert isinstance(made, torch.optim.AdamW)
+
+
+def session_of(settings):
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), sd.LIF(threshold=0.3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+    )
+    learner = sd.SelfDistillation(body.double(), sd.Rate(2), branches=())
+    average = prepared_module._average(learner, settings.ema)
+    made = optimizers.make_optimizer(learner, settings)
+    of_one = Phases(learner.rule, PhaseSettings(), settings.epochs, 0)
+    return loop.Session(learner, of_one, learner, made, loop.Progress(), average)
+
+
+def steps(session, settings, count=3, samples=6, recorder=None):
+    torch.manual_seed(1)
+    losses, meter = loop._Losses(session.progress), session.learner.task.meter()
+    step = Step(session.learner, session.forward, session.optimizer, settings, "fp32", recorder)
+    for k in range(count):
+        batch = sd.Batch(torch.randn(samples, 3, 8, 8, dtype=torch.float64), torch.arange(samples) % 5)
+        loop._take(session, step, batch, session.phases.at(0, 0, 1), settings.lr / (k + 1), losses, meter)
+    return {name: tensor.clone() for name, tensor in session.learner.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 6])
+def test_a_batch_in_parts_gives_the_step_of_the_whole(parts):
+    """Without batch norm, whose statistics are of a part."""
+    whole, apart = (SGD(lr=0.1, accumulate=count) for count in (1, parts))
+    expected, found = steps(session_of(whole), whole), steps(session_of(apart), apart)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated():
+    settings = SGD(lr=0.1, ema=0.9)
+    session = session_of(settings)
+    plain, by_hand = session_of(settings), None
+    for k in range(4):
+        torch.manual_seed(k)
+        steps(session, settings, 1)
+        torch.manual_seed(k)
+        now = steps(plain, settings, 1)
+        decay = min(0.9, (1 + k) / (10 + k))  # k steps have been averaged
+        by_hand = now if by_hand is None else {n: decay * by_hand[n] + (1 - decay) * now[n] for n in now}
+    for name, tensor in session.network.state_dict().items():
+        torch.testing.assert_close(tensor, by_hand[name])
+        assert not torch.equal(tensor, session.learner.network.state_dict()[name])
+    assert set(session.state()["average"]) > set()
+
+
+# ---------------------------------------------------------------- steps that are recorded and replayed
+
+
+class Again:
+    """A recorder without a GPU: what was recorded is done again, on the memory on which it was recorded."""
+
+    def __init__(self):
+        self.recorded = 0
+
+    def warm(self, work):
+        return work()
+
+    def record(self, work):
+        self.recorded += 1
+        return work
+
+
+@pytest.mark.parametrize("settings", [SGD(lr=0.1, clip_norm=0.5), SGD(lr=0.1, accumulate=2), AdamW(lr=0.01, ema=0.9)])
+def test_replayed_steps_are_those_that_are_computed_anew(settings):
+    """With a learning rate that changes, which a recording must not keep."""
+    plain, replayed, recorder = session_of(settings), session_of(settings), Again()
+    expected, found = steps(plain, settings, 8), steps(replayed, settings, 8, recorder=recorder)
+    assert recorder.recorded == 1
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-8)  # the learning rate is in float32
+    assert replayed.progress.sums == pytest.approx(plain.progress.sums)
+    assert replayed.progress.samples == plain.progress.samples == 8 * 6
+
+
+def test_each_form_of_the_arguments_is_recorded_apart():
+    recorder = Again()
+    doubled = Replayed(lambda key, x, targets: {"x": key * x, "y": targets[0] + 1}, recorder)
+    results = []
+    for _ in range(WARM_UP + 2):
+        for key, size in ((2, 3), (2, 4), (5, 3)):
+            x, target = torch.rand(size), torch.rand(size)
+            results.append((doubled(key, x, (target,)), key * x, target + 1))
+    for found, x, y in results:  # all of them still hold: later replays do not write over earlier results
+        assert torch.equal(found["x"], x)
+        assert torch.equal(found["y"], y)
+    assert recorder.recorded == 3
+
+
+class Waiting(TorchDispatchMode):
+    """Notes operations that a CUDA graph cannot record: copies between devices, and what needs to know a number."""
+
+    UNKNOWN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)]
+        name = func._schema.name.removeprefix("aten::")
+        if len({each.device.type for each in tensors}) > 1 or name in self.UNKNOWN:
+            self.found.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("rule", [sd.Rate(3), sd.BPTT(3), sd.RateTwin(3), sd.ANN()], ids=lambda r: type(r).__name__)
+def test_a_step_can_be_recorded(rule, monkeypatch):
+    """Nothing in it waits for the GPU or reads memory of the host; on fake tensors, for here is no GPU."""
+    monkeypatch.setattr(torch.Tensor, "backward", backward_by_hand)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 3, width=16), rule)
+    settings = SGD(clip_norm=1.0, accumulate=2)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = sd.Batch(torch.empty(6, 3, 16, 16, device=GPU), torch.empty(6, dtype=torch.long, device=GPU))
+        on_gpu(learner)
+        optimizer = optimizers.make_optimizer(learner, settings)
+        for group in optimizer.param_groups:
+            group["fused"] = False  # the fused operation has no form for fake tensors
+        step = Step(learner, learner, optimizer, settings, "fp32")
+        step(batch, Phase(rule), 0.1, lambda taken: None)  # the first also fills caches, as warming up does
+        with Waiting() as waiting:
+            step(batch, Phase(rule), 0.1, lambda taken: None)
+    assert waiting.found == []
+
+
+def test_waiting_for_the_gpu_is_noticed():
+    with FakeTensorMode(), Waiting() as waiting:
+        torch.zeros(2, device=GPU) + torch.tensor(1.0, device=GPU)
+        torch.zeros(2, device=GPU).to("cpu")
+    assert waiting.found
+
+
+def test_graphs_are_of_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match="this is the device cpu; leave out --graphs"):
+        sd.train(load_recipe("fashion-small", ["--graphs", "true", "--device", "cpu"]), tmp_path / "run")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("settings", [SGD(lr=0.1, clip_norm=0.5), AdamW(lr=0.01)])
+@pytest.mark.parametrize("rule", [sd.Rate(3), sd.BPTT(3), sd.ANN()], ids=lambda r: type(r).__name__)
+def test_graphs_give_the_steps_that_are_computed_anew(rule, settings):
+    def trained(recorder):
+        torch.manual_seed(0)
+        learner = sd.SelfDistillation(sd.create_model("resnet18", 3, width=8), rule).cuda()
+        step = Step(learner, learner, optimizers.make_optimizer(learner, settings), settings, "fp32", recorder)
+        losses = []
+
+        def look(taken):
+            losses.append(taken.parts[0].terms["loss"])
+
+        for k in range(8):
+            images, labels = torch.randn(6, 3, 16, 16, device="cuda"), torch.arange(6, device="cuda") % 3
+            step(sd.Batch(images, labels), Phase(rule), 0.1 / (k + 1), look)
+        return [float(loss) for loss in losses]
+
+    assert trained(CudaRecorder()) == pytest.approx(trained(None), rel=1e-4)
