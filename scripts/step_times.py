@@ -1,6 +1,7 @@
 """Seconds per training step, each beside another on the same machine: tables of docs/performance.md.
 
-    python scripts/step_times.py FOLDER [REPEATS [WIDTH]]       FOLDER: with CIFAR-10; WIDTH: of the third table alone
+    python scripts/step_times.py FOLDER [REPEATS [WIDTH [NAME]...]]
+        FOLDER: with CIFAR-10; WIDTH: of the third table alone; NAME: the first of its rows and those that begin so
 
 1. The loop of docs/your-own.md (`sd.tune`) against the trainer's.
 2. Optimizers, label smoothing, mixup and the moving average against plain SGD, in the trainer.
@@ -46,6 +47,9 @@ NO_BRANCHES = ["--branches.enabled", "false"]
 RULES = {
     "self-distillation": [],
     "rate-based alone": NO_BRANCHES,
+    "rate-based alone, T = 1": [*NO_BRANCHES, "--timesteps", "1"],
+    "rate-based alone, T = 2": [*NO_BRANCHES, "--timesteps", "2"],
+    "rate-based alone, T = 8": [*NO_BRANCHES, "--timesteps", "8"],
     "BPTT": [*NO_BRANCHES, "--rule", "bptt"],
     "ANN twin alone": [*NO_BRANCHES, "--rule", "ann"],
     "ANN twin with branches": ["--rule", "ann"],
@@ -136,7 +140,9 @@ def main() -> None:
     if len(sys.argv) > 3:
         width, precision = int(sys.argv[3]), choose_here(root)
         words = ["--precision", precision, "--compile", "on"]
-        table({name: trainers_step(root, [*words, *rule], width) for name, rule in RULES.items()}, repeats)
+        first, names = next(iter(RULES)), tuple(sys.argv[4:]) or ("",)
+        chosen = {name: rule for name, rule in RULES.items() if name == first or name.startswith(names)}
+        table({name: trainers_step(root, [*words, *rule], width) for name, rule in chosen.items()}, repeats)
         return
     table({"trainer": trainers_step(root, []), "docs/your-own.md": documented_step(root)}, repeats)
     table({name: trainers_step(root, words) for name, words in KINDS.items()}, repeats)

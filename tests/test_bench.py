@@ -29,6 +29,7 @@ from spikedistill.bench import (
     worker,
 )
 from spikedistill.bench.runner import Worker
+from spikedistill.bench.subjects import installed_subjects
 from spikedistill.cli import main
 from spikedistill.core.neuron import Neuron, spike_response
 from spikedistill.errors import InvalidArgument
@@ -53,6 +54,10 @@ def eager(monkeypatch):
 def test_steps_train(name, eager):
     if SUBJECTS[name].package:
         pytest.importorskip(SUBJECTS[name].package)
+    if SUBJECTS[name].on_gpu and not torch.cuda.is_available():
+        with pytest.raises(InvalidArgument, match="needs a GPU, and the device is cpu"):
+            Step(name, POINT)
+        return
     step = Step(name, POINT)
     step.warm()
     before = [p.clone() for p in step.module.parameters()]
@@ -63,7 +68,7 @@ def test_steps_train(name, eager):
 
 
 def test_all_subjects_see_the_same_images_and_start_from_the_same_weights(eager):
-    names = [name for name, subject in SUBJECTS.items() if subject.is_installed()]
+    names = installed_subjects(torch.device("cpu"))
     steps = {name: Step(name, POINT) for name in names}
     first = steps["ann"]
     stem = next(p for p in first.module.parameters() if p.dim() == 4)
@@ -284,7 +289,9 @@ def test_without_a_choice_every_installed_subject_runs(monkeypatch):
     without(monkeypatch, "snntorch")
     monkeypatch.setattr(runner, "_rows_at", lambda subjects, point, repeats: begun.append(subjects) or [])
     run_benchmark(None, POINT, [1], 1, None)
-    assert begun == [[name for name in SUBJECTS if name != "snntorch" and SUBJECTS[name].is_installed()]]
+    assert begun == [installed_subjects(torch.device("cpu"))]
+    assert "snntorch" not in begun[0]
+    assert "ann-graph" not in begun[0]
     assert "ann" in begun[0]
 
 

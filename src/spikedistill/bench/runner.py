@@ -19,6 +19,7 @@ from spikedistill.bench.point import Point
 from spikedistill.bench.results import Failed, Measured, Result, Row
 from spikedistill.bench.subjects import SUBJECTS, installed_subjects
 from spikedistill.errors import InvalidArgument, choose
+from spikedistill.machine.device import find_device
 from spikedistill.machine.environment import environment
 from spikedistill.machine.files import write_json
 
@@ -142,7 +143,7 @@ def run_benchmark(
         InvalidArgument: before any work, for a subject, network, image size or device that cannot be used here, and
             for a folder that holds a benchmark already.
     """
-    names = installed_subjects() if subjects is None else subjects
+    names = installed_subjects(find_device(point.device)) if subjects is None else subjects
     # A benchmark takes minutes to hours: what can be known to fail is said before it.
     check(names, point)
     if out is not None:
@@ -168,7 +169,9 @@ def check(subjects: list[str], point: Point) -> None:
         InvalidArgument: see `run_benchmark`.
     """
     for name in subjects:
-        SUBJECTS[choose("subject", name, SUBJECTS)].check_installed()
+        subject = SUBJECTS[choose("subject", name, SUBJECTS)]
+        subject.check_installed()
+        subject.check_device(find_device(point.device))
     point.check()
 
 

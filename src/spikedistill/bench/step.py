@@ -13,6 +13,7 @@ from spikedistill.errors import choose
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.compiler import automatic
 from spikedistill.machine.device import PRECISIONS, autocast, computes_in_bf16, find_device
+from spikedistill.machine.graphs import WARM_UP, CudaRecorder, Replayed
 from spikedistill.training.precision import choose_precision
 
 REPEATS = 3
@@ -38,6 +39,7 @@ class Step:
         self.subject = SUBJECTS[choose("subject", name, SUBJECTS)]
         self.subject.check_installed()
         self.device, self.point = find_device(point.device), point
+        self.subject.check_device(self.device)
         # Before anything is allocated: it changes where the C library takes memory from.
         if self.subject.tuned:
             keep_memory()
@@ -53,6 +55,7 @@ class Step:
         self.images, self.labels = self._input(point.batch)
         self.precision, reason = self._choose_precision()
         self.setting = f"{self.trainee.setting}; {reason}"
+        self._replayed = Replayed(self._work, CudaRecorder()) if self.subject.graphs else None
 
     def _input(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images and labels, the same ones for every subject."""
@@ -91,6 +94,7 @@ class Step:
                 for precision in PRECISIONS:
                     start = time.perf_counter()
                     self._gradients(self.images, self.labels, precision)
+                    self._synchronise()
                     if repeat:  # the first warms up
                         found[precision].append(time.perf_counter() - start)
         # Gradients would be memory that the first step finds already there.
@@ -103,24 +107,35 @@ class Step:
         # Few images where that is possible: what they leave behind in the allocator is small.
         images, labels = (self.images, self.labels) if self.trainee.one_batch_size else self._input(FEW)
         self._take(images, labels)
+        if self.subject.graphs:  # recorded, too, before a step counts
+            for _ in range(WARM_UP + 1):
+                self._take(self.images, self.labels)
         self.optimizer.zero_grad(set_to_none=True)
 
     def __call__(self) -> None:
         self._take(self.images, self.labels)
 
     def _take(self, images: Tensor, labels: Tensor) -> None:
-        self._gradients(images, labels, self.precision)
-        self.optimizer.step()
+        if self._replayed is None:
+            self._work(None, images, labels)
+        else:
+            self._replayed(None, images, labels)
         self._synchronise()
 
-    def _gradients(self, images: Tensor, labels: Tensor, precision: str) -> None:
-        """Forward and backward."""
+    def _work(self, _key: None, images: Tensor, labels: Tensor) -> Tensor:
+        """A whole step, and its loss."""
+        loss = self._gradients(images, labels, self.precision)
+        self.optimizer.step()
+        return loss
+
+    def _gradients(self, images: Tensor, labels: Tensor, precision: str) -> Tensor:
+        """Forward and backward; gives the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         # The backward runs outside: it repeats the types of the forward by itself.
         with autocast(precision, self.device):
             loss = self.trainee.loss(images, labels)
         loss.backward()
-        self._synchronise()
+        return loss.detach()
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":  # it is over when the GPU has done it

@@ -52,15 +52,27 @@ class Subject:
         tuned: whether it computes at its best (precision measured, fused optimizer, memory kept between steps), or as
             its authors' examples do: fp32 and PyTorch's defaults.
         package: what has to be installed for it (None: nothing).
+        on_gpu: whether it needs a GPU.
+        graphs: whether its step is recorded as a CUDA graph and replayed.
     """
 
     summary: str
     build: Callable[[Network, Point, torch.device], Trainee]
     tuned: bool = True
     package: str | None = None
+    on_gpu: bool = False
+    graphs: bool = False
 
     def is_installed(self) -> bool:
         return self.package is None or importlib.util.find_spec(self.package) is not None
+
+    def check_device(self, device: torch.device) -> None:
+        """
+        Raises:
+            InvalidArgument: it needs a GPU, and this is none.
+        """
+        if self.on_gpu and device.type != "cuda":
+            raise InvalidArgument(f"{self.summary} needs a GPU, and the device is {device}; name other --subjects")
 
     def check_installed(self) -> None:
         """
@@ -122,12 +134,16 @@ def _classifier(module: nn.Module, channels_last: bool, setting: str) -> Trainee
 
 
 def _spikingjelly_best(network: Network, point: Point, device: torch.device) -> Trainee:
-    """The fastest of the settings that docs/performance.md compares."""
+    """The fastest of the settings that docs/performance.md compares on a CPU; on a GPU one of two candidates."""
     missing = missing_compiler(device)
-    # On CUDA it brings fused kernels of its own. On a CPU its neuron is a loop in PyTorch, which torch.compile fuses.
+    # On CUDA it chooses fused kernels of its own. On a CPU its neuron is a loop in PyTorch, which torch.compile fuses.
     if device.type != "cpu" or missing is not None:
         module = SpikingJelly(network.body, point.timesteps)
         return _classifier(module, channels_last=True, setting=f"not compiled: {missing or 'its own CUDA kernels'}")
+    return _spikingjelly_compiled(network, point, device)
+
+
+def _spikingjelly_compiled(network: Network, point: Point, device: torch.device) -> Trainee:
     # Compiled together with the layers, the neurons stay in channels_last, which convolutions want. Compiled one by one
     # they are at their best in PyTorch's default format, and the step takes a few percent longer.
     module = SpikingJelly(network.body, point.timesteps, functional_neurons=True)
@@ -156,13 +172,25 @@ SUBJECTS: dict[str, Subject] = {
     "rate": Subject("rate-based backpropagation alone", _ours(Rate)),
     "bptt": Subject("our BPTT", _ours(BPTT)),
     "ann": Subject("ANN twin", _ours(_ann)),
+    "self-distillation-graph": Subject(
+        "self-distillation as a CUDA graph", _ours(Rate, branches=None), on_gpu=True, graphs=True
+    ),
+    "rate-graph": Subject("rate-based alone as a CUDA graph", _ours(Rate), on_gpu=True, graphs=True),
+    "ann-graph": Subject("ANN twin as a CUDA graph", _ours(_ann), on_gpu=True, graphs=True),
     "two-pass": Subject("self-distillation in two passes, eager fp32", _two_pass, tuned=False),
     "spikingjelly-best": Subject("SpikingJelly BPTT, best setting", _spikingjelly_best, package="spikingjelly"),
+    "spikingjelly-compiled": Subject(
+        "SpikingJelly BPTT, compiled as a whole", _spikingjelly_compiled, package="spikingjelly", on_gpu=True
+    ),
     "spikingjelly": Subject("SpikingJelly BPTT, default", _spikingjelly, tuned=False, package="spikingjelly"),
     "snntorch": Subject("snnTorch BPTT, default", _snntorch, tuned=False, package="snntorch"),
 }
 
 
-def installed_subjects() -> list[str]:
-    """The subjects that can run here: all but those whose package is missing."""
-    return [name for name, subject in SUBJECTS.items() if subject.is_installed()]
+def installed_subjects(device: torch.device) -> list[str]:
+    """The subjects that can run there: all but those whose package is missing, or that need a GPU."""
+    return [
+        name
+        for name, subject in SUBJECTS.items()
+        if subject.is_installed() and (device.type == "cuda" or not subject.on_gpu)
+    ]
