@@ -11,6 +11,7 @@ import torch
 from spikedistill.core.output import Batch
 from spikedistill.data import DATASETS, Augmentation, Batches, ImageSet, Samples, load
 from spikedistill.machine.allocator import keep_memory
+from spikedistill.machine.device import find_device, wait_for
 from spikedistill.tasks import Labels
 from spikedistill.training.recipe import Recipe
 
@@ -47,6 +48,7 @@ def samples_per_second(batches: Batches, seconds: float = 2.0, repeats: int = 5)
         start, samples = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             samples += len(next(source))
+        wait_for(batches.data.device)
         rates.append(samples / (time.perf_counter() - start))
     return rates
 
@@ -69,12 +71,14 @@ def bench_data(recipe: Recipe) -> dict[str, float]:
     keep_memory()
     data = recipe.data
     on_noise = DATASETS[data.name].kind == "memory" and data.root is None
+    device = find_device(recipe.device)
     samples = random_images(data.name) if on_noise else load(data, recipe.rule.timesteps).train
+    samples = samples.to(device)
     # Recipes are written for whole data sets; a small one has fewer samples than a batch.
     batch_size = min(recipe.optimizer.batch_size, len(samples))
     source = "noise in the form of" if on_noise else f"{len(samples)} samples of"
     threads = torch.get_num_threads()
-    print(f"{source} {data.name}, batches of {batch_size}, {data.workers} workers, {threads} threads")
+    print(f"{source} {data.name}, batches of {batch_size}, {data.workers} workers, {threads} threads, {device}")
     found = {}
     for name, augmentation in augmentations_for(recipe, samples).items():
         rates = samples_per_second(Batches(samples, batch_size, augmentation, seed=0, workers=data.workers))

@@ -12,7 +12,7 @@ from spikedistill.bench.subjects import SUBJECTS
 from spikedistill.errors import choose
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.compiler import automatic
-from spikedistill.machine.device import PRECISIONS, autocast, computes_in_bf16, find_device
+from spikedistill.machine.device import PRECISIONS, autocast, computes_in_bf16, find_device, wait_for
 from spikedistill.machine.graphs import WARM_UP, CudaRecorder, Replayed
 from spikedistill.training.precision import choose_precision
 
@@ -94,7 +94,7 @@ class Step:
                 for precision in PRECISIONS:
                     start = time.perf_counter()
                     self._gradients(self.images, self.labels, precision)
-                    self._synchronise()
+                    wait_for(self.device)
                     if repeat:  # the first warms up
                         found[precision].append(time.perf_counter() - start)
         # Gradients would be memory that the first step finds already there.
@@ -120,7 +120,7 @@ class Step:
             self._work(None, images, labels)
         else:
             self._replayed(None, images, labels)
-        self._synchronise()
+        wait_for(self.device)
 
     def _work(self, _key: None, images: Tensor, labels: Tensor) -> Tensor:
         """A whole step, and its loss."""
@@ -136,7 +136,3 @@ class Step:
             loss = self.trainee.loss(images, labels)
         loss.backward()
         return loss.detach()
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":  # it is over when the GPU has done it
-            torch.cuda.synchronize(self.device)

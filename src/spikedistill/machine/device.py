@@ -41,6 +41,12 @@ def computes_in_bf16(device: torch.device) -> bool:
     return False
 
 
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done what it was told; a CPU has done it already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which a network computes in `precision`, "fp32" or "bf16"."""
     # A context also for fp32, where it does nothing: callers need no second form of their loop.

@@ -12,7 +12,7 @@ from spikedistill.core.learning import ANN, BPTT
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network
 from spikedistill.machine.compiler import automatic
-from spikedistill.machine.device import PRECISIONS, autocast, computes_in_bf16
+from spikedistill.machine.device import PRECISIONS, autocast, computes_in_bf16, wait_for
 from spikedistill.training.learner import SelfDistillation
 
 REPEATS = 3
@@ -81,6 +81,5 @@ def _timed(step: Callable[[], None], precision: str, device: torch.device) -> fl
     start = time.perf_counter()
     with autocast(precision, device):
         step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - start

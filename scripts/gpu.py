@@ -1,0 +1,290 @@
+"""Everything that wants a GPU, in stages that stand alone, save what they found and go on where they stopped.
+
+    python scripts/gpu.py KEEP DATA [STAGE]... [--minutes 9] [--epochs 300] [--copy FOLDER] [--small]
+
+    KEEP: a folder for what the stages make; it has to be there again for them to go on
+    DATA: a folder with CIFAR-100
+    STAGE: tests, data, host, bench, cifar100, imagenet (default: all of them, in this order)
+    --minutes: after so many, what is running is stopped where it can go on
+    --copy: a folder for what is small: numbers and logs, without weights
+    --small: every stage in miniature, also on a CPU
+
+A stage that is done is left alone: its numbers are in KEEP/STAGE.json. The program ends with 1 if a stage failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Found = dict[str, Any]
+LEAST = 20.0
+"""Seconds under which nothing new is begun."""
+
+
+class Unfinished(Exception):
+    """Time is up; the stage goes on in the next call."""
+
+
+class Failed(Exception):
+    """A command of a stage failed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What one call of this program has.
+
+    Attributes:
+        keep, data: folders.
+        device: "cuda", or "cpu" in miniature.
+        until: when it has to stop, by `time.monotonic`.
+        epochs: of the long training.
+        small: whether everything is in miniature.
+    """
+
+    keep: Path
+    data: str
+    device: str
+    until: float
+    epochs: int
+    small: bool
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.monotonic()
+
+    def run(self, name: str, words: list[str], can_go_on: bool = False) -> None:
+        """Run a Python command, with its output in KEEP/NAME.log.
+
+        Args:
+            can_go_on: whether it saves what it has when it is asked to stop, and goes on from there.
+
+        Raises:
+            Unfinished: there was too little time.
+            Failed: it ended with an error.
+        """
+        if self.left < LEAST:
+            raise Unfinished
+        log = self.keep / f"{name}.log"
+        with log.open("a") as file:
+            print("$", *words, file=file, flush=True)
+            process = subprocess.Popen([sys.executable, *words], stdout=file, stderr=file)
+            try:
+                code = process.wait(self.left)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM if can_go_on else signal.SIGKILL)
+                process.wait()
+                raise Unfinished from None
+        if code:
+            raise Failed(f"{' '.join(words)} ended with {code}; the end of {log}:\n{log.read_text()[-2000:]}")
+
+    def spikedistill(self, name: str, words: list[str], can_go_on: bool = False) -> None:
+        self.run(name, ["-m", "spikedistill", *words], can_go_on)
+
+
+# ---------------------------------------------------------------- the stages
+
+
+def tests(call: Call) -> Found:
+    """The tests that need a GPU: kernels against float64, a step here and on the CPU, graphs, all kinds of data."""
+    chosen = ["tests/test_step.py"] if call.small else ["tests"]
+    call.run("tests", ["-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider", *chosen])
+    return {"tests": (call.keep / "tests.log").read_text().strip().splitlines()[-1]}
+
+
+def data(call: Call) -> Found:
+    """Images a second from the memory of the device, with all of the paper's augmentation."""
+    call.spikedistill("data", ["bench", "data", "cifar100-resnet18", "--device", call.device])
+    lines = [line for line in (call.keep / "data.log").read_text().splitlines() if "samples/s" in line]
+    return {line.split("  ")[1].strip(): line.split("samples/s")[0].split()[-1] for line in lines}
+
+
+def host(call: Call) -> Found:
+    """A step so small that nearly all of it is the host's work."""
+    names = ["ann", "rate", "self-distillation"]
+    names += [f"{name}-graph" for name in names] if call.device == "cuda" else []
+    sizes = ["--width", "16", "--batch", "2", "--size", "8", "--classes", "10", "--timesteps", "4"]
+    return _bench(call, "host", [*sizes, "--repeats", "3" if call.small else "50", "--subjects", *names])
+
+
+def bench(call: Call) -> Found:
+    """Steps of ResNet-18 beside SpikingJelly and snnTorch, at several T; each T is kept when it is done."""
+    sizes = ["--batch", "128", "--width", "64", "--repeats", "20"]
+    if call.small:
+        sizes = ["--batch", "2", "--width", "2", "--size", "16", "--repeats", "1", "--subjects", "ann", "rate"]
+    found = {}
+    for timesteps in (2, 4) if call.small else (4, 2, 6, 8):
+        found |= _bench(call, f"bench-T{timesteps}", ["--timesteps", str(timesteps), *sizes])
+    return found
+
+
+def _bench(call: Call, name: str, words: list[str]) -> Found:
+    folder = call.keep / name
+    if not (folder / "bench.png").exists():  # written last
+        shutil.rmtree(folder, ignore_errors=True)
+        call.spikedistill(name, ["bench", "--device", call.device, *words, "--out", str(folder)])
+    rows = json.loads((folder / "bench.json").read_text())["rows"]
+    shown = ("seconds", "fastest", "slowest", "images_per_second", "peak_bytes", "precision", "failure")
+    return {f"{row['subject']}, T = {row['timesteps']}": {key: row[key] for key in shown if key in row} for row in rows}
+
+
+def cifar100(call: Call) -> Found:
+    """The paper's run on CIFAR-100, as graphs and in bf16; T = 4 first."""
+    found = {}
+    for timesteps in (2,) if call.small else (4, 6):
+        folder = call.keep / f"cifar100-T{timesteps}"
+        words = ["cifar100-resnet18", "--data.root", call.data, "--optimizer.epochs", str(call.epochs)]
+        words += ["--timesteps", str(timesteps), "--precision", "bf16"]
+        if call.device == "cuda":
+            words += ["--graphs", "true"]
+        if call.small:
+            words = [
+                "fashion-small",
+                "--model.width",
+                "2",
+                "--optimizer.epochs",
+                "2",
+                "--timesteps",
+                "2",
+                "--device",
+                "cpu",
+            ]
+        if not (folder / "result.json").exists():
+            again = ["--resume", str(folder)] if (folder / "checkpoint.pt").exists() else None
+            words = again or [*words, "--out", str(folder)]
+            call.spikedistill("cifar100", ["train", *words], can_go_on=True)
+        result = json.loads((folder / "result.json").read_text())
+        found[f"T = {timesteps}"] = result["test_accuracy"] | {"seconds": _seconds(folder)}
+    return found
+
+
+def imagenet(call: Call) -> Found:
+    """Steps of PreAct-ResNet-34 on JPEG files as large as those of ImageNet, and what reading them costs."""
+    folder, run = call.keep / "jpegs", call.keep / "imagenet"
+    shutil.rmtree(run, ignore_errors=True)
+    count, side = (16, 64) if call.small else (4096, 400)
+    _make_jpegs(folder, count, side)
+    words = [
+        "train",
+        "imagenet-preact34",
+        "--data.name",
+        "picture-folder",
+        "--data.root",
+        str(folder),
+        "--optimizer.epochs",
+        "2",
+    ]
+    words += ["--device", call.device]
+    if call.device == "cuda":
+        words += ["--optimizer.batch_size", "256", "--data.workers", "16", "--precision", "bf16"]
+    if call.small:
+        words += [
+            "--optimizer.batch_size",
+            "8",
+            "--data.size",
+            "32",
+            "--data.workers",
+            "0",
+            "--model.width",
+            "2",
+            "--timesteps",
+            "2",
+        ]
+    call.spikedistill("imagenet", [*words, "--out", str(run)])
+    with (run / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]  # the first epoch also compiles
+    return {"images/s": count / float(last["seconds"]), "images": count}
+
+
+def _make_jpegs(folder: Path, count: int, side: int) -> None:
+    """Smooth random pictures, which take as many bytes as photographs, in two classes; once."""
+    from PIL import Image
+
+    if (folder / "val").exists():
+        return
+    for part, number in (("train", count), ("val", 4)):
+        for k in range(number):
+            path = folder / part / str(k % 2) / f"{k}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coarse = torch.randint(0, 256, (side // 4, side // 3, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(coarse).resize((side * 4 // 3, side)).save(path, quality=85)
+
+
+def _seconds(folder: Path) -> float:
+    """Of training."""
+    with (folder / "metrics.csv").open() as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+STAGES: dict[str, Callable[[Call], Found]] = {
+    each.__name__: each for each in (tests, data, host, bench, cifar100, imagenet)
+}
+
+
+# ---------------------------------------------------------------- the program
+
+
+def run_stage(name: str, call: Call) -> str:
+    """What came of it: "done", "goes on", or "failed"."""
+    file = call.keep / f"{name}.json"
+    if file.exists():
+        return "done"
+    try:
+        found = STAGES[name](call)
+    except Unfinished:
+        return "goes on"
+    except Failed as error:
+        print(error, flush=True)
+        return "failed"
+    machine = torch.cuda.get_device_name() if call.device == "cuda" else "cpu"
+    file.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "found": found}, indent=2))
+    print(name, json.dumps(found, indent=2), flush=True)
+    return "done"
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("keep", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--copy", type=Path, default=None)
+    parser.add_argument("--small", action="store_true")
+    given = parser.parse_intermixed_args(words)
+    unknown = sorted(set(given.stages) - set(STAGES))
+    if unknown:
+        parser.error(f"there is no stage {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    if not (torch.cuda.is_available() or given.small):
+        parser.error("there is no GPU here; --small runs every stage in miniature")
+    device = "cuda" if torch.cuda.is_available() and not given.small else "cpu"
+    given.keep.mkdir(parents=True, exist_ok=True)
+    call = Call(given.keep, given.data, device, time.monotonic() + 60 * given.minutes, given.epochs, given.small)
+    ended = {}
+    for name in given.stages or STAGES:
+        ended[name] = run_stage(name, call)
+        print(f"{name}: {ended[name]}, {call.left:.0f} s left", flush=True)
+    if given.copy is not None:
+        given.copy.mkdir(parents=True, exist_ok=True)
+        summary = {path.stem: json.loads(path.read_text()) for path in sorted(given.keep.glob("*.json"))}
+        (given.copy / "gpu.json").write_text(json.dumps(summary, indent=2))
+        logs = "".join(f"==== {log.name}\n{log.read_text()[-50_000:]}\n" for log in sorted(given.keep.glob("*.log")))
+        (given.copy / "gpu.log").write_text(logs)
+    return int("failed" in ended.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
