@@ -1,4 +1,4 @@
-"""What needs a GPU: training there is training here, with every kind of data. And the program that runs on a lent one."""
+"""What needs a GPU: training there is training here, with every kind of data. And the program for a lent one."""
 
 from __future__ import annotations
 
