@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spikedistill.bench.peers import SnnTorch, SpikingJelly
 from spikedistill.bench.point import Point
 from spikedistill.bench.two_pass import TwoPass
-from spikedistill.core.kernels import EAGER, Kernels, compiled
+from spikedistill.core.kernels import EAGER, Kernels, compiled, in_eight_bits, missing_eight_bit
 from spikedistill.core.learning import ANN, BPTT, LearningRule, Rate
 from spikedistill.core.network import Network
 from spikedistill.errors import InvalidArgument
@@ -105,6 +105,21 @@ def _ours(rule: Callable[[int], LearningRule], branches: tuple[str, ...] | None 
     return build
 
 
+def _ours_in_8_bits(branches: tuple[str, ...] | None = ()) -> Callable[..., Trainee]:
+    """Rate-based backpropagation with spikes and weights of 8 bits in the forward convolutions."""
+
+    def build(network: Network, point: Point, device: torch.device) -> Trainee:
+        missing = missing_eight_bit(device)
+        if missing is not None:
+            raise InvalidArgument(f"{missing}; name other --subjects")
+        made = _ours(Rate, branches)(network, point, device)
+        assert made.learner is not None
+        made.learner.kernels = in_eight_bits(made.learner.kernels)
+        return dataclasses.replace(made, setting=f"{made.setting}, 8-bit convolutions")
+
+    return build
+
+
 def _kernels(rule: LearningRule, device: torch.device) -> tuple[Kernels, str]:
     """The fastest kernels here, and which they are in words."""
     if rule.timesteps is None:
@@ -172,6 +187,8 @@ SUBJECTS: dict[str, Subject] = {
     "rate": Subject("rate-based backpropagation alone", _ours(Rate)),
     "bptt": Subject("our BPTT", _ours(BPTT)),
     "ann": Subject("ANN twin", _ours(_ann)),
+    "self-distillation-8bit": Subject("self-distillation, 8-bit convolutions", _ours_in_8_bits(branches=None)),
+    "rate-8bit": Subject("rate-based alone, 8-bit convolutions", _ours_in_8_bits()),
     "self-distillation-graph": Subject(
         "self-distillation as a CUDA graph", _ours(Rate, branches=None), on_gpu=True, graphs=True
     ),

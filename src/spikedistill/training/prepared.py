@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spikedistill.core.kernels import Kernels
-from spikedistill.core.learning import RateTwin
+from spikedistill.core.kernels import Kernels, in_eight_bits, missing_eight_bit
+from spikedistill.core.learning import Rate, RateTwin
 from spikedistill.core.rate_twin import NO_LEARNED
 from spikedistill.data import Splits
 from spikedistill.data.batches import generator_for
@@ -103,6 +103,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
     _refuse_other_steps(run)
     _refuse_graphs(run)
+    _refuse_eight_bit(run)
     _refuse_learned_twin(run, learner)
     fit = _fitted(run, learner) if state is None else None
     random = torch.get_rng_state()  # measuring must not move what training draws
@@ -110,6 +111,8 @@ def prepare(run: Run, resume: bool) -> Prepared:
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
     example = example_of(run.splits.train).to(run.device)
     learner.kernels, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
+    if run.recipe.convolutions == "8bit":
+        learner.kernels, kernels_reason = in_eight_bits(learner.kernels), f"{kernels_reason}; convolutions of 8 bits"
     torch.set_rng_state(random)
     compile = "off" if kernels_reason.startswith("eager") else "on"
     recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
@@ -163,6 +166,17 @@ def _refuse_graphs(run: Run) -> None:
     if run.recipe.graphs and (run.device.type != "cuda" or run.process.count > 1):
         where = f"{run.process.count} processes" if run.process.count > 1 else f"the device {run.device}"
         raise InvalidArgument(f"graphs records steps of one process on a GPU, and this is {where}; leave out --graphs")
+
+
+def _refuse_eight_bit(run: Run) -> None:
+    """Only rate-based backpropagation has a spike path that is kept without gradient."""
+    if run.recipe.convolutions == "full":
+        return
+    missing = missing_eight_bit(run.device)
+    if not isinstance(run.recipe.rule, Rate):
+        missing = f"they are for --rule rate, and this is {run.recipe.rule}"
+    if missing is not None:
+        raise InvalidArgument(f"no 8-bit convolutions: {missing}; leave out --convolutions")
 
 
 def _refuse_learned_twin(run: Run, learner: SelfDistillation) -> None:

@@ -105,6 +105,7 @@ class Recipe:
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "fp32", "bf16", or "auto": the faster of the two, by a short measurement where bf16 has units.
         compile: fuse the neurons' kernels: "on", "off", or "auto": where it pays.
+        convolutions: of spikes: "full", in that precision; or "8bit", with weights rounded to 8 bits, on a CPU.
         graphs: record each form of the training step as a CUDA graph and replay it; only with one process on a GPU.
         claim: what the recipe promises.
     """
@@ -126,6 +127,7 @@ class Recipe:
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    convolutions: Literal["full", "8bit"] = "full"
     graphs: bool = False
     claim: Claim = Claim()
 

@@ -1,6 +1,7 @@
 """Kernels: how spike paths are computed. A value that signals carry; another way to compute is one more subclass."""
 
 from spikedistill.core.kernels.eager import EAGER, Kernels, Weighted, norm_backward
+from spikedistill.core.kernels.eight_bit import EightBit, FusedEightBit, in_eight_bits, missing_eight_bit
 from spikedistill.core.kernels.fused import FUSED, Fused
 from spikedistill.core.kernels.terms import Curve, Norm, Term, computed, per_channel, time_mean, total
 
@@ -14,13 +15,17 @@ __all__ = [
     "EAGER",
     "FUSED",
     "Curve",
+    "EightBit",
     "Fused",
+    "FusedEightBit",
     "Kernels",
     "Norm",
     "Term",
     "Weighted",
     "compiled",
     "computed",
+    "in_eight_bits",
+    "missing_eight_bit",
     "norm_backward",
     "per_channel",
     "time_mean",

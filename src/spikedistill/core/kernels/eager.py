@@ -35,6 +35,9 @@ class Kernels:
     Shapes: values [S·N, C, ...] with S = T or 1, currents [T, N, C, ...], rates [N, C, ...], vectors [C].
     """
 
+    spike_dtype: torch.dtype | None = None
+    """In which spikes are kept on the spike path of rate-based backpropagation; None: in that of the currents."""
+
     # ---- layers with weights
 
     def weighted(
@@ -81,10 +84,13 @@ class Kernels:
         Args:
             steps: how many steps the terms hold, T or 1.
         """
-        current = total(terms).unflatten(0, (steps, -1))
+        current = total(terms)
+        if not current.is_floating_point():  # spikes that are the current of the next neuron
+            current = current.to(terms[0].rate.dtype)
+        current = current.unflatten(0, (steps, -1))
         # One step becomes T by expanding, which copies nothing.
         spikes, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape[1:]), neuron)
-        return RateResponse(spikes.flatten(0, 1), rate, eligibility)
+        return RateResponse(spikes.flatten(0, 1).to(self.spike_dtype or spikes.dtype), rate, eligibility)
 
     def constant_response(self, current: Tensor, timesteps: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Rate and eligibility [N, C, ...] of neurons whose current [N, C, ...] is the same at all T steps."""

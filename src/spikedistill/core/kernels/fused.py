@@ -64,10 +64,12 @@ def _unlanes(lanes: Tensor, shape: torch.Size) -> Tensor:
 
 
 @functools.cache
-def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuron) -> Callable[..., Tensors]:
+def _fused_rate_response(
+    terms: int, affine: bool, timesteps: int, neuron: Neuron, kept: torch.dtype, spike_dtype: torch.dtype
+) -> Callable[..., Tensors]:
     def sweep(*tensors: Tensor) -> Tensors:  # for each term values [S, N, L, C], then scale and shift [C] if affine
         rest = iter(tensors)
-        dtype = lif.compute_dtype(tensors[0].dtype)
+        dtype = lif.compute_dtype(kept)
         currents, zero = [], 0.0
         for _ in range(terms):
             values = next(rest).to(dtype)
@@ -83,8 +85,7 @@ def _fused_rate_response(terms: int, affine: bool, timesteps: int, neuron: Neuro
         spikes, rate, eligibility = lif.rate_response(current, neuron)
         rate, eligibility = rate + zero, eligibility + zero
         # Computed in float32, written in the dtype of the values: in bf16 half the memory is moved.
-        dtype = tensors[0].dtype
-        return spikes.to(dtype), rate.to(dtype), eligibility.to(dtype)
+        return spikes.to(spike_dtype), rate.to(kept), eligibility.to(kept)
 
     return _variant(sweep)
 
@@ -223,7 +224,11 @@ class Fused(Kernels):
             tensors.append(_lanes(term.values, steps))
             if like is not None:  # a plain term beside a normed one is scaled by 1: cheaper than a kernel of its own
                 tensors += pair or (torch.ones_like(like), torch.zeros_like(like))
-        response = _fused_rate_response(len(terms), like is not None, timesteps, neuron)(*tensors)
+        # spikes may be of 8 bits, and a sum of them with a convolution's output is not
+        kept = next((t.values.dtype for t in terms if t.values.is_floating_point()), terms[0].rate.dtype)
+        spike_dtype = self.spike_dtype or kept
+        sweep = _fused_rate_response(len(terms), like is not None, timesteps, neuron, kept, spike_dtype)
+        response = sweep(*tensors)
         return RateResponse(*(_unlanes(lanes, shape) for lanes in response))
 
     def constant_response(self, current: Tensor, timesteps: int, neuron: Neuron) -> tuple[Tensor, Tensor]:

@@ -81,9 +81,11 @@ def _under_autocast(x: Dual, weight: Tensor, bias: Tensor | None) -> tuple[Dual,
     if not torch.is_autocast_enabled(kind):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
-    # Both tensors of the signal at once: reading `values` computes what is pending on it.
-    cast = x if x.dtype == dtype else x.with_path(x.values.to(dtype), x.rate.to(dtype))
-    return cast, weight.to(dtype), None if bias is None else bias.to(dtype)
+    # Both tensors of the signal at once: reading `values` computes what is pending on it. Spikes of 8 bits stay so.
+    if x.dtype != dtype:
+        values = x.kept if not x.kept.is_floating_point() else x.values.to(dtype)
+        x = x.with_path(values, x.rate.to(dtype))
+    return x, weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _weighted(
@@ -116,7 +118,7 @@ def _on_dual(
 ) -> Dual:
     x, weight, bias = _under_autocast(x, weight, bias)
     with torch.no_grad():
-        out = x.kernels.weighted(function, x.values, weight, bias, options, x.timesteps)
+        out = x.kernels.weighted(function, x.kept, weight, bias, options, x.timesteps)
     # x.rate is of size N and has the gradient; its values play no part in those of the result.
     rate = linear_of_rate(out.mean, x.rate, weight, bias, adjoint)
     return Dual((Term(out.values, rate, moments=out.moments),), x.context)
