@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import spikedistill as sd
-from spikedistill.core.kernels import EAGER, EightBit, FusedEightBit, Kernels
+from spikedistill.core.kernels import EAGER, EightBit, FusedEightBit, Kernels, Weighted
 from spikedistill.core.kernels.eight_bit import FEWEST_CHANNELS, convolution, rounded
 from spikedistill.machine.compiler import missing_compiler
 from spikedistill.training.recipe_files import load_recipe
@@ -24,9 +24,13 @@ class Rounded(Kernels):
     """The obvious version: ordinary convolutions of spikes as they are, with rounded weights."""
 
     def weighted(self, operation, values, weight, bias, options, timesteps):
-        spikes = bool(((values == 0) | (values == 1)).all())
-        if operation is torch.conv2d and weight.shape[1] >= FEWEST_CHANNELS and spikes:
-            weight = as_rounded(weight)
+        if operation is torch.conv2d and weight.shape[1] >= FEWEST_CHANNELS and ((values == 0) | (values == 1)).all():
+            numbers, scale = rounded(weight)
+            # Sums of whole numbers are exact in float64. A sum that is not would move spikes at the threshold.
+            out = operation(values.double(), numbers.double(), None, **options).float() * scale.view(1, -1, 1, 1)
+            out = out if bias is None else out + bias.view(1, -1, 1, 1)
+            mean, *moments = self.moments(out, timesteps)
+            return Weighted(out, mean, tuple(moments))
         return super().weighted(operation, values, weight, bias, options, timesteps)
 
 
