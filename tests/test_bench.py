@@ -149,7 +149,7 @@ def active_network(name: str, timesteps: int):
 
 
 @pytest.mark.parametrize("functional", [False, True])
-@pytest.mark.parametrize("name", ["resnet18", "resnet19", "preact_resnet18", "vgg11"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet19", "preact_resnet18", "speednet", "vgg11"])
 def test_spikingjelly_computes_the_same_logits_and_gradients(name, functional):
     pytest.importorskip("spikingjelly")
     network = active_network(name, timesteps=3)

@@ -41,7 +41,8 @@ class SpeedNet(nn.Module):
         check_width(width)
         # Without padding: 32×32 become 31×31, and 15, 7 and 3 after the stages.
         first = nn.Conv2d(in_channels, STEM_CHANNELS, STEM_KERNEL, bias=False)
-        self.stem = nn.Sequential(first, nn.BatchNorm2d(STEM_CHANNELS), LIF(neuron))
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(STEM_CHANNELS))
+        self.neuron = LIF(neuron)
         channels = STEM_CHANNELS
         for k, factor in enumerate(FACTORS):
             self.add_module(f"stage{k + 1}", Stage(channels, width * factor, neuron))
@@ -50,7 +51,7 @@ class SpeedNet(nn.Module):
         self.head = Head(channels, outputs, neuron)
 
     def forward(self, x: Flow) -> Flow:
-        x = self.stem(x)
+        x = self.neuron(self.stem(x))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
         return self.head(x)

@@ -1,0 +1,64 @@
+"""Milliseconds of a training step that is nearly all the host's work: a table of docs/gpu.md.
+
+    OMP_NUM_THREADS=1 python scripts/host_times.py [REPEATS]
+
+ResNet-18 with width 16 on two images of 8×8, T = 4, SGD, in fp32. The steps are taken in turn.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+import spikedistill as sd
+from spikedistill.core.kernels import EAGER, Kernels, compiled
+from spikedistill.training.optimizers import SGD, make_optimizer
+
+KINDS: dict[str, tuple[sd.ANN | sd.Rate, tuple[str, ...] | None, Kernels]] = {
+    "ANN twin": (sd.ANN(), (), EAGER),
+    "ANN twin with branches": (sd.ANN(), None, EAGER),
+    "rate-based alone, eager kernels": (sd.Rate(4), (), EAGER),
+    "self-distillation, eager kernels": (sd.Rate(4), None, EAGER),
+    "rate-based alone, fused kernels": (sd.Rate(4), (), compiled()),
+    "self-distillation, fused kernels": (sd.Rate(4), None, compiled()),
+}
+WARM_UP = 6
+
+
+def step_of(rule: sd.ANN | sd.Rate, branches: tuple[str, ...] | None, kernels: Kernels) -> Callable[[], None]:
+    learner = sd.SelfDistillation(sd.create_model("resnet18", width=16), rule, branches=branches, kernels=kernels)
+    learner = learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    optimizer = make_optimizer(learner, SGD())
+    images = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    labels = torch.tensor([3, 7])
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        learner.loss(learner(images), labels).total.backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 34
+    steps = {name: step_of(*kind) for name, kind in KINDS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(WARM_UP + repeats):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if repeat >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    first = statistics.median(seconds["ANN twin"])
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        print(f"| {name} | {1e3 * median:.1f} | {median / first:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
