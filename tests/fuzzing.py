@@ -29,6 +29,8 @@ from made_events import recording
 import spikedistill as sd
 from spikedistill.data.events import Framing, write_aedat2
 from spikedistill.data.events.aedat import read_aedat2
+from spikedistill.data.events.atis import read_atis
+from spikedistill.data.events.event import Sensor
 from spikedistill.data.events.frames import read_frames_npz
 from spikedistill.data.events.recordings import frames_of_file, read_events_npz
 from spikedistill.data.pictures.decode import decode
@@ -62,6 +64,11 @@ def _picture(kind: str) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def _atis(count: int) -> bytes:
+    rows = [[k % 34, (3 * k) % 34, k % 2 << 7, k >> 8, k & 255] for k in range(count)]
+    return np.array(rows, np.uint8).tobytes()
 
 
 def _aedat2(count: int) -> bytes:
@@ -134,6 +141,7 @@ def readers() -> dict[str, Reader]:
     return {
         "aedat2": Reader(read_aedat2, (_aedat2(40), _aedat2(1)), 250_000, ".aedat"),
         "aedat2 repaired": Reader(lambda p: read_aedat2(p, repair=True), (_aedat2(40),), 100_000, ".aedat"),
+        "atis": Reader(lambda p: read_atis(p, Sensor(34, 34)), (_atis(40), _atis(1)), 150_000, ".bin"),
         "events npz": Reader(read_events_npz, (zipped(bad_files.events(20)),), 120_000, ".npz"),
         "frames npz": Reader(lambda p: read_frames_npz(p, 2), (frames,), 20_000, ".npz"),
         "any recording": Reader(lambda p: frames_of_file(p, framing), (_aedat2(40),), 30_000, ".aedat"),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import spikedistill as sd
 from spikedistill.core.kernels import EAGER, EightBit, FusedEightBit, Kernels, Weighted
 from spikedistill.core.kernels.eight_bit import FEWEST_CHANNELS, convolution, rounded
+from spikedistill.core.rules.common import kept
 from spikedistill.machine.compiler import missing_compiler
 from spikedistill.training.recipe_files import load_recipe
 
@@ -87,17 +88,17 @@ def test_a_network_learns_as_with_rounded_weights(name):
 
 def test_spikes_are_kept_in_8_bits_and_computed_with_in_floats():
     learner = sd.SelfDistillation(sd.create_model("resnet18", 5, width=32), sd.Rate(2), branches=(), kernels=EightBit())
-    kept, pooled = [], []
+    dtypes, pooled = [], []
 
     def look(module, inputs, output):
-        kept.append(output.kept.dtype)
+        dtypes.append(kept(output).dtype)
         pooled.append(F.avg_pool2d(output, 2).values.dtype)
         assert (output + output).values.max() == 2
-        assert output[..., 1:].kept.dtype == torch.uint8
+        assert kept(output[..., 1:]).dtype == torch.uint8
 
     learner.network.body.layer1.register_forward_hook(look)
     learner(torch.randn(2, 3, 16, 16))
-    assert (kept, pooled) == ([torch.uint8], [torch.float32])
+    assert (dtypes, pooled) == ([torch.uint8], [torch.float32])
 
 
 def test_a_neuron_and_a_norm_right_behind_spikes():

@@ -28,7 +28,7 @@ from spikedistill.data.events.aedat import HEADER
 from spikedistill.data.events.changes import Changes, change
 from spikedistill.data.events.frames import LARGEST
 from spikedistill.data.events.frameset import frames_of
-from spikedistill.data.events.recordings import CIFAR10_CLASSES
+from spikedistill.data.events.layouts import CIFAR10_CLASSES
 from spikedistill.data.events.simulate import Camera, path, simulate
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.report.grid import grid
@@ -180,7 +180,7 @@ BAD_FIELDS = [
     ({"p": [0, 1, 2, 1]}, "a polarity is 0 or 1 .or -1 and 1.; found 0, 1, 2. Map yours"),
     ({"p": [0, 1, -1, 1]}, "found -1, 0, 1"),
     ({"p": [0, 1, 0.5, 1]}, "p is 0.5 at event 2"),
-    ({"x": [1, 2, 128, 4]}, "x runs from 1 to 128, but the sensor has 128 pixels a side"),
+    ({"x": [1, 2, 128, 4]}, "x runs from 1 to 128, but the sensor has 128 columns"),
     ({"y": [-1, 2, 3, 4]}, "y runs from -1 to 4"),
     ({"x": [1, 2, 2**16 + 5, 4]}, "x runs from 1 to 65541"),  # 5, if it were cut to 16 bits
     ({"t": [0, 20, 10, 30]}, "time runs backwards 1 times, first at event 2"),
@@ -286,7 +286,7 @@ def test_an_empty_bin_is_an_empty_frame():
     assert frames.sum((1, 2, 3)).tolist() == [1, 0, 0, 0, 1]
     with pytest.raises(DataError, match="no events"):
         to_frames(Events(*(np.array([], int) for _ in range(4))), 5)
-    with pytest.raises(DataError, match="y runs from 3 to 128, but the sensor has 128 pixels a side"):
+    with pytest.raises(DataError, match="y runs from 3 to 128, but the sensor has 128 rows"):
         to_frames(Events(np.array([1, 2]), np.array([3, 128]), np.array([0, 1]), np.array([0, 1000])), 5)
     with pytest.raises(InvalidArgument, match="cut by number or time; given 'hand'"):
         to_frames(events, 5, "hand")

@@ -21,10 +21,11 @@ from spikedistill.data.check import check
 from spikedistill.data.events import Events, frames_of_file, make, read_aedat2, to_frames, write_aedat2
 from spikedistill.data.events.aedat import HEADER
 from spikedistill.data.events.cache import prepared
-from spikedistill.data.events.recordings import CIFAR10_CLASSES, find_recordings
+from spikedistill.data.events.layouts import CIFAR10_CLASSES
+from spikedistill.data.events.recordings import find_recordings
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.simulate import Camera
-from spikedistill.data.events.splits import SPLITS, split
+from spikedistill.data.events.splits import split
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.tasks import Labels
 
@@ -92,7 +93,7 @@ def test_missing_and_empty_folders(root, tmp_path):
 
 def test_splits(root):
     found = find_recordings(root)
-    rows = {name: split(found, name, 0) for name in SPLITS if name != "stratified-90-10"}
+    rows = {name: split(found, name, 0) for name in ("first-90", "last-900", "authors")}
     for train, test in rows.values():
         assert sorted(torch.cat([train, test]).tolist()) == list(range(30))
     assert [found.number(k) for k in rows["last-900"][1].tolist()] == [0, 99] * 10
@@ -101,6 +102,18 @@ def test_splits(root):
     assert rows["authors"][1].tolist() == sorted(order[27:].tolist())
     with pytest.raises(DataError, match="leaves 30 of 30 recordings for training and 0 for the test"):
         split(found, "stratified-90-10", 0)
+
+
+def test_all_folds_together_test_every_recording_once(root):
+    found = find_recordings(root)
+    many = type(found)("aedat2", root, found.paths * 10, found.labels * 10, found.classes)
+    tested = []
+    for k in range(5):
+        train, test = split(many, f"fold-{k + 1}-of-5", 0)
+        assert torch.tensor(many.labels)[test].bincount().tolist() == [6] * 10
+        assert len(train) == 240
+        tested += test.tolist()
+    assert sorted(tested) == list(range(300))
 
 
 def test_stratified_takes_a_tenth_of_each_class(root):
@@ -345,7 +358,7 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "grid.png").stat().st_size > 1000
     assert main(["data", "prepare", *words]) == 0
     said = capsys.readouterr()
-    assert "40 training and 40 test recordings (split folders)" in said.out
+    assert "40 training and 40 test recordings (split folders: " in said.out
     assert said.err.count("preparing frames") == 20  # once, by data show: a line each tenth of train and test
     for bad in ("nowhere/grid.png", "grid.txt"):
         assert main(["data", "show", *words, "--out", str(tmp_path / bad)]) == 1

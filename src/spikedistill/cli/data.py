@@ -72,7 +72,7 @@ def _prepare(given: argparse.Namespace) -> None:
     start = time.perf_counter()
     splits = load(recipe.data, recipe.timesteps)
     print(
-        f"{len(splits.train)} training and {len(splits.test)} test recordings (split {recipe.data.events.split}), "
+        f"{len(splits.train)} training and {len(splits.test)} test recordings ({splits.division}), "
         f"T = {recipe.timesteps}, ready in {time.perf_counter() - start:.1f} s in "
         f"{recipe.data.events.cache or default_folder()}"
     )

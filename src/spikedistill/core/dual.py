@@ -107,13 +107,7 @@ class Dual(Signal):
     @cached_property
     def values(self) -> Tensor:
         """[T·N, ...] the spike path, computed, in floating point."""
-        values = total(self.terms)
-        return values if values.is_floating_point() else values.to(self.dtype)
-
-    @property
-    def kept(self) -> Tensor:
-        """[T·N, ...] the spike path as its kernel keeps it: spikes may be 8-bit numbers (`Kernels.spike_dtype`)."""
-        return self.terms[0].values if self.is_plain() else self.values
+        return total(self.terms)
 
     @cached_property
     def rate(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -132,9 +126,8 @@ class Dual(Signal):
         return self.terms[0].rate.shape
 
     def computed(self) -> Term:
-        """The whole signal as one term in floating point with nothing pending."""
-        plain = self.is_plain() and self.terms[0].values.is_floating_point()
-        return self.terms[0] if plain else Term(self.values, self.rate)
+        """The whole signal as one term with nothing pending, in floating point."""
+        return self.terms[0] if self.is_plain() and self.terms[0].is_floating() else Term(self.values, self.rate)
 
     def is_plain(self) -> bool:
         return len(self.terms) == 1 and self.terms[0].norm is None

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
+from spikedistill.data.events.event import DVS128, Sensor
 from spikedistill.data.events.frames import checked_frames
-from spikedistill.data.events.recordings import CIFAR10_CLASSES, READERS, Recordings, find_recordings
+from spikedistill.data.events.layouts import CIFAR10_CLASSES, LAYOUTS
+from spikedistill.data.events.recordings import READERS, Recordings, find_recordings
 from spikedistill.data.npz import read_npz
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import SPLIT_NAMES, content, find_pictures, split_folder
@@ -99,8 +101,9 @@ def _problems(read: Callable[[Path], object], paths: Iterable[Path]) -> list[str
 
 def _all_recordings(root: Path) -> list[Part]:
     # Recordings may lie in the root, or divided into folders for training and test.
-    below = [root / name for names in SPLIT_NAMES.values() for name in names]
-    return [part for folder in (root, *below) if folder.is_dir() for part in _recordings(folder)]
+    names = {name for names in SPLIT_NAMES.values() for name in names}
+    below = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in names]
+    return [part for folder in (root, *below) for part in _recordings(folder)]
 
 
 def _recordings(folder: Path) -> list[Part]:
@@ -111,7 +114,8 @@ def _recordings(folder: Path) -> list[Part]:
     if found.form == "frames":
         bad = _frame_problems(found)
     else:
-        bad = _problems(lambda path: READERS[found.form](path, False), found.paths)
+        sensor = _sensor_of(found)
+        bad = _problems(lambda path: READERS[found.form](path, False, sensor), found.paths)
     # Some classes of CIFAR10-DVS are there: then all should be. Other recordings may have classes of their own.
     missing = [name for name in CIFAR10_CLASSES if name not in found.classes]
     if missing and len(missing) < len(CIFAR10_CLASSES):
@@ -120,6 +124,12 @@ def _recordings(folder: Path) -> list[Part]:
     names = {p for folder in folders for p in folder.iterdir() if not p.name.startswith(".")} - set(found.paths)
     others = sorted(str(p.relative_to(found.root)) for p in names)
     return [Part(str(found.root), f"recordings ({found.form})", found.counts(), bad, others)]
+
+
+def _sensor_of(found: Recordings) -> Sensor:
+    """That of the data set with these classes; of an unknown one in a file that can say 256 pixels a side, those."""
+    known = [layout.sensor for layout in LAYOUTS.values() if layout.classes == found.classes]
+    return known[0] if known else Sensor(256, 256) if found.form == "atis" else DVS128
 
 
 def _frame_problems(found: Recordings) -> list[str]:

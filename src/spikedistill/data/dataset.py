@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from spikedistill.data.events.layouts import Layout
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.samples import Samples
 from spikedistill.errors import DataError
@@ -70,6 +71,7 @@ class DataSet:
         classes: how many (None: as many as there are folders).
         mean, std: the constants that normalise pictures, per channel; frames of events are used as counted.
         torchvision: class name in torchvision.datasets, and the folder in the root that its files lie in.
+        recordings: sensor, classes and division of recordings of events.
         parquet: files are called NAME-train.parquet and NAME-test.parquet.
     """
 
@@ -86,6 +88,8 @@ class DataSet:
     std: tuple[float, ...] = ()
     torchvision: tuple[str, str] | None = None
     parquet: str | None = None
+    # What the reader of recordings wants to know:
+    recordings: Layout = Layout()
 
     def read(self, request: Request) -> Samples:
         """A part of this data set.

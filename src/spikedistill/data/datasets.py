@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from spikedistill.data.dataset import DataSet, Request
+from spikedistill.data.events.layouts import LAYOUTS
 from spikedistill.data.events.read import read_events
 from spikedistill.data.pictures.folderset import read_folder
 from spikedistill.data.pictures.small import read_embedded, read_small
@@ -28,6 +29,14 @@ def _refuse_given(dataset: DataSet, request: Request) -> NoReturn:
         "the samples of this run were handed over in Python; hand them over again: spikedistill.resume(folder, "
         "data=...), or evaluate with spikedistill.load(folder).evaluate(samples)"
     )
+
+
+def _recordings(name: str, summary: str) -> DataSet:
+    """A row for recordings: two channels, darker and brighter; `data.events.size` changes the size."""
+    layout = LAYOUTS[name]
+    classes = None if layout.classes is None else len(layout.classes)
+    settings = ("root", "events")
+    return DataSet(summary, read_events, "events", settings, 2, layout.size, classes, recordings=layout)
 
 
 DATASETS: dict[str, DataSet] = {
@@ -103,16 +112,15 @@ DATASETS: dict[str, DataSet] = {
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     ),
-    # Two channels: darker and brighter. The size is that of the frames, which `data.events.size` changes.
-    "cifar10-dvs": DataSet(
-        "CIFAR10-DVS, 10,000 recordings: AEDAT 2 or 4, or SpikingJelly's events and frames",
-        read_events,
-        kind="events",
-        settings=("root", "events"),
-        channels=2,
-        size=48,
-        classes=10,
+    "cifar10-dvs": _recordings(
+        "cifar10-dvs", "CIFAR10-DVS, 10,000 recordings: AEDAT 2 or 4, or SpikingJelly's events and frames"
     ),
+    "n-mnist": _recordings("n-mnist", "N-MNIST, 60,000 + 10,000 recordings of 34×34: Train/DIGIT/*.bin and Test/"),
+    "dvs128-gesture": _recordings(
+        "dvs128-gesture", "DVS128 Gesture, 11 gestures: SpikingJelly's events_np/train/CLASS/*.npz, or its frames"
+    ),
+    "n-caltech101": _recordings("n-caltech101", "N-Caltech101, 8,709 recordings: CLASS/*.bin"),
+    "recordings": _recordings("recordings", "any CLASS/*.aedat, *.bin or *.npz of events, of any camera"),
     GIVEN: DataSet(
         "samples of your own, in Python: spikedistill.train(..., data=Splits(...))",
         _refuse_given,

@@ -29,7 +29,8 @@ class Splits:
 
 def division(settings: DataSettings) -> str:
     """How recordings are divided, in words; "" for data sets that come with a test set."""
-    return settings.events.division() if "events" in DATASETS[settings.name].settings else ""
+    dataset = DATASETS[settings.name]
+    return settings.events.of(dataset.recordings).division() if "events" in dataset.settings else ""
 
 
 def load(settings: DataSettings, timesteps: int | None = None) -> Splits:

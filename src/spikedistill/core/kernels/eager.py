@@ -84,10 +84,7 @@ class Kernels:
         Args:
             steps: how many steps the terms hold, T or 1.
         """
-        current = total(terms)
-        if not current.is_floating_point():  # spikes that are the current of the next neuron
-            current = current.to(terms[0].rate.dtype)
-        current = current.unflatten(0, (steps, -1))
+        current = total(terms).unflatten(0, (steps, -1))
         # One step becomes T by expanding, which copies nothing.
         spikes, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape[1:]), neuron)
         return RateResponse(spikes.flatten(0, 1).to(self.spike_dtype or spikes.dtype), rate, eligibility)

@@ -225,7 +225,7 @@ class Fused(Kernels):
             if like is not None:  # a plain term beside a normed one is scaled by 1: cheaper than a kernel of its own
                 tensors += pair or (torch.ones_like(like), torch.zeros_like(like))
         # spikes may be of 8 bits, and a sum of them with a convolution's output is not
-        kept = next((t.values.dtype for t in terms if t.values.is_floating_point()), terms[0].rate.dtype)
+        kept = next((t.values.dtype for t in terms if t.is_floating()), terms[0].rate.dtype)
         spike_dtype = self.spike_dtype or kept
         sweep = _fused_rate_response(len(terms), like is not None, timesteps, neuron, kept, spike_dtype)
         response = sweep(*tensors)

@@ -35,6 +35,10 @@ class Term(NamedTuple):
     norm: Norm | None = None
     moments: tuple[Tensor, Tensor] | None = None  # mean and biased variance [C] of the values, where known
 
+    def is_floating(self) -> bool:
+        """Whether the values are floating-point numbers; spikes may be kept as 8-bit ones."""
+        return self.values.is_floating_point()
+
 
 class Curve(NamedTuple):
     """The mean answer of a neuron to a fluctuating current, at equal distances of its mean (rate_twin.py).
@@ -84,8 +88,9 @@ def computed(values: Tensor, norm: Norm | None) -> Tensor:
 
 
 def total(terms: tuple[Term, ...]) -> Tensor:
-    """The spike path: the sum of the terms, in the shape of their values."""
-    first, *rest = (computed(term.values, term.norm) for term in terms)
+    """The spike path: the sum of the terms, in the shape of their values, in floating point."""
+    values = (term.values if term.is_floating() else term.values.to(term.rate.dtype) for term in terms)
+    first, *rest = (computed(each, term.norm) for each, term in zip(values, terms, strict=True))
     for other in rest:
         first = first + other
     return first

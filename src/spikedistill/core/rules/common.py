@@ -74,6 +74,11 @@ def values_of(signal: Signal) -> Tensor:
     return signal.values
 
 
+def kept(x: Dual) -> Tensor:
+    """The spike path as its kernel keeps it: spikes may be 8-bit numbers there (`Kernels.spike_dtype`)."""
+    return x.terms[0].values if x.is_plain() else x.values
+
+
 def rate_of(signal: Signal) -> Tensor:
     """The rate [N, ...]."""
     return signal.rate

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from spikedistill.core.dual import Dual, Static
-from spikedistill.core.rules.common import changed_batch, linear, stepwise
+from spikedistill.core.rules.common import changed_batch, kept, linear, stepwise
 from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, first_signal, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import UnsupportedOperation
@@ -159,8 +159,8 @@ def pick(function: TorchFunction, x: Signal, index: object) -> Signals:
     first = index[0] if isinstance(index, tuple) and index else index
     if first is not Ellipsis and first != slice(None):
         raise changed_batch(function, "the first index must be `:` or `...`")
-    if isinstance(x, Dual) and not x.kept.is_floating_point():
-        return x.with_path(x.kept[index], x.rate[index])  # type: ignore[index]  # spikes of 8 bits stay so
+    if isinstance(x, Dual) and not kept(x).is_floating_point():
+        return x.with_path(kept(x)[index], x.rate[index])  # type: ignore[index]  # spikes of 8 bits stay so
     return linear(function, x, index)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikedistill.core.dual import Adjoint, Dual, Unrolled, linear_of_rate
 from spikedistill.core.kernels import Term
-from spikedistill.core.rules.common import linear
+from spikedistill.core.rules.common import kept, linear
 from spikedistill.core.signal import Rule, Signal, Signals, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
@@ -83,7 +83,7 @@ def _under_autocast(x: Dual, weight: Tensor, bias: Tensor | None) -> tuple[Dual,
     dtype = torch.get_autocast_dtype(kind)
     # Both tensors of the signal at once: reading `values` computes what is pending on it. Spikes of 8 bits stay so.
     if x.dtype != dtype:
-        values = x.kept if not x.kept.is_floating_point() else x.values.to(dtype)
+        values = kept(x) if not kept(x).is_floating_point() else x.values.to(dtype)
         x = x.with_path(values, x.rate.to(dtype))
     return x, weight.to(dtype), None if bias is None else bias.to(dtype)
 
@@ -118,7 +118,7 @@ def _on_dual(
 ) -> Dual:
     x, weight, bias = _under_autocast(x, weight, bias)
     with torch.no_grad():
-        out = x.kernels.weighted(function, x.kept, weight, bias, options, x.timesteps)
+        out = x.kernels.weighted(function, kept(x), weight, bias, options, x.timesteps)
     # x.rate is of size N and has the gradient; its values play no part in those of the result.
     rate = linear_of_rate(out.mean, x.rate, weight, bias, adjoint)
     return Dual((Term(out.values, rate, moments=out.moments),), x.context)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from spikedistill.data.events.event import REPAIR, SENSOR, Events
+from spikedistill.data.events.event import DVS128, REPAIR, SENSOR, Events, Sensor, unwrapped
 from spikedistill.errors import DataError
 from spikedistill.machine.files import write_atomically
 from spikedistill.machine.reading import ReadError, content_of
 
 LARGEST = 2 * 1024**3
 """Bytes of a recording."""
+CLOCK, NEAR = 2**32, 2**28
+"""Times before the clock begins again (71 minutes), and how near to both ends they are where it did (4.5 minutes)."""
 VERSION_2 = b"#!AER-DAT2.0"
 VERSION_4 = b"#!AER-DAT4.0"
 HEADER = VERSION_2 + b"\r\n# This is a raw AE data file - do not edit\r\n# Timestamps tick is 1 us\r\n"
@@ -55,19 +57,10 @@ def read_aedat2(path: str | Path, repair: bool = False) -> Events:
     # Taking x, y and p from single bytes is several times as fast as shifting and masking the words.
     octets = np.frombuffer(body, np.uint8).reshape(-1, 8)
     low = octets[:, 3]
-    events = Events.of(low >> 1, octets[:, 2] & 0x7F, low & 1, _unwrapped(words[:, 1].astype(np.int64)), path)
+    events = Events.of(
+        low >> 1, octets[:, 2] & 0x7F, low & 1, unwrapped(words[:, 1].astype(np.int64), CLOCK, NEAR), path
+    )
     return (events.repaired() if repair else events).checked(path)
-
-
-WRAP = 2**32
-NEAR = 2**28
-"""Times this near to both ends of 32 bits are a clock that began again, and no damage (4.5 minutes)."""
-
-
-def _unwrapped(t: np.ndarray) -> np.ndarray:
-    """Times in µs where the camera's clock of 32 bits began again at 0, which it does after 71 minutes."""
-    again = (t[:-1] > WRAP - NEAR) & (t[1:] < NEAR)
-    return t + WRAP * np.concatenate([[0], np.cumsum(again)]) if again.any() else t
 
 
 def _content(path: Path) -> bytes:
@@ -111,7 +104,7 @@ def write_aedat2(path: str | Path, events: Events) -> None:
     write_atomically(Path(path), lambda file: file.write_bytes(HEADER + words.tobytes()))
 
 
-def read_aedat4(path: str | Path, repair: bool = False) -> Events:
+def read_aedat4(path: str | Path, repair: bool = False, sensor: Sensor = DVS128) -> Events:
     """Decode an AEDAT 4 recording with the `aedat` package (the extra `aedat4`).
 
     Raises:
@@ -133,4 +126,4 @@ def read_aedat4(path: str | Path, repair: bool = False) -> Events:
         raise DataError(f"{path} holds no events; record it again, or move it out of the folder")
     joined = np.concatenate(packets)
     events = Events.of(joined["x"], joined["y"], joined["on"], joined["t"], path)
-    return (events.repaired() if repair else events).checked(path)
+    return (events.repaired(sensor) if repair else events).checked(path, sensor)

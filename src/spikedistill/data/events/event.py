@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,16 @@ from spikedistill.errors import DataError
 
 SENSOR = 128
 """Rows and columns of the DVS128, the sensor of CIFAR10-DVS."""
+
+
+class Sensor(NamedTuple):
+    """The pixels of a camera."""
+
+    rows: int
+    columns: int
+
+
+DVS128 = Sensor(SENSOR, SENSOR)
 
 REPAIR = "is the file damaged? To leave such events out and sort by time: --data.events.repair true"
 
@@ -69,7 +79,7 @@ class Events:
         """
         return Events(SENSOR - 1 - self.y, SENSOR - 1 - self.x, 1 - self.p, self.t)
 
-    def checked(self, source: object, sensor: int = SENSOR, remedy: str = REPAIR) -> Self:
+    def checked(self, source: object, sensor: Sensor = DVS128, remedy: str = REPAIR) -> Self:
         """Itself, if it is a recording that can be used.
 
         Args:
@@ -82,11 +92,12 @@ class Events:
         if len(self) == 0:
             raise DataError(f"{source} holds no events; record it again, or move it out of the folder")
         # Each of these would be an index into the frames: a wrong one would be counted at another pixel.
-        for name, limit in (("x", sensor), ("y", sensor), ("p", 2)):
+        for name, limit in (("x", sensor.columns), ("y", sensor.rows), ("p", 2)):
             values = getattr(self, name)
             low, high = int(values.min()), int(values.max())
             if low < 0 or high >= limit:
-                expected = f"the sensor has {sensor} pixels a side" if name != "p" else "a polarity is 0 or 1"
+                pixels = f"the sensor has {limit} {'columns' if name == 'x' else 'rows'}"
+                expected = pixels if name != "p" else "a polarity is 0 or 1"
                 raise DataError(f"{source}: {name} runs from {low} to {high}, but {expected}; {remedy}")
         # Bins of equal number take events in the order of the file, so the order must be that of time.
         backwards = self.t[1:] < self.t[:-1]
@@ -98,12 +109,23 @@ class Events:
             )
         return self
 
-    def repaired(self, sensor: int = SENSOR) -> Events:
+    def repaired(self, sensor: Sensor = DVS128) -> Events:
         """Without the events outside the sensor, in the order of time (of equal times the order is kept)."""
-        inside = (self.x >= 0) & (self.x < sensor) & (self.y >= 0) & (self.y < sensor)
+        inside = (self.x >= 0) & (self.x < sensor.columns) & (self.y >= 0) & (self.y < sensor.rows)
         # Rows of the whole recording: first those inside the sensor, then these by time.
         order = np.flatnonzero(inside)[np.argsort(self.t[inside], kind="stable")]
         return Events(_narrowed(self.x[order]), _narrowed(self.y[order]), self.p[order], self.t[order])
+
+
+def unwrapped(t: np.ndarray, clock: int, near: int) -> np.ndarray:
+    """Times in µs [n], int64, where a camera's clock began again at 0.
+
+    Args:
+        clock: times before it does.
+        near: times so near to both ends of the clock are one that began again, and no damage.
+    """
+    again = (t[:-1] > clock - near) & (t[1:] < near)
+    return t + clock * np.concatenate([[0], np.cumsum(again)]) if again.any() else t
 
 
 def _whole(values: npt.ArrayLike, name: str, source: object) -> np.ndarray:

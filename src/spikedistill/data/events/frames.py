@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikedistill.data.events.event import SENSOR, Events
+from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.npz import read_npz
 from spikedistill.errors import DataError, InvalidArgument
 
@@ -28,7 +28,8 @@ class Framing:
     Args:
         timesteps: T, the number of bins.
         by: bins of equal "number" of events, or of equal "time".
-        size: rows and columns that the frames are resized to (128: left as they are).
+        size: rows and columns that the frames are resized to (those of the sensor: left as they are).
+        sensor: rows and columns of the camera.
 
     Raises:
         InvalidArgument: less than one bin or pixel, or an unknown way to cut.
@@ -37,15 +38,18 @@ class Framing:
     timesteps: int = 10
     by: str = "number"
     size: int = 48
+    sensor: Sensor = DVS128
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sensor", Sensor(*self.sensor))  # JSON gives a list
         if not isinstance(self.timesteps, int) or not isinstance(self.size, int):
             raise InvalidArgument(
                 f"frames have whole numbers of bins and pixels; given timesteps={self.timesteps}, size={self.size}"
             )
-        if self.timesteps < 1 or self.size < 1:
+        if min(self.timesteps, self.size, *self.sensor) < 1:
             raise InvalidArgument(
-                f"frames need at least one bin and one pixel; given timesteps={self.timesteps}, size={self.size}"
+                f"frames need at least one bin and one pixel; given timesteps={self.timesteps}, size={self.size}, "
+                f"{self.sensor}"
             )
         if self.by not in BINNINGS:
             raise InvalidArgument(f"frames are cut by {' or '.join(BINNINGS)}; given {self.by!r}")
@@ -67,8 +71,8 @@ def _bins_by_time(t: np.ndarray, timesteps: int) -> np.ndarray:
 BINNINGS = {"number": _bins_by_number, "time": _bins_by_time}
 
 
-def to_frames(events: Events, timesteps: int, by: str = "number", sensor: int = SENSOR) -> np.ndarray:
-    """Count events: int64 [T, 2, sensor, sensor]. A bin without events is an empty frame.
+def to_frames(events: Events, timesteps: int, by: str = "number", sensor: Sensor = DVS128) -> np.ndarray:
+    """Count events: int64 [T, 2, rows, columns] of the sensor. A bin without events is an empty frame.
 
     Raises:
         DataError: no events, events outside the sensor, or time running backwards.
@@ -77,9 +81,9 @@ def to_frames(events: Events, timesteps: int, by: str = "number", sensor: int = 
     Framing(timesteps, by)
     events.checked("a recording to make frames of", sensor, "leave such events out, or sort them by time")
     # One number for each pixel, polarity and bin: counting these is counting events.
-    cell = (BINNINGS[by](events.t, timesteps) * 2 + events.p) * sensor + events.y
-    counts = np.bincount(cell * sensor + events.x, minlength=timesteps * 2 * sensor * sensor)
-    return counts.reshape(timesteps, 2, sensor, sensor)
+    cell = (BINNINGS[by](events.t, timesteps) * 2 + events.p) * sensor.rows + events.y
+    counts = np.bincount(cell * sensor.columns + events.x, minlength=timesteps * 2 * sensor.rows * sensor.columns)
+    return counts.reshape(timesteps, 2, *sensor)
 
 
 def resized(frames: np.ndarray | Tensor, size: int) -> Tensor:
@@ -126,16 +130,16 @@ def finished_frames(frames: np.ndarray, size: int, source: object) -> np.ndarray
     return resized(checked_frames(frames, source), size).half().numpy()
 
 
-def read_frames_npz(path: str | Path, timesteps: int, sensor: int = SENSOR) -> np.ndarray:
+def read_frames_npz(path: str | Path, timesteps: int, sensor: Sensor = DVS128) -> np.ndarray:
     """Ready-made frames in SpikingJelly's layout: the key `frames`, [T, 2, H, W].
 
     Raises:
         DataError: damaged, of another T or shape, or with numbers that are no counts.
     """
     frames = read_npz(Path(path), ("frames",))["frames"]
-    if frames.shape != (timesteps, 2, sensor, sensor):
+    if frames.shape != (timesteps, 2, *sensor):
         raise DataError(
-            f"{path}: frames are {list(frames.shape)}, expected [T, 2, H, W] = {[timesteps, 2, sensor, sensor]}; use "
+            f"{path}: frames are {list(frames.shape)}, expected [T, 2, H, W] = {[timesteps, 2, *sensor]}; use "
             "the folder that was made for this T, or set --timesteps to it"
         )
     return checked_frames(frames, path)

@@ -64,7 +64,8 @@ class FrameSet:
     def description(self) -> dict[str, Any]:
         """What a network that learned these frames is fed."""
         size = self.framing.size
-        return {"kind": "events", "shape": [2, size, size], "framing": dataclasses.asdict(self.framing)}
+        framing = dataclasses.asdict(self.framing) | {"sensor": list(self.framing.sensor)}  # as JSON gives it back
+        return {"kind": "events", "shape": [2, size, size], "framing": framing}
 
     def read(self, index: Tensor) -> Raw:
         """Frames [T, N, 2, H, W] in the type in which they are kept."""
@@ -142,8 +143,10 @@ def _as_frames(recording: Any, framing: Framing, source: str) -> np.ndarray:
     fields = _fields(recording)
     if fields is not None:
         events = Events.of(fields["x"], fields["y"], fields["p"], fields["t"], source)
-        events.checked(source, remedy="leave such events out, or sort them by time, before they come here")
-        frames = to_frames(events, framing.timesteps, framing.by)
+        events.checked(
+            source, framing.sensor, remedy="leave such events out, or sort them by time, before they come here"
+        )
+        frames = to_frames(events, framing.timesteps, framing.by, framing.sensor)
     else:
         # Frames that were made elsewhere: what they count and how they were cut is up to their maker.
         frames = np.asarray(recording)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,11 @@ from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.events.cache import prepared
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.frameset import FrameSet
-from spikedistill.data.events.recordings import CIFAR10_CLASSES, Recordings, find_recordings
-from spikedistill.data.events.splits import FOLDERS, split
+from spikedistill.data.events.layouts import FOLDERS
+from spikedistill.data.events.recordings import Recordings, find_recordings, joined
+from spikedistill.data.events.settings import EventSettings
+from spikedistill.data.events.splits import split
+from spikedistill.errors import DataError
 from spikedistill.tasks.classification import Labels
 
 
@@ -21,18 +26,34 @@ def read_events(dataset: DataSet, request: Request) -> FrameSet:
         DataError: missing or unusable recordings, or a cache folder that cannot be written.
         InvalidArgument: no number of time steps.
     """
-    framing = request.events.framing(request.timesteps)
-    found, rows = divided(request, framing)
-    frames = prepared(found, framing, request.events.cache, request.events.repair)
+    settings = request.events.of(dataset.recordings)
+    framing = settings.framing(request.timesteps)
+    found, rows = divided(request, settings, framing, dataset.recordings.classes)
+    frames = prepared(found, framing, settings.cache, settings.repair)
     return FrameSet(frames, rows, Labels(torch.tensor(found.labels)[rows], found.classes), framing)
 
 
-def divided(request: Request, framing: Framing) -> tuple[Recordings, Tensor]:
+def divided(
+    request: Request, settings: EventSettings, framing: Framing, classes: tuple[str, ...] | None
+) -> tuple[Recordings, Tensor]:
     """The recordings under a root, and the rows of them that train or test."""
-    root, division = request.folder(), request.events.split
+    root, division = request.folder(), settings.split
+    assert division is not None  # `of` has filled it in
     if division == FOLDERS:
-        found = find_recordings(root / ("train" if request.train else "test"), framing, CIFAR10_CLASSES)
+        found = find_recordings(root, framing, classes, part="train" if request.train else "test")
         return found, torch.arange(len(found))
-    found = find_recordings(root, framing, CIFAR10_CLASSES)
+    found = _all_recordings(root, framing, classes)
     training, test = split(found, division, request.split_seed)
     return found, training if request.train else test
+
+
+def _all_recordings(root: Path, framing: Framing, classes: tuple[str, ...] | None) -> Recordings:
+    """Those in folders of classes; where there are none, those of the folders for training and test together."""
+    try:
+        return find_recordings(root, framing, classes)
+    except DataError as error:
+        try:
+            train, test = (find_recordings(root, framing, classes, part) for part in ("train", "test"))
+        except DataError:
+            raise error from None
+    return joined(train, test, root)

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from spikedistill.data.events.aedat import VERSION_4, read_aedat2, read_aedat4
-from spikedistill.data.events.event import Events
+from spikedistill.data.events.atis import read_atis
+from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, to_frames
 from spikedistill.data.npz import npz_keys, read_npz
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import regular
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-
-def read_events_npz(path: str | Path, repair: bool = False) -> Events:
+def read_events_npz(path: str | Path, repair: bool = False, sensor: Sensor = DVS128) -> Events:
     """Events in SpikingJelly's layout `events_np`: arrays t, x, y, p; the picture is upright.
 
     Raises:
@@ -28,19 +27,26 @@ def read_events_npz(path: str | Path, repair: bool = False) -> Events:
     """
     arrays = read_npz(Path(path), ("t", "x", "y", "p"))
     events = Events.of(arrays["x"], arrays["y"], arrays["p"], arrays["t"], path)
-    return (events.repaired() if repair else events).checked(path)
+    return (events.repaired(sensor) if repair else events).checked(path, sensor)
 
 
-def _upright_aedat2(path: Path, repair: bool) -> Events:
-    return read_aedat2(path, repair).turned()
+def _upright_aedat2(path: Path, repair: bool, sensor: Sensor) -> Events:
+    return read_aedat2(path, repair).turned()  # its addresses are those of a DVS128
 
 
-READERS: dict[str, Callable[[Path, bool], Events]] = {
+def _atis(path: Path, repair: bool, sensor: Sensor) -> Events:
+    return read_atis(path, sensor, repair)
+
+
+READERS: dict[str, Callable[[Path, bool, Sensor], Events]] = {
     "aedat2": _upright_aedat2,
     "aedat4": read_aedat4,
+    "atis": _atis,
     "events_np": read_events_npz,
 }
-"""Readers of upright events by form. The fourth form, "frames", is read by `read_frames_npz`."""
+"""Readers of upright events by form. The fifth form, "frames", is read by `read_frames_npz`."""
+RAW = {".aedat": "aedat", ".aedat4": "aedat", ".bin": "atis", ".npz": "npz"}
+"""Kinds of files by suffix; the first bytes, or the arrays of a file, say more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +88,10 @@ class Recordings:
         """
         # Ready-made frames are upright and have no events left that could be repaired.
         if self.form == "frames":
-            counts = read_frames_npz(self.paths[k], framing.timesteps)
+            counts = read_frames_npz(self.paths[k], framing.timesteps, framing.sensor)
         else:
-            counts = to_frames(READERS[self.form](self.paths[k], repair), framing.timesteps, framing.by)
+            events = READERS[self.form](self.paths[k], repair, framing.sensor)
+            counts = to_frames(events, framing.timesteps, framing.by, framing.sensor)
         return finished_frames(counts, framing.size, self.paths[k])
 
 
@@ -97,10 +104,29 @@ def frames_of_file(path: str | Path, framing: Framing, repair: bool = False) -> 
     path = Path(path)
     try:
         # A single file, given to `predict`: its suffix and first bytes must do.
-        form = _form("npz" if path.suffix == ".npz" else "aedat", (path,))
+        form = _form(RAW.get(path.suffix, "aedat"), (path,))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     return Recordings(form, path.parent, (path,), (0,), ("",)).frames(0, framing, repair)
+
+
+def joined(first: Recordings, second: Recordings, root: Path) -> Recordings:
+    """The recordings of two folders of one form, in the order of `Recordings`.
+
+    Raises:
+        DataError: of two forms, or of other classes.
+    """
+    if (first.form, first.classes) != (second.form, second.classes):
+        raise DataError(
+            f"{first.root} and {second.root} do not go together: {first.form} of {len(first.classes)} classes, "
+            f"{second.form} of {len(second.classes)}"
+        )
+    files = sorted(
+        [*zip(first.labels, first.paths, strict=True), *zip(second.labels, second.paths, strict=True)],
+        key=lambda file: (file[0], file[1].name, str(file[1])),
+    )
+    labels, paths = zip(*files, strict=True)
+    return Recordings(first.form, root, paths, labels, first.classes)
 
 
 # ---------------------------------------------------------------- looking
@@ -121,21 +147,35 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     frames = sorted(p for p in root.glob(f"frames_number_*_split_by_{cut}") if p.is_dir())
     if framing is not None:  # frames of another T are tried too: their reader says what is wrong with them
         frames.sort(key=lambda folder: folder.name != f"frames_number_{framing.timesteps}_split_by_{framing.by}")
-    aedat = [("aedat", folder, (".aedat", ".aedat4")) for folder in (root, root / "extract")]
+    raw = [
+        (kind, folder, suffixes)
+        for folder in (root, root / "extract")
+        for kind, suffixes in (("aedat", (".aedat", ".aedat4")), ("atis", (".bin",)))
+    ]
     ready = [("frames", folder, (".npz",)) for folder in frames]
-    return [*aedat, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
+    return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
+
+
+def _part_of(folder: Path, part: str) -> Path:
+    """The folder of a part ("train", "test") in `folder`, whether its name is in upper or lower case."""
+    named = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() == part] if folder.is_dir() else []
+    return named[0] if named else folder / part
 
 
 def find_recordings(
-    root: str | Path, framing: Framing | None = None, classes: tuple[str, ...] | None = None
+    root: str | Path,
+    framing: Framing | None = None,
+    classes: tuple[str, ...] | None = None,
+    part: str | None = None,
 ) -> Recordings:
     """The recordings under `root`, in the first form found.
 
-    CLASS/*.aedat (2.0 or 4), events_np/CLASS/*.npz, or frames_number_T_split_by_number/CLASS/*.npz.
+    CLASS/*.aedat (2.0 or 4), CLASS/*.bin, events_np/CLASS/*.npz, or frames_number_T_split_by_number/CLASS/*.npz.
 
     Args:
         framing: what the frames shall be; ready-made ones must have been cut so, and those of that T are preferred.
         classes: the folders that must be there, if any of them is (None: those that are).
+        part: "train" or "test": those of a folder of that name, which stands above the form or right below it.
 
     Raises:
         DataError: no such folder, no recordings, or missing classes; says what is there.
@@ -143,14 +183,22 @@ def find_recordings(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give the folder that holds one folder of recordings for each class")
-    for kind, folder, suffixes in _candidates(root, framing):
+    candidates = _candidates(root, framing)
+    if part is not None:
+        above = _candidates(_part_of(root, part), framing) if _part_of(root, part).is_dir() else []
+        candidates = [*above, *((kind, _part_of(folder, part), suffixes) for kind, folder, suffixes in candidates)]
+    for kind, folder, suffixes in candidates:
         if folder.is_dir() and any(_files(c, suffixes) for c in _class_folders(folder)):
             return _collect(kind, folder, suffixes, classes)
+    archives = sorted(p.name for p in root.iterdir() if p.suffix in (".zip", ".gz", ".tar", ".tgz"))
+    if archives:
+        raise DataError(f"{root} holds archives ({', '.join(archives[:4])}) and no folders of recordings; unpack them")
     there = ", ".join(sorted(p.name for p in root.iterdir())[:10])
     cut = f"frames_number_{framing.timesteps}_split_by_{framing.by}" if framing else "frames_number_T_split_by_number"
+    inside = "" if part is None else f"{part}/"
     raise DataError(
-        f"{root} holds no recordings: expected CLASS/*.aedat, events_np/CLASS/*.npz or {cut}/CLASS/*.npz; it holds "
-        f"{there or 'nothing'}"
+        f"{root} holds no recordings: expected {inside}CLASS/*.aedat or *.bin, events_np/{inside}CLASS/*.npz or "
+        f"{cut}/{inside}CLASS/*.npz; it holds {there or 'nothing'}"
     )
 
 

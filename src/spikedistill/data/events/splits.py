@@ -11,6 +11,8 @@ from spikedistill.data.batches import generator_for
 from spikedistill.data.events.recordings import Recordings
 from spikedistill.errors import DataError
 
+FOLDS = 5
+
 
 def _by_class(recordings: Recordings) -> list[list[int]]:
     return [[k for k, label in enumerate(recordings.labels) if label == c] for c in range(len(recordings.classes))]
@@ -34,6 +36,19 @@ def _last_900(recordings: Recordings, seed: int) -> list[int]:
     return [k for k in range(len(recordings)) if recordings.number(k) < 100]
 
 
+def _fold(k: int) -> Callable[[Recordings, int], list[int]]:
+    """Fold k: each class is drawn into equal parts, so that all folds together test every recording once."""
+
+    def test_rows(recordings: Recordings, seed: int) -> list[int]:
+        test: list[int] = []
+        for c, rows in enumerate(_by_class(recordings)):
+            order = torch.randperm(len(rows), generator=generator_for(seed, c)).tolist()
+            test += [rows[j] for j in order[k::FOLDS]]
+        return test
+
+    return test_rows
+
+
 def _authors(recordings: Recordings, seed: int) -> list[int]:
     # A permutation of the whole list, so that classes are not equally large in either part.
     count = len(recordings)
@@ -45,12 +60,16 @@ SPLITS: dict[str, tuple[str, Callable[[Recordings, int], list[int]]]] = {
     "stratified-90-10": ("a tenth of each class, drawn by data.split_seed, is the test set", _stratified),
     "first-90": ("the first 90 % of each class, by name, train; the rest test", _first_90),
     "last-900": ("files 0 to 99 of each class test; the rest train", _last_900),
+    **{
+        f"fold-{k + 1}-of-{FOLDS}": (
+            f"fold {k + 1} of {FOLDS} of each class, drawn by data.split_seed, is the test set",
+            _fold(k),
+        )
+        for k in range(FOLDS)
+    },
     "authors": ("a permutation of the class-ordered list with torch seed 42: 90 % train, 10 % test", _authors),
 }
 """What each split is, in words, and the function that gives its test rows."""
-
-FOLDERS = "folders"
-"""A fifth, that needs no function: the recordings lie in train/ and test/."""
 
 
 def split(recordings: Recordings, name: str, seed: int) -> tuple[Tensor, Tensor]:
