@@ -105,7 +105,7 @@ def test_activation_maps_are_their_formula():
     model, answer = answered()
     rates = numbers(3, 8, 5, 4, seed=3).sigmoid().requires_grad_()
     out = sd.Output(numbers(3, 4), {}, {"last": rates}, timesteps=4)
-    terms = sd.ActivationMapDistillation(ANN, weight=0.5)(out, batch(answer))
+    terms = sd.ActivationMapDistillation(ANN, weight=0.5, normalise="none")(out, batch(answer))
     top = answer.logits.argmax(1)
     te = torch.einsum("nc,nchw->nhw", model.head.weight[top], answer.features["last"]).detach().relu().flatten(1)
     st = 4 * rates.sum(1).flatten(1)
@@ -120,8 +120,9 @@ def test_the_variants_of_activation_maps_differ_and_equal_maps_cost_nothing():
     _, answer = answered()
     rates = numbers(3, 8, 5, 4, seed=3).sigmoid()
     out = sd.Output(numbers(3, 4), {}, {"last": rates}, timesteps=4)
-    variants = [{}, {"of": "label"}, {"weights": "gradients"}, {"positive": False}, {"scaling": "norm"}]
-    variants += [{"normalise": "sample"}, {"normalise": "batch"}, {"temperature": 4.0}]
+    variants = [{}, {"of": "label"}, {"weights": "gradients", "normalise": "none"}]
+    variants += [{"positive": False}, {"scaling": "norm"}]
+    variants += [{"normalise": "none"}, {"normalise": "batch"}, {"alike": False}, {"temperature": 4.0}]
     found = []
     for fields in variants:
         found.append(float(sd.ActivationMapDistillation(ANN, **fields)(out, batch(answer)).total))
@@ -129,9 +130,39 @@ def test_the_variants_of_activation_maps_differ_and_equal_maps_cost_nothing():
     # a student that fires as the teacher's map is: one channel, its class counted by 1
     features = numbers(3, 1, 5, 4).sigmoid().requires_grad_()
     logits = torch.cat([features.mean((2, 3)), torch.zeros(3, 1)], 1)
-    same = sd.Output(logits, {}, {"last": features.detach()}, timesteps=1)
+    same = sd.Output(logits, {}, {"last": features.detach()}, timesteps=50)
     teacher = sd.Output(logits, {}, {"last": features})
     assert float(sd.ActivationMapDistillation(ANN)(same, batch(teacher)).total) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("by", ["sample", "batch"])
+def test_both_maps_are_normalised_alike(by):
+    model, answer = answered()
+    rates = numbers(3, 8, 5, 4, seed=3).sigmoid().requires_grad_()
+    out = sd.Output(numbers(3, 4), {}, {"last": rates}, timesteps=4)
+    terms = sd.ActivationMapDistillation(ANN, normalise=by)(out, batch(answer))
+    top = answer.logits.argmax(1)
+    te = torch.einsum("nc,nchw->nhw", model.head.weight[top], answer.features["last"]).detach().relu().flatten(1)
+    maps = [te, 4 * rates.sum(1).flatten(1)]
+    for k, map in enumerate(maps):
+        low, high = (map.min(), map.max()) if by == "batch" else (map.amin(1, True), map.amax(1, True))
+        maps[k] = (map - low) / (high - low)
+    by_hand = 4 * kl(*((map / 2).softmax(1) for map in maps))
+    torch.testing.assert_close(terms["activation_maps"].double(), by_hand.detach(), rtol=1e-4, atol=1e-5)
+    (found,), (expected,) = (torch.autograd.grad(each, rates) for each in (terms.total, by_hand))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def ours(rates, answer, by):
+    out = sd.Output(numbers(3, 4), {}, {"last": rates}, timesteps=4)
+    return sd.ActivationMapDistillation(ANN, normalise=by)(out, batch(answer)).total
+
+
+def test_a_silent_network_is_not_blown_up():
+    _, answer = answered()
+    rates = (1e-6 * numbers(3, 8, 5, 4)).requires_grad_()
+    ours(rates, answer, "sample").backward()
+    assert rates.grad.abs().max() < 10
 
 
 def test_a_real_teacher_is_differentiated_behind_its_features_only():

@@ -38,8 +38,10 @@ class ActivationMapDistillation(Taught):
         of: the class: the teacher's "top" one, or the "label".
         positive: whether what speaks against the class is left out (ReLU of the map).
         scaling: "softmax", as above; "norm" for the squared distance of maps of norm 1, which is the ablation.
-        normalise: whether the teacher's map is first brought to 0..1: "none", by "sample", or by "batch" as in the
-            published code.
+        normalise: whether maps are first brought to 0..1: by "sample", by "batch" as in the published code (of the
+            teacher), or "none". Maps as they are differ by tens between positions, and their loss can outweigh all
+            others (docs/results.md, section 5).
+        alike: whether the network's own map is normalised as the teacher's is, or taken as it is.
 
     Raises:
         InvalidArgument: no teacher or a temperature not above 0; when it is computed, features without positions.
@@ -52,7 +54,8 @@ class ActivationMapDistillation(Taught):
     of: Literal["top", "label"] = "top"
     positive: bool = True
     scaling: Literal["softmax", "norm"] = "softmax"
-    normalise: Literal["none", "sample", "batch"] = "none"
+    normalise: Literal["none", "sample", "batch"] = "sample"
+    alike: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +80,8 @@ class ActivationMapDistillation(Taught):
         target = self.teacher_map(batch)
         if target.shape != map.shape:  # a teacher of another resolution
             target = F.adaptive_avg_pool2d(target, (map.shape[1], map.shape[2]))
+        if self.alike:
+            map = _normalised(map, self.normalise, SPIKE)
         target, map = target.flatten(1), map.flatten(1)
         if self.scaling == "softmax":
             tau = self.temperature
@@ -119,10 +124,15 @@ def _check_positions(whose: str, stage: str, features: Tensor) -> None:
         )
 
 
-def _normalised(map: Tensor, by: str) -> Tensor:
+SPIKE = 1.0
+"""Positions that differ by less than one spike have no map: a network that is silent shall not be blown up."""
+
+
+def _normalised(map: Tensor, by: str, least: float = 1e-12) -> Tensor:
+    """A map [N, H, W] from 0 to 1; where it spans less than `least`, to less than 1."""
     if by == "none":
         return map
     flat = map.flatten(1) if by == "sample" else map.reshape(1, -1)
     low, high = flat.amin(1), flat.amax(1)
     shape = (-1, 1, 1)
-    return (map - low.view(shape)) / (high - low).clamp(min=1e-12).view(shape)
+    return (map - low.view(shape)) / (high - low).clamp(min=least).view(shape)
