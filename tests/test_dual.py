@@ -16,7 +16,7 @@ import spikedistill as sd
 from spikedistill.core.dual import stitch
 from spikedistill.core.signal import Signal
 
-MODELS = ["resnet18", "resnet19", "preact_resnet18", "speednet", "vgg11"]
+MODELS = ["resnet18", "resnet19", "preact_resnet18", "ms_resnet18", "speednet", "vgg11"]
 
 
 def small(name, **kwargs):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from spikedistill.models import MODELS, create_model, list_models
     from spikedistill.models.conversion import to_spiking
     from spikedistill.models.learning_neurons import learn_neurons
+    from spikedistill.models.tensor_train import TensorTrain, merge, tensor_train
     from spikedistill.objectives import (
         OBJECTIVES,
         ActivationMapDistillation,
@@ -70,6 +71,7 @@ _HOMES = {
     "models": ("MODELS", "create_model", "list_models"),
     "models.conversion": ("to_spiking",),
     "models.learning_neurons": ("learn_neurons",),
+    "models.tensor_train": ("TensorTrain", "merge", "tensor_train"),
     "objectives": (
         "OBJECTIVES",
         "ActivationMapDistillation",
@@ -132,6 +134,7 @@ __all__ = [
     "Surrogate",
     "Task",
     "TensorSet",
+    "TensorTrain",
     "Terms",
     "Trained",
     "Tuning",
@@ -146,10 +149,12 @@ __all__ = [
     "load",
     "load_authors_checkpoint",
     "load_recipe",
+    "merge",
     "register_rule",
     "resume",
     "rules",
     "samples_of",
+    "tensor_train",
     "to_spiking",
     "train",
     "tune",

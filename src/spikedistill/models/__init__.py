@@ -8,7 +8,7 @@ from typing import Any
 
 from spikedistill.core.network import Network
 from spikedistill.errors import InvalidArgument, choose
-from spikedistill.models.preact import preact_resnet18, preact_resnet34
+from spikedistill.models.preact import ms_resnet18, ms_resnet34, preact_resnet18, preact_resnet34
 from spikedistill.models.resnet import resnet18, resnet19, resnet34
 from spikedistill.models.speednet import speednet
 from spikedistill.models.vgg import vgg11
@@ -19,7 +19,10 @@ Builder = Callable[..., Network]
 # A model is called as its builder is, so that there is one name only.
 MODELS: dict[str, Builder] = {
     builder.__name__: builder
-    for builder in (resnet18, resnet19, resnet34, preact_resnet18, preact_resnet34, speednet, vgg11)
+    for builder in (
+        *(resnet18, resnet19, resnet34, preact_resnet18, preact_resnet34, ms_resnet18, ms_resnet34),
+        *(speednet, vgg11),
+    )
 }
 NOT_OPTIONS = ("outputs", "in_channels")
 """Arguments of a builder that the data decide."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from spikedistill.core.lif import LIF
 from spikedistill.core.network import Network
-from spikedistill.core.neuron import Neuron
+from spikedistill.core.neuron import Neuron, Surrogate
 from spikedistill.core.signal import Flow
 from spikedistill.models.layers import Head, Stem, add_stages, conv, stem_layers
 
@@ -34,14 +34,26 @@ class Block(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Stem, stages `layer1`, `layer2`, ... of `blocks` each, and a head; no neuron before the classifier."""
+    """Stem, stages `layer1`, `layer2`, ... of `blocks` each, and a head.
+
+    Args:
+        spiking_head: whether neurons stand before the classifier; in the authors' network there are none.
+    """
 
     def __init__(
-        self, blocks: tuple[int, ...], outputs: int, width: int, in_channels: int, stem: Stem, neuron: Neuron
+        self,
+        blocks: tuple[int, ...],
+        outputs: int,
+        width: int,
+        in_channels: int,
+        stem: Stem,
+        neuron: Neuron,
+        spiking_head: bool = False,
     ) -> None:
         super().__init__()
         self.stem = stem_layers(stem, in_channels, width, bias=True)
         channels, self.stages = add_stages(self, Block, blocks, width, neuron)
+        self.neuron = LIF(neuron) if spiking_head else nn.Sequential()  # empty: the identity
         self.head = Head(channels, outputs, neuron)
         self.apply(_initialise)
 
@@ -50,7 +62,7 @@ class PreActResNet(nn.Module):
         # Stages are attributes with the names that `Network` and the weight files use.
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
-        return self.head(x)
+        return self.head(self.neuron(x))
 
 
 def _initialise(module: nn.Module) -> None:
@@ -78,4 +90,24 @@ def preact_resnet34(
 ) -> Network:
     """PreAct-ResNet-34; arguments as `preact_resnet18`."""
     body = PreActResNet((3, 4, 6, 3), outputs, width, in_channels, stem, neuron)
+    return Network(body, body.stages)
+
+
+MEMBRANE = Neuron(decay=0.25, threshold=0.5, reset="hard", surrogate=Surrogate("rectangle", 1.0))
+"""The neuron that TT-SNN uses in these networks."""
+
+
+def ms_resnet18(
+    outputs: int, in_channels: int, *, width: int = 64, stem: Stem = "cifar", neuron: Neuron = MEMBRANE
+) -> Network:
+    """MS-ResNet-18 (membrane shortcuts): PreAct-ResNet-18 with neurons before the classifier; arguments as there."""
+    body = PreActResNet((2, 2, 2, 2), outputs, width, in_channels, stem, neuron, spiking_head=True)
+    return Network(body, body.stages)
+
+
+def ms_resnet34(
+    outputs: int, in_channels: int, *, width: int = 64, stem: Stem = "cifar", neuron: Neuron = MEMBRANE
+) -> Network:
+    """MS-ResNet-34; arguments as `ms_resnet18`."""
+    body = PreActResNet((3, 4, 6, 3), outputs, width, in_channels, stem, neuron, spiking_head=True)
     return Network(body, body.stages)

@@ -14,6 +14,7 @@ from spikedistill.data.samples import is_over_time, refuse_other_input
 from spikedistill.errors import DataError, InvalidArgument, SpikedistillError
 from spikedistill.models import MODELS
 from spikedistill.models.learning_neurons import learn_neurons
+from spikedistill.models.tensor_train import tensor_train
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.networks import as_spiking, build_network, builder_of, check_head, fed_with, is_function
@@ -49,6 +50,8 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
         check_head(network, example, outputs)
     learned = (recipe.learned.decay, recipe.learned.threshold)
     weights = None if recipe.init is None else load_weights(Path(recipe.init))[0]
+    if recipe.tensor_train.form is not None:
+        network, weights = _thin(network, recipe, weights)
     if weights is not None and not any(name.endswith(LEARNT) for name in weights):
         # weights of constant neurons: they learn from there on
         apply_state(network, weights, f"the run {recipe.init}")
@@ -62,6 +65,24 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     return network
 
 
+def _thin(
+    network: Network, recipe: Recipe, weights: dict[str, torch.Tensor] | None
+) -> tuple[Network, dict[str, torch.Tensor] | None]:
+    """A network with tensor-train convolutions, and the weights of `init` that are still to be taken.
+
+    Raises:
+        CheckpointError: weights of a network without such convolutions that do not fit.
+    """
+    settings = recipe.tensor_train
+    if weights is not None and not any(name.endswith(THIN) for name in weights):
+        apply_state(network, weights, f"the run {recipe.init}")
+        weights = None
+    assert settings.form is not None
+    return tensor_train(network, settings.rank, settings.form, decompose=settings.decompose), weights
+
+
+THIN = ".c1.weight"
+"""How the first weight of a tensor-train convolution ends."""
 LEARNT = (".decay", ".threshold")
 """How the parameters of learned neurons end."""
 

@@ -20,6 +20,7 @@ from spikedistill.data.samples import is_over_time
 from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.models.learning_neurons import neurons_learn
+from spikedistill.models.tensor_train import ranks_of
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint, load_weights
@@ -101,6 +102,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     # the weights that a run started from are in its checkpoint, and their folder need not be there any more
     built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None, init_fit=False)
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
+    run = _with_ranks(run, learner)
     _refuse_other_steps(run)
     _refuse_graphs(run)
     _refuse_eight_bit(run)
@@ -146,6 +148,15 @@ def _fitted(run: Run, learner: SelfDistillation) -> Fit | None:
     order = torch.randperm(len(run.splits.train), generator=generator_for(run.recipe.seed))[:FIT_SAMPLES]
     inputs = [run.splits.train.batch(index).inputs.to(run.device) for index in order.split(FIT_BATCH)]
     return fit_to_spikes(learner.network, inputs, run.recipe.timesteps)
+
+
+def _with_ranks(run: Run, learner: SelfDistillation) -> Run:
+    """The run with the ranks of its tensor-train convolutions as they are: they depend on the first weights."""
+    settings = run.recipe.tensor_train
+    if settings.form is None:
+        return run
+    settings = dataclasses.replace(settings, rank=ranks_of(learner.network))
+    return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, tensor_train=settings))
 
 
 def _refuse_other_steps(run: Run) -> None:

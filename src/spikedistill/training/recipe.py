@@ -10,6 +10,7 @@ from spikedistill.core.learning import LearningRule, Rate
 from spikedistill.data import DataSettings
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.models.branches import BLOCKS
+from spikedistill.models.tensor_train import check_rank
 from spikedistill.objectives import Objective, SelfDistillationLoss
 from spikedistill.tasks import Classification, Task
 from spikedistill.training.networks import builder_of
@@ -86,6 +87,25 @@ class LearnedSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class TensorTrainSettings:
+    """Tensor-train convolutions in the place of the 3×3 ones but the first (method.md §8).
+
+    Args:
+        form: "stt", "ptt" or "htt" (null: none).
+        rank: a number of channels, a share of the full rank below 1, or "evbmf"; a run writes down that of each layer.
+        decompose: whether they begin as decompositions of the weights that are there (those of `init`, where it is that
+            of a network without them), or at random.
+    """
+
+    form: Literal["stt", "ptt", "htt"] | None = None
+    rank: int | float | str | list[int] = "evbmf"
+    decompose: bool = True
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training run.
 
@@ -94,6 +114,7 @@ class Recipe:
         phases: what trains before it, and with how many steps.
         task: what targets and heads are.
         model: the network.
+        tensor_train: tensor-train convolutions in it.
         learned: constants of its neurons that are learned.
         branches: light ANN branches on its stages.
         objectives: what is minimised, by name; their sum is multiplied with the rule's scale.
@@ -114,6 +135,7 @@ class Recipe:
     phases: PhaseSettings = PhaseSettings()
     task: Task = Classification()
     model: ModelSettings = ModelSettings()
+    tensor_train: TensorTrainSettings = TensorTrainSettings()
     learned: LearnedSettings = LearnedSettings()
     branches: BranchSettings = BranchSettings()
     objectives: Mapping[str, Objective] = dataclasses.field(
@@ -136,6 +158,8 @@ class Recipe:
             raise InvalidArgument("a recipe needs at least one objective, for example self_distillation")
         if not (self.phases.branches or self.branches.enabled):
             raise InvalidArgument("phases.branches false has no effect on a network without branches; leave it out")
+        if self.tensor_train.form is None and self.tensor_train != TensorTrainSettings():
+            raise InvalidArgument("tensor_train has no effect without a form: --tensor_train.form ptt")
         if self.init_fit and (self.init is None or self.rule.timesteps is None or self.phases.epochs):
             raise InvalidArgument(
                 "init_fit fits the weights of --init to spikes, and has no effect without them, in an ANN twin, or "

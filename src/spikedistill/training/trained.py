@@ -23,6 +23,7 @@ from spikedistill.machine.device import autocast
 from spikedistill.machine.files import write_text
 from spikedistill.measure.evaluation import EVALUATION_BATCH, Evaluation, evaluate
 from spikedistill.models.learning_neurons import learn_neurons
+from spikedistill.models.tensor_train import tensor_train
 from spikedistill.tasks import Task
 from spikedistill.training.checkpoints import apply_state, load_weights, save_weights
 from spikedistill.training.config import FORMAT, check_config
@@ -40,6 +41,7 @@ def describe_network(recipe: Recipe, data: Samples) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": values["model"],
+        "tensor_train": values["tensor_train"],
         "learned": values["learned"],
         "task": values["task"],
         "timesteps": recipe.timesteps,
@@ -83,7 +85,7 @@ class Trained:
         folder = Path(folder)
         tensors, config = load_weights(folder)
         check_config(config, str(folder / "config.json"))
-        wanted = {key: config[key] for key in ("task", "model", "learned") if key in config}
+        wanted = {key: config[key] for key in ("task", "model", "learned", "tensor_train") if key in config}
         recipe = recipe_of(wanted, str(folder / "config.json"), trust)
         outputs, in_channels = recipe.task.head_size(config["targets"]), config["input"]["shape"][0]
         if network is None:
@@ -91,6 +93,8 @@ class Trained:
         else:
             built = as_spiking(network)
         built = fed_with(built, len(config["input"]["shape"]))
+        if recipe.tensor_train.form is not None:
+            built = tensor_train(built, recipe.tensor_train.rank, recipe.tensor_train.form, decompose=False)
         example = torch.zeros(1, *config["input"]["shape"])
         learn_neurons(built, recipe.learned.decay, recipe.learned.threshold, example)
         apply_state(built, tensors, str(folder / "model.safetensors"))

@@ -1,0 +1,292 @@
+"""Tensor-train convolutions (TT-SNN, arXiv 2401.08001; method.md §8): a 3×3 one as four thin ones that merge back.
+
+Of one rank ρ, without biases and with nothing between them: c1 1×1 to ρ channels, c2 3×1, c3 1×3, c4 1×1 from ρ
+channels.
+
+    stt   y = c4(c3(c2(c1 x)))
+    ptt   y = c4((c2(c1 x) + c3(c1 x))/2)
+    htt   as ptt in the first half of the steps, y = c4(c1 x) in the second
+
+stt and ptt are linear and the same at every step: they are one 3×3 kernel each, that of ptt without corners.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from spikedistill.core.halves import through_halves
+from spikedistill.core.modules import replace_modules
+from spikedistill.core.network import Network, as_network
+from spikedistill.core.signal import Flow
+from spikedistill.errors import InvalidArgument, choose
+from spikedistill.models.ranks import variational_rank
+
+Form = Literal["stt", "ptt", "htt"]
+FORMS = ("stt", "ptt", "htt")
+Rank = int | float | str | Sequence[int]
+"""A number of channels, a share of the full rank (0 to 1.0), "evbmf", or a number for each layer in their order."""
+Keep = Callable[[str, nn.Conv2d], bool]
+
+
+class TensorTrain(nn.Module):
+    """A 3×3 convolution in tensor-train form.
+
+    Args:
+        c_in, c_out: channels.
+        rank: ρ.
+        form: "stt", "ptt" or "htt".
+        stride: of both directions.
+        bias: whether the result has one, as the convolution that it stands for.
+    """
+
+    def __init__(self, c_in: int, c_out: int, rank: int, form: Form, stride: int = 1, bias: bool = False) -> None:
+        super().__init__()
+        choose("form", form, FORMS)
+        self.form, self.stride = form, stride
+        # In stt each direction is strided where it is looked along. In the others c2 and c3 stand side by side.
+        down, along = ((stride, 1), (1, stride)) if form == "stt" else (stride, stride)
+        self.c1 = nn.Conv2d(c_in, rank, 1, bias=False)
+        self.c2 = nn.Conv2d(rank, rank, (3, 1), down, (1, 0), bias=False)
+        self.c3 = nn.Conv2d(rank, rank, (1, 3), along, (0, 1), bias=False)
+        self.c4 = nn.Conv2d(rank, c_out, 1, bias=bias)
+
+    def forward(self, x: Flow) -> Flow:
+        """[N, C_in, H, W] → [N, C_out, H/stride, W/stride], rounded up."""
+        if self.form == "stt":
+            return self.c4(self.c3(self.c2(self.c1(x))))
+        if self.form == "ptt":
+            return self._early(x)
+        # All four stand in the halves: each of their weights wants the rates of its own steps.
+        return through_halves(x, self._early, self._late)
+
+    def _early(self, x: Flow) -> Flow:
+        x = self.c1(x)
+        return self.c4((self.c2(x) + self.c3(x)) / 2)
+
+    def _late(self, x: Flow) -> Flow:
+        return self.c4(self.c1(x[:, :, :: self.stride, :: self.stride]))
+
+    def kernel(self) -> Tensor:
+        """The 3×3 kernel [C_out, C_in, 3, 3] that it is; of htt, in the first half of the steps."""
+        first, last = self.c1.weight[:, :, 0, 0], self.c4.weight[:, :, 0, 0]
+        rows, columns = self.c2.weight[..., 0], self.c3.weight[:, :, 0]  # [ρ, ρ, 3] both
+        if self.form == "stt":
+            return torch.einsum("oa,abw,bch,ci->oihw", last, columns, rows, first)
+        core = torch.zeros(*rows.shape, 3, dtype=rows.dtype, device=rows.device)
+        core[..., 1] += rows / 2
+        core[..., 1, :] += columns / 2
+        return torch.einsum("oa,achw,ci->oihw", last, core, first)
+
+    @torch.no_grad()
+    def take(self, weight: Tensor) -> None:
+        """Take the nearest weights that a decomposition of a kernel [C_out, C_in, 3, 3] gives."""
+        found = (_train if self.form == "stt" else _cross_of)(weight.double(), self.c1.out_channels)
+        for layer, value in zip((self.c1, self.c2, self.c3, self.c4), found, strict=True):
+            layer.weight.copy_(value)
+
+
+class Halves(nn.Module):
+    """What htt merges to: one 3×3 convolution for the first half of the steps, a 1×1 for the second."""
+
+    def __init__(self, first: nn.Conv2d, second: nn.Conv2d) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Flow) -> Flow:
+        stride = self.first.stride[0]
+        return through_halves(x, self.first, lambda part: self.second(part[:, :, ::stride, ::stride]))
+
+
+# ---------------------------------------------------------------- decompositions
+
+
+def _padded(factor: Tensor, *shape: int) -> Tensor:
+    """With zeros where a rank is more than the kernel has."""
+    out = torch.zeros(shape, dtype=factor.dtype, device=factor.device)
+    out[tuple(slice(0, size) for size in factor.shape)] = factor
+    return out
+
+
+def _split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """[m, n] ≈ left [m, r] @ right [r, n] with r ≤ rank; both as large as the other."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    rank = min(rank, len(s))
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * v[:rank]
+
+
+def _train(weight: Tensor, rank: int) -> tuple[Tensor, ...]:
+    """The tensor-train decomposition of [O, I, h, w] in the order I, h, w, O (three SVDs, one after the other)."""
+    outputs, inputs = weight.shape[:2]
+    first, rest = _split(weight.permute(1, 2, 3, 0).reshape(inputs, -1), rank)  # [I, a], [a, h·w·O]
+    rows, rest = _split(rest.reshape(first.shape[1] * 3, -1), rank)  # [a·h, b], [b, w·O]
+    columns, last = _split(rest.reshape(rows.shape[1] * 3, outputs), rank)  # [b·w, c], [c, O]
+    a, b, c = first.shape[1], rows.shape[1], columns.shape[1]
+    return (
+        _padded(first.t(), rank, inputs)[:, :, None, None],
+        _padded(rows.reshape(a, 3, b).permute(2, 0, 1), rank, rank, 3)[..., None],
+        _padded(columns.reshape(b, 3, c).permute(2, 0, 1), rank, rank, 3)[:, :, None],
+        _padded(last.t(), outputs, rank)[:, :, None, None],
+    )
+
+
+CROSS = ((0, 1), (1, 1), (2, 1), (1, 0), (1, 2))
+"""Positions of a 3×3 kernel that ptt can have: the middle column, then what is left of the middle row."""
+
+
+def _cross_of(weight: Tensor, rank: int) -> tuple[Tensor, ...]:
+    """The kernel without its corners, in a basis of ρ channels on both sides (the leading singular vectors)."""
+    outputs, inputs = weight.shape[:2]
+    cross = torch.stack([weight[:, :, h, w] for h, w in CROSS], 2)  # [O, I, 5]
+    left = torch.linalg.svd(cross.reshape(outputs, -1), full_matrices=False)[0][:, :rank]  # [O, a]
+    right = torch.linalg.svd(cross.transpose(0, 1).reshape(inputs, -1), full_matrices=False)[0][:, :rank]  # [I, b]
+    core = torch.einsum("oa,oik,ib->abk", left, cross, right)
+    middle = core[..., 1]  # belongs to both: half to each
+    rows = torch.stack([core[..., 0], middle / 2, core[..., 2]], 2) * 2
+    columns = torch.stack([core[..., 3], middle / 2, core[..., 4]], 2) * 2
+    return (
+        _padded(right.t(), rank, inputs)[:, :, None, None],
+        _padded(rows, rank, rank, 3)[..., None],
+        _padded(columns, rank, rank, 3)[:, :, None],
+        _padded(left, outputs, rank)[:, :, None, None],
+    )
+
+
+# ---------------------------------------------------------------- networks
+
+
+def _convolutions(network: Network) -> dict[str, nn.Conv2d]:
+    return {name: module for name, module in network.body.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def _fits(layer: nn.Conv2d) -> bool:
+    """Whether it is a 3×3 convolution that four thin ones can stand for."""
+    plain = layer.groups == 1 and tuple(layer.dilation) == (1, 1) and layer.padding_mode == "zeros"
+    square = tuple(layer.kernel_size) == (3, 3) and layer.stride[0] == layer.stride[1]
+    return plain and square and layer.padding in ((1, 1), "same")
+
+
+def ranks_of(network: nn.Module) -> list[int]:
+    """The rank of each tensor-train convolution, in their order."""
+    return [module.c1.out_channels for module in network.modules() if isinstance(module, TensorTrain)]
+
+
+def _rank_of(layer: nn.Conv2d, rank: int | float | str) -> int:
+    full = min(layer.in_channels, layer.out_channels)
+    if isinstance(rank, str):
+        weight = layer.weight.detach().double()
+        unfoldings = (weight.flatten(1), weight.transpose(0, 1).flatten(1))
+        return max(1, *(variational_rank(each) for each in unfoldings))
+    return min(rank, full) if isinstance(rank, int) else max(1, round(rank * full))
+
+
+def check_rank(rank: object) -> None:
+    """Raise InvalidArgument unless it is a `Rank`."""
+    each = rank if isinstance(rank, (list, tuple)) else [rank]
+    number = bool(each) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in each)
+    share = isinstance(rank, float) and 0 < rank <= 1
+    if not (number or share or rank == "evbmf"):
+        raise InvalidArgument(
+            f"rank is {rank!r}; expected a number of channels, a share of the full rank above 0 and up to 1.0, "
+            '"evbmf", or a number for each layer'
+        )
+
+
+def tensor_train(
+    network: nn.Module, rank: Rank = "evbmf", form: Form = "ptt", *, decompose: bool = True, keep: Keep | None = None
+) -> Network:
+    """A copy of a network with tensor-train convolutions in the place of its 3×3 ones.
+
+    Its `notes` say for each layer the rank, and the share of the weights that the decomposition misses.
+
+    Args:
+        network: any; it is left as it is.
+        rank: ρ: a number of channels (at most those of the layer), a share of the full rank (the smaller number of
+            channels), "evbmf": by variational Bayesian matrix factorisation of the weights, or one number for each
+            layer that is replaced, in their order.
+        form: "stt", "ptt" or "htt".
+        decompose: whether the layers begin as decompositions of the weights that were there, or at random.
+        keep: keep(name, layer) says which convolutions stay dense (None: the first one, as in the paper). What is no
+            3×3 convolution with padding 1 stays as it is in any case.
+
+    Raises:
+        InvalidArgument: another form or rank, or a network without such a convolution.
+    """
+    choose("form", form, FORMS)
+    check_rank(rank)
+    made = copy.deepcopy(as_network(network))
+    layers = _convolutions(made)
+    first = next(iter(layers), None)
+    kept = {name for name, layer in layers.items() if (name == first if keep is None else keep(name, layer))}
+    names = {id(layer): name for name, layer in layers.items() if name not in kept and _fits(layer)}
+    if not names:
+        raise InvalidArgument(
+            "this network has no 3×3 convolution with padding 1, stride alike in both directions and one group that "
+            "may be replaced"
+        )
+    if isinstance(rank, (list, tuple)) and len(rank) != len(names):
+        raise InvalidArgument(f"there are {len(rank)} ranks for {len(names)} layers: {', '.join(names.values())}")
+    notes = []
+
+    def replaced(layer: nn.Module) -> nn.Module | None:
+        if not isinstance(layer, nn.Conv2d) or id(layer) not in names:
+            return None
+        own = rank if isinstance(rank, (int, float, str)) else rank[len(notes)]
+        new, note = _replacement(layer, own, form, decompose)
+        notes.append(f"{names[id(layer)]}: {note}")
+        return new
+
+    replace_modules(made.body, replaced)
+    return Network(made.body, made.stages, (*made.notes, *notes), made.sample_dims)
+
+
+def _replacement(layer: nn.Conv2d, rank: int | float | str, form: Form, decompose: bool) -> tuple[TensorTrain, str]:
+    size = _rank_of(layer, rank)
+    new = TensorTrain(layer.in_channels, layer.out_channels, size, form, layer.stride[0], layer.bias is not None)
+    new = new.to(layer.weight)
+    note = f"rank {size} of {min(layer.in_channels, layer.out_channels)}"
+    if layer.bias is not None and new.c4.bias is not None:
+        with torch.no_grad():
+            new.c4.bias.copy_(layer.bias)
+    if decompose:
+        weight = layer.weight.detach()
+        new.take(weight)
+        missed = (new.kernel().detach() - weight).norm() / weight.norm().clamp(min=1e-12)
+        note += f", misses {float(missed):.1%} of the weights"
+    return new, note
+
+
+def merge(network: nn.Module) -> Network:
+    """A copy of a network with ordinary convolutions in the place of tensor-train ones: the same outputs.
+
+    Raises:
+        InvalidArgument: there is none.
+    """
+    made = copy.deepcopy(as_network(network))
+    count = replace_modules(made.body, lambda module: _merged(module) if isinstance(module, TensorTrain) else None)
+    if count == 0:
+        raise InvalidArgument("this network has no tensor-train convolutions to merge")
+    return made
+
+
+@torch.no_grad()
+def _merged(layer: TensorTrain) -> nn.Module:
+    first = _dense(layer.kernel(), layer.stride, layer.c4.bias)
+    if layer.form != "htt":
+        return first
+    second = torch.einsum("oa,ai->oi", layer.c4.weight[:, :, 0, 0], layer.c1.weight[:, :, 0, 0])
+    return Halves(first, _dense(second[:, :, None, None], 1, layer.c4.bias))
+
+
+def _dense(kernel: Tensor, stride: int, bias: Tensor | None) -> nn.Conv2d:
+    outputs, inputs, size, _ = kernel.shape
+    layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=bias is not None).to(kernel)
+    layer.weight.copy_(kernel)
+    if bias is not None and layer.bias is not None:
+        layer.bias.copy_(bias)
+    return layer

@@ -1,0 +1,286 @@
+"""Tensor-train convolutions: the kernels that they are, decompositions, ranks, merging, and both halves of time."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+
+import spikedistill as sd
+from spikedistill.core.halves import through_halves
+from spikedistill.models.ranks import variational_rank
+from spikedistill.models.tensor_train import FORMS, Halves, TensorTrain
+from spikedistill.training import run
+from spikedistill.training.recipe_files import load_recipe
+
+T = 4
+
+
+def small(name="resnet18", **options):
+    torch.manual_seed(0)
+    return sd.create_model(name, 5, width=8, neuron=sd.Neuron(threshold=0.3), **options).double()
+
+
+def images(count=3, size=16):
+    return torch.randn(count, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+# ---------------------------------------------------------------- one layer
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("form", ["stt", "ptt"])
+def test_a_layer_is_the_convolution_with_its_kernel(form, stride):
+    layer = TensorTrain(6, 9, 4, form, stride, bias=True).double()
+    x = torch.randn(2, 6, 9, 12, dtype=torch.float64)
+    expected = F.conv2d(x, layer.kernel(), layer.c4.bias, stride, 1)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    if form == "ptt":
+        assert not layer.kernel()[:, :, ::2, ::2].any()  # the corners
+
+
+@pytest.mark.parametrize(("c_in", "c_out"), [(6, 9), (9, 6)])
+def test_a_kernel_of_low_rank_is_found_again(c_in, c_out):
+    for form in ("stt", "ptt"):
+        origin, found = (TensorTrain(c_in, c_out, 3, form).double() for _ in range(2))
+        found.take(origin.kernel().detach())
+        torch.testing.assert_close(found.kernel(), origin.kernel(), rtol=1e-10, atol=1e-12)
+
+
+def test_the_full_rank_gives_any_kernel_and_less_gives_less():
+    weight = torch.randn(6, 4, 3, 3, dtype=torch.float64)
+    missed = []
+    for rank in (12, 4, 2, 1):  # 12: no rank between the four factors is larger
+        layer = TensorTrain(4, 6, rank, "stt").double()
+        layer.take(weight)
+        missed.append(float((layer.kernel().detach() - weight).norm() / weight.norm()))
+    assert missed[0] < 1e-12
+    assert missed == sorted(missed)
+    assert missed[-1] < 1
+    cross = weight.clone()
+    cross[:, :, ::2, ::2] = 0
+    layer = TensorTrain(4, 6, 6, "ptt").double()
+    layer.take(weight)
+    torch.testing.assert_close(layer.kernel(), cross, rtol=1e-10, atol=1e-12)
+
+
+# ---------------------------------------------------------------- ranks
+
+
+SHAPES = [((40, 90), 5), ((90, 40), 12), ((64, 576), 3), ((64, 576), 20), ((50, 50), 0)]
+
+
+@pytest.mark.parametrize(("shape", "rank"), SHAPES)
+def test_the_rank_of_constructed_matrices(shape, rank):
+    random = torch.Generator().manual_seed(rank)
+    noise = torch.randn(*shape, generator=random, dtype=torch.float64)
+    left = torch.linalg.qr(torch.randn(shape[0], max(rank, 1), generator=random, dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(shape[1], max(rank, 1), generator=random, dtype=torch.float64))[0]
+    # above the largest singular value of the noise, which is about √L + √M
+    strength = 2 * (shape[0] ** 0.5 + shape[1] ** 0.5) * (rank > 0)
+    for scale in (1e-3, 1.0, 1e4):
+        assert variational_rank(scale * (noise + strength * left @ right.t())) == rank
+
+
+def test_ranks_at_the_ends():
+    assert variational_rank(torch.zeros(5, 7)) == 0
+    for matrix in (torch.randn(3), torch.tensor([[float("nan"), 1.0]])):
+        with pytest.raises(ValueError, match="matrix of finite numbers"):
+            variational_rank(matrix)
+
+
+# ---------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["resnet18", "preact_resnet18", "vgg11"])
+def test_merging_leaves_every_output_as_it_is(name, form):
+    network = small(name)
+    thin = sd.tensor_train(network, 3, form)
+    dense = sd.merge(thin)
+    assert not any(isinstance(module, TensorTrain) for module in dense.modules())
+    assert any(isinstance(module, Halves) for module in dense.modules()) == (form == "htt")
+    for timesteps in (1, 3, T):
+        with torch.no_grad():
+            found, expected = (each.eval()(images(size=32), timesteps=timesteps).logits for each in (dense, thin))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    if form != "htt":  # ordinary convolutions under the names of the network that it was made of
+        network.load_state_dict(dense.state_dict())
+
+
+def test_the_first_convolution_stays_dense_or_what_the_user_says():
+    network = small()
+    thin = sd.tensor_train(network, 2)
+    assert isinstance(thin.body.stem[0], torch.nn.Conv2d)
+    assert isinstance(thin.body.layer1[0].conv1, TensorTrain)
+    assert isinstance(thin.body.layer2[0].shortcut[0], torch.nn.Conv2d)
+    assert len(thin.notes) == 16
+    assert "rank 2 of 8, misses" in thin.notes[0]
+    assert isinstance(network.body.layer1[0].conv1, torch.nn.Conv2d)  # the one that was given is as it was
+    assert thin.stages == network.stages
+    kept = sd.tensor_train(network, 2, keep=lambda name, layer: not name.startswith("layer4"))
+    assert isinstance(kept.body.layer3[0].conv1, torch.nn.Conv2d)
+    assert isinstance(kept.body.layer4[1].conv2, TensorTrain)
+
+
+def test_other_peoples_networks():
+    model = sd.to_spiking(torchvision.models.resnet18(num_classes=5), stages=())
+    thin = sd.tensor_train(model, 0.25, "stt").eval()
+    before, after = (sum(p.numel() for p in each.parameters()) for each in (model, thin))
+    assert after < before / 4
+    with torch.no_grad():
+        outputs = [each.eval()(images(2, 64).float(), timesteps=2).logits for each in (thin, sd.merge(thin))]
+    torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
+
+
+def test_from_scratch_and_from_weights():
+    network = small()
+    begun = sd.tensor_train(network, "evbmf", decompose=False)
+    assert "misses" not in begun.notes[0]
+    dense = sd.tensor_train(network, 1.0, "stt")
+    missed = [float(note.split("misses ")[1].split("%")[0]) for note in dense.notes]
+    assert max(missed) < 75
+    biased = sd.tensor_train(small("preact_resnet18"), 2)
+    assert torch.equal(biased.body.layer1[0].conv1.c4.bias, small("preact_resnet18").body.layer1[0].conv1.bias)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank is 0; expected a number of channels"),
+        ({"rank": 1.5}, "rank is 1.5; expected"),
+        ({"rank": "best"}, "rank is 'best'; expected"),
+        ({"rank": True}, "rank is True; expected"),
+        ({"rank": [3, 3]}, "there are 2 ranks for 16 layers: layer1.0.conv1,"),
+        ({"rank": [3, 0]}, "a number for each layer"),
+        ({"form": "tt"}, "unknown form 'tt'"),
+        ({"keep": lambda name, layer: True}, "has no 3×3 convolution"),
+    ],
+)
+def test_what_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sd.tensor_train(small(), **arguments)
+
+
+def test_nothing_to_merge():
+    with pytest.raises(ValueError, match="no tensor-train convolutions"):
+        sd.merge(small())
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def gradients(network, rule, inputs, labels):
+    learner = sd.SelfDistillation(copy.deepcopy(network), rule, branches=())
+    output = learner(inputs)
+    learner.loss(output, labels).total.backward()
+    return output.logits.detach(), {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rate_gradients_at_constant_input_are_those_of_bptt(form):
+    """One layer of neurons, then the layer, then a readout: the rates say all there is to say."""
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 6, 3, padding=1), sd.LIF(threshold=0.2), TensorTrain(6, 7, 3, form, 2)),
+        *(torch.nn.Flatten(), torch.nn.Linear(7 * 64, 5)),
+    ).double()
+    labels = torch.arange(3)
+    for timesteps in (1, 3, T):
+        (logits, rate), (expected, bptt) = (
+            gradients(sd.Network(body), rule(timesteps), images(), labels) for rule in (sd.Rate, sd.BPTT)
+        )
+        torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+        for name, grad in bptt.items():
+            if "body.0." in name and form == "htt" and timesteps > 1:
+                # the neurons' eligibility is one for all steps, and the halves ask for two
+                assert F.cosine_similarity(rate[name].flatten(), grad.flatten(), 0) > 0.9
+                continue
+            torch.testing.assert_close(rate[name], grad, rtol=1e-10, atol=1e-12, msg=f"{name}, T = {timesteps}")
+
+
+def test_each_half_sees_its_own_steps():
+    weights = torch.tensor([2.0, 5.0], dtype=torch.float64, requires_grad=True)
+    frames = torch.randn(3, 2, 4, dtype=torch.float64)  # T = 3: two steps and one
+    expected = (2 * frames[0] + 2 * frames[1] + 5 * frames[2]).detach() / 3
+    for rule in (sd.Rate(3), sd.BPTT(3)):
+        weights.grad = None
+        out = through_halves(rule.encode(frames, over_time=True), lambda x: x * weights[0], lambda x: x * weights[1])
+        torch.testing.assert_close(out.rate, expected)
+        out.rate.sum().backward()
+        by_hand = torch.stack([frames[:2].sum(), frames[2].sum()]) / 3
+        torch.testing.assert_close(weights.grad, by_hand)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_network_of_them_learns(form):
+    torch.manual_seed(0)
+    learner = sd.SelfDistillation(sd.tensor_train(small().float(), 4, form), sd.Rate(T))
+    optimizer = torch.optim.SGD(learner.parameters(), 0.1, momentum=0.9)
+    inputs, labels, losses = images(8).float(), torch.arange(8) % 5, []
+    for _ in range(25):
+        loss = learner.loss(learner(inputs), labels).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    with torch.no_grad():
+        assert learner.network(inputs, timesteps=None).logits.isfinite().all()  # the ANN twin
+
+
+# ---------------------------------------------------------------- runs
+
+WORDS = ["--data.train_rows", "200", "--data.test_rows", "50", "--data.validation_rows", "0", "--model.width", "4"]
+WORDS += ["--timesteps", "2", "--optimizer.epochs", "2", "--compile", "off", "--precision", "fp32"]
+
+
+def weights(folder):
+    return sd.load(folder).network.state_dict()
+
+
+def test_a_run_keeps_its_ranks_and_can_go_on(tmp_path, monkeypatch):
+    words = [*WORDS, "--tensor_train.form", "stt", "--tensor_train.rank", "0.5"]
+    recipe = load_recipe("fashion-small", words)
+    sd.train(recipe, tmp_path / "whole")
+    assert len(sd.load(tmp_path / "whole").config["tensor_train"]["rank"]) >= 4
+    taken = []
+
+    def stops(self, progress, steps):
+        taken.append(progress.step)
+        if len(taken) == 3:
+            raise sd.Interrupted("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Stoppable, "on_step", stops)
+        with pytest.raises(sd.Interrupted):
+            sd.train(recipe, tmp_path / "stopped")
+    sd.resume(tmp_path / "stopped")
+    for (name, a), b in zip(weights(tmp_path / "whole").items(), weights(tmp_path / "stopped").values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_trained_network_is_decomposed_and_trained_on(tmp_path):
+    sd.train(load_recipe("fashion-small", WORDS), tmp_path / "dense")
+    words = [*WORDS, "--init", str(tmp_path / "dense"), "--optimizer.lr", "1e-9"]
+    thin_words = ["--tensor_train.form", "stt", "--tensor_train.rank", "1.0"]
+    sd.train(load_recipe("fashion-small", [*words, *thin_words]), tmp_path / "thin")
+    dense, thin = sd.load(tmp_path / "dense").network, sd.load(tmp_path / "thin").network
+    assert torch.allclose(thin.body.head.classifier.weight, dense.body.head.classifier.weight, atol=1e-5)
+    layers = [(a, b) for (_, a), (_, b) in zip(dense.named_modules(), sd.merge(thin).named_modules(), strict=True)]
+    for a, b in layers:
+        if isinstance(a, torch.nn.Conv2d) and a.kernel_size == (3, 3):
+            assert F.cosine_similarity(a.weight.flatten(), b.weight.flatten(), 0) > 0.6
+    again = [*WORDS, "--init", str(tmp_path / "thin"), "--tensor_train.form", "stt", "--optimizer.lr", "1e-9"]
+    ranks = str(sd.load(tmp_path / "thin").config["tensor_train"]["rank"])
+    sd.train(load_recipe("fashion-small", [*again, "--tensor_train.rank", ranks]), tmp_path / "again")
+
+
+def test_settings_without_an_effect():
+    with pytest.raises(ValueError, match="no effect without a form"):
+        load_recipe("fashion-small", ["--tensor_train.rank", "3"])
+    with pytest.raises(ValueError, match="rank is 0; expected"):
+        load_recipe("fashion-small", ["--tensor_train.form", "ptt", "--tensor_train.rank", "0"])
