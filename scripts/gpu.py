@@ -9,15 +9,18 @@
     --copy: a folder for what is small: numbers and logs, without weights
     --small: every stage in miniature, also on a CPU
 
-A stage that is done is left alone: its numbers are in KEEP/STAGE.json. The program ends with 1 if a stage failed.
+A stage that is done is left alone: its numbers are in KEEP/STAGE.json. `cifar100` goes on within a run and `bench` after
+each T; the others begin anew. The program ends with 1 if a stage failed, and with 75 if one has to go on in another call.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -32,6 +35,10 @@ import torch
 Found = dict[str, Any]
 LEAST = 20.0
 """Seconds under which nothing new is begun."""
+PATIENCE = 60.0
+"""Seconds for a run to save what it has."""
+GOES_ON = 75
+"""How the program ends where a stage has to go on in another call (EX_TEMPFAIL)."""
 
 
 class Unfinished(Exception):
@@ -50,6 +57,7 @@ class Call:
         keep, data: folders.
         device: "cuda", or "cpu" in miniature.
         until: when it has to stop, by `time.monotonic`.
+        whole: seconds of the call.
         epochs: of the long training.
         small: whether everything is in miniature.
     """
@@ -58,6 +66,7 @@ class Call:
     data: str
     device: str
     until: float
+    whole: float
     epochs: int
     small: bool
 
@@ -81,18 +90,36 @@ class Call:
         log = self.keep / f"{name}.log"
         with log.open("a") as file:
             print("$", *words, file=file, flush=True)
-            process = subprocess.Popen([sys.executable, *words], stdout=file, stderr=file)
+            given = self.left
+            # In a group of its own, so that what it has started ends with it, and leaves the GPU to the next.
+            process = subprocess.Popen([sys.executable, *words], stdout=file, stderr=file, start_new_session=True)
             try:
-                code = process.wait(self.left)
+                code = process.wait(given)
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGTERM if can_go_on else signal.SIGKILL)
-                process.wait()
+                _end(process, patience=PATIENCE if can_go_on else 0)
+                if not can_go_on and given > 0.8 * self.whole:
+                    raise Failed(
+                        f"{name} cannot go on from where it stops, and needs more than {given:.0f} s"
+                    ) from None
                 raise Unfinished from None
+            finally:
+                _end(process, patience=0)
         if code:
             raise Failed(f"{' '.join(words)} ended with {code}; the end of {log}:\n{log.read_text()[-2000:]}")
 
     def spikedistill(self, name: str, words: list[str], can_go_on: bool = False) -> None:
         self.run(name, ["-m", "spikedistill", *words], can_go_on)
+
+
+def _end(process: subprocess.Popen, patience: float) -> None:
+    """End a process and all that it has started; with patience it may first save what it has."""
+    if patience and process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 # ---------------------------------------------------------------- the stages
@@ -122,13 +149,17 @@ def host(call: Call) -> Found:
 
 def bench(call: Call) -> Found:
     """Steps of ResNet-18 beside SpikingJelly and snnTorch, at several T; each T is kept when it is done."""
-    sizes = ["--batch", "128", "--width", "64", "--repeats", "20"]
+    sizes = ["--batch", "128", "--width", "64", "--repeats", "20", "--subjects", *BENCHED]
     if call.small:
         sizes = ["--batch", "2", "--width", "2", "--size", "16", "--repeats", "1", "--subjects", "ann", "rate"]
     found = {}
     for timesteps in (2, 4) if call.small else (4, 2, 6, 8):
         found |= _bench(call, f"bench-T{timesteps}", ["--timesteps", str(timesteps), *sizes])
     return found
+
+
+BENCHED = ("self-distillation", "self-distillation-graph", "rate", "rate-graph", "bptt")
+BENCHED += ("spikingjelly-best", "spikingjelly-compiled", "snntorch")
 
 
 def _bench(call: Call, name: str, words: list[str]) -> Found:
@@ -272,7 +303,15 @@ def main(words: list[str]) -> int:
         parser.error("there is no GPU here; --small runs every stage in miniature")
     device = "cuda" if torch.cuda.is_available() and not given.small else "cpu"
     given.keep.mkdir(parents=True, exist_ok=True)
-    call = Call(given.keep, given.data, device, time.monotonic() + 60 * given.minutes, given.epochs, given.small)
+    call = Call(
+        given.keep,
+        given.data,
+        device,
+        time.monotonic() + 60 * given.minutes,
+        60 * given.minutes,
+        given.epochs,
+        given.small,
+    )
     ended = {}
     for name in given.stages or STAGES:
         ended[name] = run_stage(name, call)
@@ -283,7 +322,7 @@ def main(words: list[str]) -> int:
         (given.copy / "gpu.json").write_text(json.dumps(summary, indent=2))
         logs = "".join(f"==== {log.name}\n{log.read_text()[-50_000:]}\n" for log in sorted(given.keep.glob("*.log")))
         (given.copy / "gpu.log").write_text(logs)
-    return int("failed" in ended.values())
+    return 1 if "failed" in ended.values() else GOES_ON if "goes on" in ended.values() else 0
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def eager(monkeypatch):
 def test_steps_train(name, eager):
     if SUBJECTS[name].package:
         pytest.importorskip(SUBJECTS[name].package)
-    if SUBJECTS[name].on_gpu and not torch.cuda.is_available():
-        with pytest.raises(InvalidArgument, match="needs a GPU, and the device is cpu"):
+    if SUBJECTS[name].missing(torch.device("cpu")):
+        with pytest.raises(InvalidArgument, match="needs a GPU, and the device is cpu; name other --subjects"):
             Step(name, POINT)
         return
     step = Step(name, POINT)
@@ -292,6 +292,9 @@ def test_without_a_choice_every_installed_subject_runs(monkeypatch):
     assert begun == [installed_subjects(torch.device("cpu"))]
     assert "snntorch" not in begun[0]
     assert "ann-graph" not in begun[0]
+    assert "rate-8bit" in begun[0]
+    assert "rate-8bit" not in installed_subjects(torch.device("cuda"))
+    assert "ann-graph" in installed_subjects(torch.device("cuda"))
     assert "ann" in begun[0]
 
 
@@ -357,6 +360,9 @@ class FakeStep:
         self.calls = 0
 
     def warm(self):
+        pass
+
+    def record(self):
         pass
 
     def __call__(self):

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_a_stage_goes_on_where_it_stopped_and_is_done_once(gpu, tmp_path, monkey
     monkeypatch.setattr(gpu, "STAGES", {"slow": slow, "broken": broken})
     monkeypatch.setattr(gpu, "LEAST", 0.1)
     words = [str(tmp_path / "keep"), "nowhere", "--small", "--copy", str(tmp_path / "copy")]
-    assert gpu.main([*words, "slow", "--minutes", "0.05"]) == 0
+    assert gpu.main([*words, "slow", "--minutes", "0.05"]) == gpu.GOES_ON
     assert "slow: goes on" in capsys.readouterr().out
     assert gpu.main(words) == 1
     said = capsys.readouterr().out
@@ -135,6 +136,34 @@ def test_a_stage_goes_on_where_it_stopped_and_is_done_once(gpu, tmp_path, monkey
     (tmp_path / "begun").unlink()
     assert gpu.main([*words, "slow"]) == 0  # what is done is not done again
     assert not (tmp_path / "begun").exists()
+
+
+CHILD = """
+import pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("can_go_on", [False, True])
+def test_what_does_not_stop_is_ended_with_all_that_it_has_started(gpu, tmp_path, monkeypatch, can_go_on, capsys):
+    (tmp_path / "child.py").write_text(CHILD)
+
+    def stubborn(call):
+        call.run("stubborn", [str(tmp_path / "child.py"), str(tmp_path / "pid")], can_go_on=can_go_on)
+
+    monkeypatch.setattr(gpu, "STAGES", {"stubborn": stubborn})
+    monkeypatch.setattr(gpu, "LEAST", 0.1)
+    monkeypatch.setattr(gpu, "PATIENCE", 0.2)
+    start = time.monotonic()
+    code = gpu.main([str(tmp_path / "keep"), "nowhere", "--small", "--minutes", "0.03"])
+    assert time.monotonic() - start < 10
+    assert code == (gpu.GOES_ON if can_go_on else 1)
+    assert can_go_on or "needs more than" in capsys.readouterr().out
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/status")
+    assert not status.exists() or "(zombie)" in status.read_text()
 
 
 def test_it_says_what_it_cannot_do(gpu, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -131,9 +132,33 @@ def test_the_fused_form_is_the_eager_one():
 
 def test_a_run_says_so_and_refuses_what_has_no_effect(tmp_path, capsys):
     words = ["--optimizer.epochs", "1", "--timesteps", "2", "--data.train_rows", "200", "--data.validation_rows", "0"]
-    words += ["--model.width", "4", "--convolutions", "8bit", "--device", "cpu"]
+    words += ["--convolutions", "8bit", "--device", "cpu"]
+    with pytest.raises(ValueError, match="no layer of this network would be computed in 8 bits.* at least 32"):
+        sd.train(load_recipe("fashion-small", [*words, "--model.width", "2"]), tmp_path / "narrow")
+    learned = load_recipe("fashion-small", [*words, "--model.width", "16", "--learned.decay", "layer"])
+    with pytest.raises(ValueError, match="no layer of this network .* neurons that do not learn"):
+        sd.train(learned, tmp_path / "learned")
+    words += ["--model.width", "16"]
     sd.train(load_recipe("fashion-small", words), tmp_path / "run")
-    assert "convolutions of 8 bits" in "".join(capsys.readouterr())
+    assert re.search("[1-9] of [0-9]+ layers on spikes in 8 bits", "".join(capsys.readouterr()))
     for rule in ("bptt", "rate_twin"):
         with pytest.raises(ValueError, match="for --rule rate, and this is .*; leave out --convolutions"):
             sd.train(load_recipe("fashion-small", [*words, "--rule", rule]), tmp_path / rule)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_dtypes_are_computed_as_they_are(dtype):
+    body = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), sd.LIF(threshold=0.2), torch.nn.Conv2d(32, 2, 3)).to(dtype)
+    images = torch.randn(2, 3, 8, 8, dtype=dtype)
+    with torch.no_grad():
+        found, expected = (body(sd.Rate(2).encode(images, kernels)).rate for kernels in (EightBit(), EAGER))
+    assert torch.equal(found, expected)
+
+
+def test_a_weight_that_is_no_number_stays_one():
+    weight = torch.randn(4, 32, 3, 3)
+    weight[1, 2, 0, 0] = float("nan")
+    spikes = torch.ones(2, 32, 5, 5, dtype=torch.uint8)
+    out = convolution(spikes, weight, None, [1, 1], [1, 1], [1, 1], 1)
+    assert out[:, 1].isnan().all()
+    assert out[:, 0].isfinite().all()

@@ -13,7 +13,7 @@ from made_events import recording
 from spikedistill.cli import main
 from spikedistill.data import DataSettings, load
 from spikedistill.data.check import check
-from spikedistill.data.events import Events, Framing, to_frames
+from spikedistill.data.events import Events, Framing, frames_of_file, to_frames, write_aedat2
 from spikedistill.data.events.atis import OVERFLOW, read_atis
 from spikedistill.data.events.event import Sensor
 from spikedistill.data.events.frameset import frames_of
@@ -118,11 +118,17 @@ def test_n_mnist_has_a_division_of_its_own(root, tmp_path):
 
 
 def test_folds_are_over_training_and_test_recordings_together(root, tmp_path):
+    tested = []
     for k in range(5):
         events = EventSettings(cache=str(tmp_path / "cache"), split=f"fold-{k + 1}-of-5")
         splits = load(DataSettings("n-mnist", str(root), events=events), 3)
-        assert len(splits.train) + len(splits.test) == 60
-        assert 10 <= len(splits.test) <= 20
+        assert not set(splits.test.index.tolist()) & set(splits.train.index.tolist())
+        tested += splits.test.index.tolist()
+    assert sorted(tested) == list(range(60))
+    for file in (root / "Test/9").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="missing or empty: 9"):
+        load(DataSettings("n-mnist", str(root), events=events), 3)
 
 
 @pytest.mark.parametrize("form", ["events_np", "frames_number_3_split_by_number"])
@@ -240,3 +246,29 @@ def test_real_recordings(tmp_path):
     # a digit stands in the middle, and both polarities are there
     assert frames[..., 8:26, 8:26].sum() > 0.6 * frames.sum()
     assert 0.3 < frames[:, :, 1].sum() / frames.sum() < 0.7
+
+
+def test_check_looks_where_loading_looks(tmp_path):
+    for part in ("train", "test"):
+        folder = tmp_path / "events_np" / part / "0"
+        folder.mkdir(parents=True)
+        events = recording(50, 0, sensor=200)
+        np.savez(folder / "0.npz", **{field: getattr(events, field) for field in "xypt"})
+    parts = check(tmp_path)
+    assert [part.counts for part in parts] == [{"0": 1}, {"0": 1}]
+    assert not any(part.bad for part in parts)  # of which camera they are cannot be seen
+
+
+def test_forms_that_cannot_say_a_sensor(root, tmp_path):
+    cache = str(tmp_path / "cache")
+    with pytest.raises(DataError, match=r"rows up to 239; the sensor that was asked for is \(260, 346\)"):
+        load(DataSettings("n-mnist", str(root), events=EventSettings(cache=cache, sensor=[260, 346])), 2)
+    write_aedat2(tmp_path / "a.aedat", recording(20))
+    with pytest.raises(DataError, match=r"a.aedat is AEDAT 2.0, of a DVS128; .* is \(34, 34\)"):
+        frames_of_file(tmp_path / "a.aedat", Framing(2, sensor=NMNIST))
+
+
+@pytest.mark.parametrize("sensor", [[180.5, 240], [True, 240], ["180", "240"], [10**6, 10**6], [0, 3]])
+def test_what_is_no_sensor(sensor):
+    with pytest.raises(InvalidArgument, match="expected rows and columns from 1 to"):
+        EventSettings(sensor=sensor)

@@ -255,4 +255,4 @@ def test_graphs_give_the_steps_that_are_computed_anew(rule, settings):
             step(sd.Batch(images, labels), Phase(rule), 0.1 / (k + 1), look)
         return [float(loss) for loss in losses]
 
-    assert trained(CudaRecorder()) == pytest.approx(trained(None), rel=1e-4)
+    assert trained(CudaRecorder(torch.device("cuda"))) == pytest.approx(trained(None), rel=1e-4)

@@ -55,7 +55,7 @@ class Step:
         self.images, self.labels = self._input(point.batch)
         self.precision, reason = self._choose_precision()
         self.setting = f"{self.trainee.setting}; {reason}"
-        self._replayed = Replayed(self._work, CudaRecorder()) if self.subject.graphs else None
+        self._replayed = Replayed(self._work, CudaRecorder(self.device)) if self.subject.graphs else None
 
     def _input(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images and labels, the same ones for every subject."""
@@ -107,10 +107,13 @@ class Step:
         # Few images where that is possible: what they leave behind in the allocator is small.
         images, labels = (self.images, self.labels) if self.trainee.one_batch_size else self._input(FEW)
         self._take(images, labels)
-        if self.subject.graphs:  # recorded, too, before a step counts
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def record(self) -> None:
+        """Record the step, where it is replayed: what it needs of memory it takes now."""
+        if self._replayed is not None:
             for _ in range(WARM_UP + 1):
                 self._take(self.images, self.labels)
-        self.optimizer.zero_grad(set_to_none=True)
 
     def __call__(self) -> None:
         self._take(self.images, self.labels)

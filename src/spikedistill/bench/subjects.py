@@ -42,6 +42,11 @@ class Trainee:
     one_batch_size: bool = False
 
 
+def no_gpu(device: torch.device) -> str | None:
+    """What a subject says that needs a GPU where there is none."""
+    return None if device.type == "cuda" else f"it needs a GPU, and the device is {device}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """A way to take a training step.
@@ -52,7 +57,7 @@ class Subject:
         tuned: whether it computes at its best (precision measured, fused optimizer, memory kept between steps), or as
             its authors' examples do: fp32 and PyTorch's defaults.
         package: what has to be installed for it (None: nothing).
-        on_gpu: whether it needs a GPU.
+        missing: why it cannot run on a device (None: it can).
         graphs: whether its step is recorded as a CUDA graph and replayed.
     """
 
@@ -60,7 +65,7 @@ class Subject:
     build: Callable[[Network, Point, torch.device], Trainee]
     tuned: bool = True
     package: str | None = None
-    on_gpu: bool = False
+    missing: Callable[[torch.device], str | None] = lambda device: None
     graphs: bool = False
 
     def is_installed(self) -> bool:
@@ -69,10 +74,11 @@ class Subject:
     def check_device(self, device: torch.device) -> None:
         """
         Raises:
-            InvalidArgument: it needs a GPU, and this is none.
+            InvalidArgument: it cannot run there.
         """
-        if self.on_gpu and device.type != "cuda":
-            raise InvalidArgument(f"{self.summary} needs a GPU, and the device is {device}; name other --subjects")
+        missing = self.missing(device)
+        if missing is not None:
+            raise InvalidArgument(f"{self.summary}: {missing}; name other --subjects")
 
     def check_installed(self) -> None:
         """
@@ -109,9 +115,6 @@ def _ours_in_8_bits(branches: tuple[str, ...] | None = ()) -> Callable[..., Trai
     """Rate-based backpropagation with spikes and weights of 8 bits in the forward convolutions."""
 
     def build(network: Network, point: Point, device: torch.device) -> Trainee:
-        missing = missing_eight_bit(device)
-        if missing is not None:
-            raise InvalidArgument(f"{missing}; name other --subjects")
         made = _ours(Rate, branches)(network, point, device)
         assert made.learner is not None
         made.learner.kernels = in_eight_bits(made.learner.kernels)
@@ -187,17 +190,19 @@ SUBJECTS: dict[str, Subject] = {
     "rate": Subject("rate-based backpropagation alone", _ours(Rate)),
     "bptt": Subject("our BPTT", _ours(BPTT)),
     "ann": Subject("ANN twin", _ours(_ann)),
-    "self-distillation-8bit": Subject("self-distillation, 8-bit convolutions", _ours_in_8_bits(branches=None)),
-    "rate-8bit": Subject("rate-based alone, 8-bit convolutions", _ours_in_8_bits()),
-    "self-distillation-graph": Subject(
-        "self-distillation as a CUDA graph", _ours(Rate, branches=None), on_gpu=True, graphs=True
+    "self-distillation-8bit": Subject(
+        "self-distillation, 8-bit convolutions", _ours_in_8_bits(branches=None), missing=missing_eight_bit
     ),
-    "rate-graph": Subject("rate-based alone as a CUDA graph", _ours(Rate), on_gpu=True, graphs=True),
-    "ann-graph": Subject("ANN twin as a CUDA graph", _ours(_ann), on_gpu=True, graphs=True),
+    "rate-8bit": Subject("rate-based alone, 8-bit convolutions", _ours_in_8_bits(), missing=missing_eight_bit),
+    "self-distillation-graph": Subject(
+        "self-distillation as a CUDA graph", _ours(Rate, branches=None), missing=no_gpu, graphs=True
+    ),
+    "rate-graph": Subject("rate-based alone as a CUDA graph", _ours(Rate), missing=no_gpu, graphs=True),
+    "ann-graph": Subject("ANN twin as a CUDA graph", _ours(_ann), missing=no_gpu, graphs=True),
     "two-pass": Subject("self-distillation in two passes, eager fp32", _two_pass, tuned=False),
     "spikingjelly-best": Subject("SpikingJelly BPTT, best setting", _spikingjelly_best, package="spikingjelly"),
     "spikingjelly-compiled": Subject(
-        "SpikingJelly BPTT, compiled as a whole", _spikingjelly_compiled, package="spikingjelly", on_gpu=True
+        "SpikingJelly BPTT, compiled as a whole", _spikingjelly_compiled, package="spikingjelly", missing=no_gpu
     ),
     "spikingjelly": Subject("SpikingJelly BPTT, default", _spikingjelly, tuned=False, package="spikingjelly"),
     "snntorch": Subject("snnTorch BPTT, default", _snntorch, tuned=False, package="snntorch"),
@@ -205,9 +210,5 @@ SUBJECTS: dict[str, Subject] = {
 
 
 def installed_subjects(device: torch.device) -> list[str]:
-    """The subjects that can run there: all but those whose package is missing, or that need a GPU."""
-    return [
-        name
-        for name, subject in SUBJECTS.items()
-        if subject.is_installed() and (device.type == "cuda" or not subject.on_gpu)
-    ]
+    """The subjects that can run there: all but those whose package or device is missing."""
+    return [name for name, subject in SUBJECTS.items() if subject.is_installed() and subject.missing(device) is None]

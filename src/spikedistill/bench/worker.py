@@ -62,6 +62,7 @@ def answers(subject: str, point: Point, requests: Iterator[str]) -> Iterator[dic
     # Machine code, weights and oneDNN's caches are no part of a step, so they come before the count.
     step.warm()
     memory = Memory(step.device)
+    step.record()
     step()
     yield {"ready": time.perf_counter() - started, "precision": step.precision, "setting": step.setting}
     for request in requests:

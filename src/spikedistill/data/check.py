@@ -14,10 +14,11 @@ from spikedistill.data.datasets import DATASETS
 from spikedistill.data.events.event import DVS128, Sensor
 from spikedistill.data.events.frames import checked_frames
 from spikedistill.data.events.layouts import CIFAR10_CLASSES, LAYOUTS
-from spikedistill.data.events.recordings import READERS, Recordings, find_recordings
+from spikedistill.data.events.recordings import PART_NAMES, READERS, Recordings, find_recordings
+from spikedistill.data.events.settings import LARGEST as LARGEST_SENSOR
 from spikedistill.data.npz import read_npz
 from spikedistill.data.pictures.decode import decode
-from spikedistill.data.pictures.folder import SPLIT_NAMES, content, find_pictures, split_folder
+from spikedistill.data.pictures.folder import content, find_pictures, split_folder
 from spikedistill.data.pictures.tables import bad_rows, parquet_table
 from spikedistill.data.pictures.torchvision_files import read_torchvision
 from spikedistill.errors import DataError
@@ -101,14 +102,12 @@ def _problems(read: Callable[[Path], object], paths: Iterable[Path]) -> list[str
 
 def _all_recordings(root: Path) -> list[Part]:
     # Recordings may lie in the root, or divided into folders for training and test.
-    names = {name for names in SPLIT_NAMES.values() for name in names}
-    below = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in names]
-    return [part for folder in (root, *below) for part in _recordings(folder)]
+    return [part for where in (None, *PART_NAMES) for part in _recordings(root, where)]
 
 
-def _recordings(folder: Path) -> list[Part]:
+def _recordings(folder: Path, where: str | None) -> list[Part]:
     try:
-        found = find_recordings(folder)
+        found = find_recordings(folder, part=where)
     except DataError:
         return []
     if found.form == "frames":
@@ -126,10 +125,15 @@ def _recordings(folder: Path) -> list[Part]:
     return [Part(str(found.root), f"recordings ({found.form})", found.counts(), bad, others)]
 
 
+ANYTHING = Sensor(LARGEST_SENSOR, LARGEST_SENSOR)
+ANY_SENSOR = {"atis": Sensor(240, 256), "events_np": ANYTHING, "aedat4": ANYTHING}
+"""The largest sensor that a form can say."""
+
+
 def _sensor_of(found: Recordings) -> Sensor:
-    """That of the data set with these classes; of an unknown one in a file that can say 256 pixels a side, those."""
+    """That of the data set with these classes; of an unknown one whatever the form can say."""
     known = [layout.sensor for layout in LAYOUTS.values() if layout.classes == found.classes]
-    return known[0] if known else Sensor(256, 256) if found.form == "atis" else DVS128
+    return known[0] if known else ANY_SENSOR.get(found.form, DVS128)
 
 
 def _frame_problems(found: Recordings) -> list[str]:

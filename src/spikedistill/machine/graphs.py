@@ -6,6 +6,7 @@ for the GPU nor read memory of the host.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
@@ -30,27 +31,40 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """CUDA graphs that share one pool of memory, for no two of them run at once."""
+    """CUDA graphs that share one pool of memory, for no two of them run at once.
 
-    def __init__(self) -> None:
-        self.stream = torch.cuda.Stream()
-        self.pool = torch.cuda.graph_pool_handle()
+    Args:
+        device: the GPU on which the work is done; a stream of another one would record nothing of it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with torch.cuda.device(device):
+            self.stream = torch.cuda.Stream(device)
+            self.pool = torch.cuda.graph_pool_handle()
 
     def warm(self, work: Callable[[], Any]) -> Any:
-        current = torch.cuda.current_stream()
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            results = work()
-        current.wait_stream(self.stream)
+        with torch.cuda.device(self.device):
+            current = torch.cuda.current_stream(self.device)
+            self.stream.wait_stream(current)
+            with torch.cuda.stream(self.stream):
+                results = work()
+            current.wait_stream(self.stream)
         return results
 
     def record(self, work: Callable[[], Any]) -> Callable[[], Any]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):  # records, and computes nothing
-            results = work()
+        with torch.cuda.device(self.device), warnings.catch_warnings():
+            # An empty graph would train nothing, and say the losses of its recording for ever.
+            warnings.filterwarnings("error", message=".*CUDA Graph is empty.*")
+            # "thread_local": a loader's thread pins memory meanwhile, which has nothing to do with what is recorded.
+            recording = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
+            with recording:  # computes nothing
+                results = work()
 
         def play() -> Any:
-            graph.replay()
+            with torch.cuda.device(self.device):
+                graph.replay()
             return results
 
         return play

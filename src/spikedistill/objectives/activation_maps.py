@@ -44,7 +44,8 @@ class ActivationMapDistillation(Taught):
         alike: whether the network's own map is normalised as the teacher's is, or taken as it is.
 
     Raises:
-        InvalidArgument: no teacher or a temperature not above 0; when it is computed, features without positions.
+        InvalidArgument: no teacher, a temperature not above 0, or `alike` without maps that are normalised; when it is
+            computed, features without positions.
     """
 
     temperature: float = 2.0
@@ -60,6 +61,8 @@ class ActivationMapDistillation(Taught):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature("temperature", self.temperature)
+        if self.normalise == "none" and not self.alike:
+            raise InvalidArgument("alike has no effect on maps that are not normalised; leave it out")
 
     @property
     def _teacher_stage(self) -> str:
@@ -80,6 +83,7 @@ class ActivationMapDistillation(Taught):
         target = self.teacher_map(batch)
         if target.shape != map.shape:  # a teacher of another resolution
             target = F.adaptive_avg_pool2d(target, (map.shape[1], map.shape[2]))
+        target = _normalised(target, self.normalise)
         if self.alike:
             map = _normalised(map, self.normalise, SPIKE)
         target, map = target.flatten(1), map.flatten(1)
@@ -91,14 +95,13 @@ class ActivationMapDistillation(Taught):
         return Terms(self.weight * loss, {"activation_maps": loss.detach()})
 
     def teacher_map(self, batch: Batch) -> Tensor:
-        """M [N, H, W] of the teacher, without gradient."""
+        """M [N, H, W] of the teacher as it is, without gradient."""
         answer = batch.teachers[self.teacher]
         features, logits = answer.features[self._teacher_stage], answer.logits
         _check_positions("teacher", self._teacher_stage, features)
         classes = logits.argmax(1) if self.of == "top" else class_of(batch.targets)
         map = class_activation_map(features, logits, classes, mean=self.weights == "gradients").float()
-        map = map.relu() if self.positive else map
-        return _normalised(map, self.normalise)
+        return map.relu() if self.positive else map
 
 
 def class_activation_map(features: Tensor, logits: Tensor, classes: Tensor, mean: bool = False) -> Tensor:

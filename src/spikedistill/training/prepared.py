@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spikedistill.core.kernels import Kernels, in_eight_bits, missing_eight_bit
-from spikedistill.core.learning import Rate, RateTwin
-from spikedistill.core.rate_twin import NO_LEARNED
+from spikedistill.core.kernels import Kernels, count_eight_bit, in_eight_bits
+from spikedistill.core.kernels.eight_bit import FEWEST_CHANNELS
+from spikedistill.core.learning import Rate
+from spikedistill.core.modules import evaluating
 from spikedistill.data import Splits
 from spikedistill.data.batches import generator_for
-from spikedistill.data.samples import is_over_time
 from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.processes import Process, from_all_processes
-from spikedistill.models.learning_neurons import neurons_learn
 from spikedistill.models.tensor_train import ranks_of
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint, load_weights
 from spikedistill.training.fitting import Fit, fit_to_spikes
+from spikedistill.training.impossible import refuse_impossible
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session, not_finite
 from spikedistill.training.optimizers import make_optimizer, restore_optimizer
@@ -103,10 +103,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     built = run.recipe if state is None else dataclasses.replace(run.recipe, init=None, init_fit=False)
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
     run = _with_ranks(run, learner)
-    _refuse_other_steps(run)
-    _refuse_graphs(run)
-    _refuse_eight_bit(run)
-    _refuse_learned_twin(run, learner)
+    refuse_impossible(run.recipe, learner, run.splits.train, run.device, run.process)
     fit = _fitted(run, learner) if state is None else None
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
@@ -114,7 +111,8 @@ def prepare(run: Run, resume: bool) -> Prepared:
     example = example_of(run.splits.train).to(run.device)
     learner.kernels, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
     if run.recipe.convolutions == "8bit":
-        learner.kernels, kernels_reason = in_eight_bits(learner.kernels), f"{kernels_reason}; convolutions of 8 bits"
+        kernels_reason += f"; {_in_eight_bits(learner, example)}"
+        learner.kernels = in_eight_bits(learner.kernels)
     torch.set_rng_state(random)
     compile = "off" if kernels_reason.startswith("eager") else "on"
     recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
@@ -159,42 +157,25 @@ def _with_ranks(run: Run, learner: SelfDistillation) -> Run:
     return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, tensor_train=settings))
 
 
-def _refuse_other_steps(run: Run) -> None:
-    """T of frames is how many there are; showing some of them would be another input."""
-    phases, samples = run.recipe.phases, run.splits.train
-    if not (phases.drawn or phases.growing):
-        return
-    inputs = samples.batch(torch.zeros(1, dtype=torch.long)).inputs
-    if is_over_time(samples, inputs):
+def _in_eight_bits(learner: SelfDistillation, example: Tensor) -> str:
+    """How many layers are computed in 8 bits.
+
+    Raises:
+        InvalidArgument: none.
+    """
+    images = torch.cat([example, example])
+
+    def forward(kernels: Kernels) -> None:
+        with evaluating(learner):
+            learner.network.propagate(Rate(1).encode(images, kernels))
+
+    found, of = count_eight_bit(forward)
+    if found == 0:
         raise InvalidArgument(
-            f"these samples have {len(inputs)} steps of their own, so T can neither be drawn nor grow; leave out "
-            "phases.drawn and phases.growing"
+            "no layer of this network would be computed in 8 bits: those are convolutions of spikes with at least "
+            f"{FEWEST_CHANNELS} input channels in a group, behind neurons that do not learn; leave out --convolutions"
         )
-
-
-def _refuse_graphs(run: Run) -> None:
-    """A graph is of one GPU: what processes tell each other is not recorded."""
-    if run.recipe.graphs and (run.device.type != "cuda" or run.process.count > 1):
-        where = f"{run.process.count} processes" if run.process.count > 1 else f"the device {run.device}"
-        raise InvalidArgument(f"graphs records steps of one process on a GPU, and this is {where}; leave out --graphs")
-
-
-def _refuse_eight_bit(run: Run) -> None:
-    """Only rate-based backpropagation has a spike path that is kept without gradient."""
-    if run.recipe.convolutions == "full":
-        return
-    missing = missing_eight_bit(run.device)
-    if not isinstance(run.recipe.rule, Rate):
-        missing = f"they are for --rule rate, and this is {run.recipe.rule}"
-    if missing is not None:
-        raise InvalidArgument(f"no 8-bit convolutions: {missing}; leave out --convolutions")
-
-
-def _refuse_learned_twin(run: Run, learner: SelfDistillation) -> None:
-    """The rate twin has no rule for neurons that learn, and would say so only when its phase begins."""
-    twin = run.recipe.phases.rate_twin or isinstance(run.recipe.rule, RateTwin)
-    if twin and neurons_learn(learner.network):
-        raise InvalidArgument(NO_LEARNED)
+    return f"{found} of {of} layers on spikes in 8 bits"
 
 
 def _precision(run: Run, learner: SelfDistillation) -> tuple[str, str]:

@@ -193,7 +193,7 @@ def _train(run: Run, resume: bool) -> Evaluation:
                 _batches(run),
                 run.recipe.optimizer,
                 precision=run.recipe.precision,
-                recorder=CudaRecorder() if run.recipe.graphs else None,
+                recorder=CudaRecorder(run.device) if run.recipe.graphs else None,
                 watcher=Stoppable(display, received, run.device),
                 validate=functools.partial(_validate, prepared),
                 save=functools.partial(_save, prepared),

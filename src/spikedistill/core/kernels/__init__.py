@@ -1,7 +1,13 @@
 """Kernels: how spike paths are computed. A value that signals carry; another way to compute is one more subclass."""
 
 from spikedistill.core.kernels.eager import EAGER, Kernels, Weighted, norm_backward
-from spikedistill.core.kernels.eight_bit import EightBit, FusedEightBit, in_eight_bits, missing_eight_bit
+from spikedistill.core.kernels.eight_bit import (
+    EightBit,
+    FusedEightBit,
+    count_eight_bit,
+    in_eight_bits,
+    missing_eight_bit,
+)
 from spikedistill.core.kernels.fused import FUSED, Fused
 from spikedistill.core.kernels.terms import Curve, Norm, Term, computed, per_channel, time_mean, total
 
@@ -24,6 +30,7 @@ __all__ = [
     "Weighted",
     "compiled",
     "computed",
+    "count_eight_bit",
     "in_eight_bits",
     "missing_eight_bit",
     "norm_backward",

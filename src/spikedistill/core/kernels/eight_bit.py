@@ -19,12 +19,15 @@ LARGEST = 127
 FEWEST_CHANNELS = 32
 """With fewer input channels it takes as long as bf16 (docs/performance.md)."""
 
+DTYPES = (torch.float32, torch.bfloat16)
+"""In which oneDNN gives the results."""
+
 
 def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight [C_out, ...] as 8-bit numbers, and the scale of each output channel [C_out], float32."""
     full = weight.detach().float()
     scale = full.abs().amax(tuple(range(1, full.dim()))) / LARGEST
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a channel of zeros stays one
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # a channel of zeros stays one, and NaN stays NaN
     return (full / scale.view(-1, *[1] * (full.dim() - 1))).round().to(torch.int8), scale
 
 
@@ -51,6 +54,14 @@ def convolution(
 class _EightBit(Kernels):
     spike_dtype = torch.uint8
 
+    def fits(
+        self, operation: Callable[..., Tensor], values: Tensor, weight: Tensor, options: Mapping[str, object]
+    ) -> bool:
+        """Whether a layer is computed in 8 bits: a convolution of spikes with enough channels, in a usual dtype."""
+        spikes = not values.is_floating_point() and operation is torch.conv2d
+        large = weight.shape[1] >= FEWEST_CHANNELS and weight.dtype in DTYPES
+        return spikes and large and not isinstance(options["padding"], str)  # "same", "valid"
+
     def weighted(
         self,
         operation: Callable[..., Tensor],
@@ -62,16 +73,12 @@ class _EightBit(Kernels):
     ) -> Weighted:
         if values.is_floating_point():  # images, or what an average has made of spikes
             return super().weighted(operation, values, weight, bias, options, timesteps)
-        if operation is not torch.conv2d or weight.shape[1] < FEWEST_CHANNELS or _in_words(options["padding"]):
+        if not self.fits(operation, values, weight, options):
             return super().weighted(operation, values.to(weight.dtype), weight, bias, options, timesteps)
         both = {name: _pair(options[name]) for name in ("stride", "padding", "dilation")}
         out = convolution(values, weight, bias, **both, groups=options["groups"])  # type: ignore[arg-type]
         mean, average, variance = self.moments(out, timesteps)
         return Weighted(out, mean, (average, variance))
-
-
-def _in_words(padding: object) -> bool:
-    return isinstance(padding, str)  # "same", "valid"
 
 
 def _pair(value: object) -> list[int]:
@@ -84,6 +91,31 @@ class EightBit(_EightBit):
 
 class FusedEightBit(_EightBit, Fused):
     """The fused kernels with convolutions of 8 bits."""
+
+
+class _Counting(EightBit):
+    def __init__(self) -> None:
+        self.found: list[bool] = []
+
+    def weighted(
+        self,
+        operation: Callable[..., Tensor],
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        options: Mapping[str, object],
+        timesteps: int,
+    ) -> Weighted:
+        self.found.append(self.fits(operation, values, weight, options))
+        return super().weighted(operation, values, weight, bias, options, timesteps)
+
+
+def count_eight_bit(forward: Callable[[Kernels], object]) -> tuple[int, int]:
+    """How many layers with weights on the spike path are computed in 8 bits, and how many there are."""
+    counting = _Counting()
+    with torch.no_grad():
+        forward(counting)
+    return sum(counting.found), len(counting.found)
 
 
 def in_eight_bits(kernels: Kernels) -> Kernels:

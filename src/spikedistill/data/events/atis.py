@@ -34,6 +34,11 @@ def read_atis(path: str | Path, sensor: Sensor, repair: bool = False) -> Events:
         DataError: truncated, without events, of another sensor, or with time running backwards.
     """
     path = Path(path)
+    if sensor.rows > OVERFLOW_Y or sensor.columns > 256:
+        raise DataError(
+            f"{path} has 8 bits for a column and rows up to {OVERFLOW_Y - 1}; the sensor that was asked for is "
+            f"{tuple(sensor)}"
+        )
     try:
         content = content_of(path, LARGEST)
     except ReadError as error:

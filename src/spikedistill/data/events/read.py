@@ -12,7 +12,7 @@ from spikedistill.data.events.cache import prepared
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.frameset import FrameSet
 from spikedistill.data.events.layouts import FOLDERS
-from spikedistill.data.events.recordings import Recordings, find_recordings, joined
+from spikedistill.data.events.recordings import Recordings, find_recordings, has_parts, joined
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.splits import split
 from spikedistill.errors import DataError
@@ -51,9 +51,8 @@ def _all_recordings(root: Path, framing: Framing, classes: tuple[str, ...] | Non
     """Those in folders of classes; where there are none, those of the folders for training and test together."""
     try:
         return find_recordings(root, framing, classes)
-    except DataError as error:
-        try:
-            train, test = (find_recordings(root, framing, classes, part) for part in ("train", "test"))
-        except DataError:
-            raise error from None
+    except DataError:
+        if not has_parts(root):
+            raise
+    train, test = (find_recordings(root, framing, classes, part) for part in ("train", "test"))
     return joined(train, test, root)

@@ -31,7 +31,9 @@ def read_events_npz(path: str | Path, repair: bool = False, sensor: Sensor = DVS
 
 
 def _upright_aedat2(path: Path, repair: bool, sensor: Sensor) -> Events:
-    return read_aedat2(path, repair).turned()  # its addresses are those of a DVS128
+    if sensor != DVS128:
+        raise DataError(f"{path} is AEDAT 2.0, of a DVS128; the sensor that was asked for is {tuple(sensor)}")
+    return read_aedat2(path, repair).turned()
 
 
 def _atis(path: Path, repair: bool, sensor: Sensor) -> Events:
@@ -104,7 +106,7 @@ def frames_of_file(path: str | Path, framing: Framing, repair: bool = False) -> 
     path = Path(path)
     try:
         # A single file, given to `predict`: its suffix and first bytes must do.
-        form = _form(RAW.get(path.suffix, "aedat"), (path,))
+        form = _form(RAW.get(path.suffix.lower(), "aedat"), (path,))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     return Recordings(form, path.parent, (path,), (0,), ("",)).frames(0, framing, repair)
@@ -137,7 +139,7 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix in suffixes and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
 
 
 def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tuple[str, ...]]]:
@@ -156,10 +158,20 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
 
 
+PART_NAMES = {"train": ("train", "training"), "test": ("test", "val", "validation", "testing")}
+"""Folders of a part, in upper or lower case."""
+
+
 def _part_of(folder: Path, part: str) -> Path:
-    """The folder of a part ("train", "test") in `folder`, whether its name is in upper or lower case."""
-    named = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() == part] if folder.is_dir() else []
+    """The folder of a part ("train", "test") in `folder`; where there is none, what it should be."""
+    names = PART_NAMES[part]
+    named = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() in names] if folder.is_dir() else []
     return named[0] if named else folder / part
+
+
+def has_parts(root: Path) -> bool:
+    """Whether a root, or a folder in it, holds one of training or test recordings."""
+    return any(_part_of(folder, part).is_dir() for folder in (root, *_class_folders(root)) for part in PART_NAMES)
 
 
 def find_recordings(

@@ -10,6 +10,9 @@ from spikedistill.data.events.layouts import FOLDERS, Layout
 from spikedistill.data.events.splits import SPLITS
 from spikedistill.errors import InvalidArgument, choose
 
+LARGEST = 10_000
+"""Rows or columns of a sensor."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EventSettings:
@@ -34,8 +37,11 @@ class EventSettings:
     def __post_init__(self) -> None:
         if self.split is not None:
             choose("split", self.split, [*SPLITS, FOLDERS])
-        if self.sensor is not None and (len(self.sensor) != 2 or min(self.sensor) < 1):
-            raise InvalidArgument(f"data.events.sensor is {self.sensor}; expected rows and columns, as [180, 240]")
+        whole = [n for n in self.sensor or () if isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= LARGEST]
+        if self.sensor is not None and not len(whole) == len(self.sensor) == 2:
+            raise InvalidArgument(
+                f"data.events.sensor is {self.sensor}; expected rows and columns from 1 to {LARGEST}, as [180, 240]"
+            )
         choose("way to cut frames", self.by, BINNINGS)
 
     def of(self, layout: Layout) -> EventSettings:

@@ -1,0 +1,61 @@
+"""What a recipe may say and this run cannot do: refused before anything is trained, with what to leave out."""
+
+from __future__ import annotations
+
+import torch
+
+from spikedistill.core.kernels import missing_eight_bit
+from spikedistill.core.learning import Rate, RateTwin
+from spikedistill.core.rate_twin import NO_LEARNED
+from spikedistill.data import Samples
+from spikedistill.data.samples import is_over_time
+from spikedistill.errors import InvalidArgument
+from spikedistill.machine.processes import Process
+from spikedistill.models.learning_neurons import neurons_learn
+from spikedistill.training.learner import SelfDistillation
+from spikedistill.training.recipe import Recipe
+
+
+def refuse_impossible(
+    recipe: Recipe, learner: SelfDistillation, samples: Samples, device: torch.device, process: Process
+) -> None:
+    """
+    Raises:
+        InvalidArgument: a setting that does not go with these samples, this network, this device or these processes.
+    """
+    _other_steps(recipe, samples)
+    _graphs(recipe, device, process)
+    _eight_bit(recipe, device)
+    # the rate twin would say so only when its phase begins
+    if (recipe.phases.rate_twin or isinstance(recipe.rule, RateTwin)) and neurons_learn(learner.network):
+        raise InvalidArgument(NO_LEARNED)
+
+
+def _other_steps(recipe: Recipe, samples: Samples) -> None:
+    """T of frames is how many there are; showing some of them would be another input."""
+    if not (recipe.phases.drawn or recipe.phases.growing):
+        return
+    inputs = samples.batch(torch.zeros(1, dtype=torch.long)).inputs
+    if is_over_time(samples, inputs):
+        raise InvalidArgument(
+            f"these samples have {len(inputs)} steps of their own, so T can neither be drawn nor grow; leave out "
+            "phases.drawn and phases.growing"
+        )
+
+
+def _graphs(recipe: Recipe, device: torch.device, process: Process) -> None:
+    """A graph is of one GPU: what processes tell each other is not recorded."""
+    if recipe.graphs and (device.type != "cuda" or process.count > 1):
+        where = f"{process.count} processes" if process.count > 1 else f"the device {device}"
+        raise InvalidArgument(f"graphs records steps of one process on a GPU, and this is {where}; leave out --graphs")
+
+
+def _eight_bit(recipe: Recipe, device: torch.device) -> None:
+    """Only rate-based backpropagation has a spike path that is kept without gradient."""
+    if recipe.convolutions == "full":
+        return
+    missing = missing_eight_bit(device)
+    if not isinstance(recipe.rule, Rate):
+        missing = f"they are for --rule rate, and this is {recipe.rule}"
+    if missing is not None:
+        raise InvalidArgument(f"no 8-bit convolutions: {missing}; leave out --convolutions")
