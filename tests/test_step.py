@@ -205,22 +205,44 @@ class Waiting(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("rule", [sd.Rate(3), sd.BPTT(3), sd.RateTwin(3), sd.ANN()], ids=lambda r: type(r).__name__)
-def test_a_step_can_be_recorded(rule, monkeypatch):
+def taught():
+    return {"objectives": [sd.Distillation("ann"), sd.NoiseSmoothedDistillation("ann")]}
+
+
+STEPS = [
+    *((rule, SGD(clip_norm=1.0, accumulate=2), dict) for rule in (sd.Rate(3), sd.BPTT(3), sd.RateTwin(3), sd.ANN())),
+    (sd.Rate(3), AdamW(), dict),
+    (sd.Rate(3), SGD(), taught),
+    (sd.Rate(3), SGD(), lambda: {"objectives": [sd.SelfDistillationLoss(others_only=True), sd.SpikePenalty(0.01)]}),
+    (sd.Rate(3), SGD(), lambda: {"objectives": sd.SelfDistillationLoss(weighting="confidence", fallback="label")}),
+]
+
+
+@pytest.mark.parametrize(("rule", "settings", "objectives"), STEPS)
+def test_a_step_can_be_recorded(rule, settings, objectives, monkeypatch):
     """Nothing in it waits for the GPU or reads memory of the host; on fake tensors, for here is no GPU."""
     monkeypatch.setattr(torch.Tensor, "backward", backward_by_hand)
-    learner = sd.SelfDistillation(sd.create_model("resnet18", 3, width=16), rule)
-    settings = SGD(clip_norm=1.0, accumulate=2)
+    given, network = objectives(), sd.create_model("resnet18", 3, width=16)
+    if objectives is taught:
+        teacher = sd.create_model("resnet18", 3, width=4)
+        teacher(torch.randn(4, 3, 16, 16), timesteps=None)  # one that has seen a batch
+        given["teachers"] = {"ann": teacher}
+    learner = sd.SelfDistillation(network, rule, **given)
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = sd.Batch(torch.empty(6, 3, 16, 16, device=GPU), torch.empty(6, dtype=torch.long, device=GPU))
         on_gpu(learner)
+        for frozen in learner._teachers.values():
+            on_gpu(frozen._network).to = lambda device, network=frozen._network: network  # it is there already
         optimizer = optimizers.make_optimizer(learner, settings)
         for group in optimizer.param_groups:
             group["fused"] = False  # the fused operation has no form for fake tensors
-        step = Step(learner, learner, optimizer, settings, "fp32")
-        step(batch, Phase(rule), 0.1, lambda taken: None)  # the first also fills caches, as warming up does
-        with Waiting() as waiting:
+        # What stands in for SGD's fused step asks a learning rate in a tensor for its number; AdamW's does not.
+        recorder = Again() if isinstance(settings, AdamW) else None
+        step = Step(learner, learner, optimizer, settings, "fp32", recorder)
+        for _ in range(WARM_UP):  # they also fill caches, and make momenta
             step(batch, Phase(rule), 0.1, lambda taken: None)
+        with Waiting() as waiting:
+            step._whole(Phase(rule), batch.inputs, batch.targets)
     assert waiting.found == []
 
 

@@ -1,4 +1,4 @@
-"""A shallow, wide network for the shortest time to a good result on small images (method.md §5).
+"""A shallow, wide network for the shortest time to a good result on small images.
 
 It has the form of the networks of speed runs on CIFAR-10 (Jordan, arXiv 2404.00498): a small convolution that only
 prepares the image, then three stages of two convolutions. The first of a stage is pooled before its batch norm, by
