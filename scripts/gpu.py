@@ -9,8 +9,8 @@
     --copy: a folder for what is small: numbers and logs, without weights
     --small: every stage in miniature, also on a CPU
 
-A stage that is done is left alone: its numbers are in KEEP/STAGE.json. `cifar100` goes on within a run, and `bench` after
-each T; the others begin anew. The program ends with 1 if a stage failed, and with 75 if one has to go on in another
+A stage that is done is left alone: its numbers are in KEEP/STAGE.json. `cifar100` goes on in its run, and `bench` with
+the next T; the others begin anew. The program ends with 1 if a stage failed, and with 75 if one has to go on in another
 call.
 """
 

@@ -261,7 +261,7 @@ def test_check_looks_where_loading_looks(tmp_path):
 
 def test_forms_that_cannot_say_a_sensor(root, tmp_path):
     cache = str(tmp_path / "cache")
-    with pytest.raises(DataError, match=r"rows up to 239; the sensor that was asked for is \(260, 346\)"):
+    with pytest.raises(DataError, match=r"rows up to 239; the sensor of these settings is \(260, 346\)"):
         load(DataSettings("n-mnist", str(root), events=EventSettings(cache=cache, sensor=[260, 346])), 2)
     write_aedat2(tmp_path / "a.aedat", recording(20))
     with pytest.raises(DataError, match=r"a.aedat is AEDAT 2.0, of a DVS128; .* is \(34, 34\)"):

@@ -2,7 +2,8 @@
 
 Spikes are 0 and 1, which are exact in 8 bits. Weights are not: each output channel is scaled to −127..127 and rounded,
 anew in every step. So the forward pass is that of a network with rounded weights; the gradient is taken at the weights
-as they are (straight through). Evaluation has the weights as they are. Sums are exact, in 32 bits. The rest is computed as in the kernels it is made from.
+as they are (straight through), and evaluation is by those, too. Sums are exact, in 32 bits. The rest is computed as in
+the kernels it is made from.
 """
 
 from __future__ import annotations

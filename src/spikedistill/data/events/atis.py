@@ -36,7 +36,7 @@ def read_atis(path: str | Path, sensor: Sensor, repair: bool = False) -> Events:
     path = Path(path)
     if sensor.rows > OVERFLOW_Y or sensor.columns > 256:
         raise DataError(
-            f"{path} has 8 bits for a column and rows up to {OVERFLOW_Y - 1}; the sensor that was asked for is "
+            f"{path} has 8 bits for a column and rows up to {OVERFLOW_Y - 1}; the sensor of these settings is "
             f"{tuple(sensor)}"
         )
     try:

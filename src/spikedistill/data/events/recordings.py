@@ -32,7 +32,7 @@ def read_events_npz(path: str | Path, repair: bool = False, sensor: Sensor = DVS
 
 def _upright_aedat2(path: Path, repair: bool, sensor: Sensor) -> Events:
     if sensor != DVS128:
-        raise DataError(f"{path} is AEDAT 2.0, of a DVS128; the sensor that was asked for is {tuple(sensor)}")
+        raise DataError(f"{path} is AEDAT 2.0, of a DVS128; the sensor of these settings is {tuple(sensor)}")
     return read_aedat2(path, repair).turned()
 
 
