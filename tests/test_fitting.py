@@ -149,3 +149,39 @@ def test_a_run_starts_from_fitted_weights(tmp_path, capsys):
     for words in (["--init_fit", "true"], [*start, "--rule", "ann"], [*start, "--phases.ann", "1"]):
         assert main(["train", *WORDS, "--optimizer.epochs=2", *words, "--out", str(tmp_path / "no")]) == 1
         assert "init_fit fits the weights of --init to spikes, and has no effect" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- statistics anew
+
+
+def test_statistics_anew_are_those_of_the_batches_and_nothing_else_changes():
+    torch.manual_seed(0)
+    network = sd.create_model("resnet18", 4, width=4, neuron=sd.Neuron(threshold=0.3))
+    batches = [torch.randn(6, 3, 16, 16) for _ in range(3)]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    sd.retake_statistics(network, batches, 3)
+    first = network.body.stem[1]
+    currents = [network.body.stem[0](each) for each in batches]
+    torch.testing.assert_close(first.running_mean, torch.stack([c.mean((0, 2, 3)) for c in currents]).mean(0))
+    assert first.momentum == 0.1
+    for name, value in network.state_dict().items():
+        same = torch.equal(value, before[name])
+        assert same != ("running" in name or "num_batches" in name), name
+    with pytest.raises(ValueError, match="given none"):
+        sd.retake_statistics(network, [], 3)
+
+
+def test_evaluate_takes_statistics_anew(tmp_path, capsys):
+    words = ["--data.train_rows", "200", "--data.test_rows", "60", "--data.validation_rows", "0", "--model.width", "4"]
+    words += ["--optimizer.epochs", "1", "--timesteps", "4", "--phases.drawn", "[1, 4]", "--compile", "off"]
+    assert main(["train", "fashion-small", *words, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    evaluate = ["evaluate", str(tmp_path / "run"), "--retake", "100", "--timesteps", "4", "1"]
+    assert main(evaluate) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("%")[1] for line in lines] == [
+        f" accuracy with statistics of T = {t}, 60 samples" for t in (1, 4)
+    ]
+    for more, message in ((["--retake", "1"], "at least 2"), (["--figure", str(tmp_path / "f.png")], "leave one of")):
+        assert main([*evaluate, *more]) == 1
+        assert message in capsys.readouterr().err

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
     from spikedistill.training.run import resume, train
+    from spikedistill.training.statistics import retake_statistics
     from spikedistill.training.trained import Trained, load
     from spikedistill.training.tuning import Tuning, tune
 
@@ -87,6 +88,7 @@ _HOMES = {
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
     "training.run": ("resume", "train"),
+    "training.statistics": ("retake_statistics",),
     "training.trained": ("Trained", "load"),
     "training.tuning": ("Tuning", "tune"),
 }
@@ -152,6 +154,7 @@ __all__ = [
     "merge",
     "register_rule",
     "resume",
+    "retake_statistics",
     "rules",
     "samples_of",
     "tensor_train",

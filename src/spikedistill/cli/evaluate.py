@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spikedistill.cli.parser import add_trust, check_picture
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.device import PRECISIONS
+
+if TYPE_CHECKING:
+    from spikedistill.core.network import Network
+    from spikedistill.data import Samples
+    from spikedistill.training.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -19,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     cache = "folder for the frames of recordings (default: that of the user)"
     parser.add_argument("--data.events.cache", dest="cache", default=None, help=cache)
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
+    retake = "take batch norm's statistics anew for each T, on so many training samples: for one network with several T"
+    parser.add_argument("--retake", type=int, default=None, metavar="SAMPLES", help=retake)
     parser.add_argument("--figure", type=Path, default=None, help="draw what was taken for what into this file, too")
     add_trust(parser)
     parser.set_defaults(run=run)
@@ -54,6 +62,12 @@ def run(given: argparse.Namespace) -> None:
     recipe = dataclasses.replace(recipe, precision=given.precision or recipe.precision)
     device = find_device(recipe.device)
     timesteps = sorted(set(given.timesteps)) if given.timesteps else None
+    if given.retake is not None:
+        _check_retake(given, recipe.timesteps)
+        train = load_split(data, True, recipe.timesteps).to(device)
+        for number in timesteps or [recipe.timesteps]:
+            print(_retaken(recipe, trained.network.to(device), train, test.to(device), number, given.retake))
+        return
     found = score(
         recipe,
         trained.network.to(device),
@@ -69,3 +83,33 @@ def run(given: argparse.Namespace) -> None:
             print(f"drawn: {given.figure}")
     elif given.figure is not None:
         raise InvalidArgument("this task has no picture of its answers; leave out --figure")
+
+
+def _check_retake(given: argparse.Namespace, timesteps: int | None) -> None:
+    if timesteps is None:
+        raise InvalidArgument("--retake is for spikes, and this run is an ANN twin")
+    if given.retake < 2:
+        raise InvalidArgument(f"--retake is {given.retake}; expected a number of training samples, at least 2")
+    if given.figure is not None:
+        raise InvalidArgument("--figure is of one evaluation, and --retake makes one for each T; leave one of them out")
+
+
+def _retaken(recipe: Recipe, network: Network, train: Samples, test: Samples, timesteps: int, count: int) -> str:
+    """The score at T with statistics of T steps, as a line; the network is left as it is."""
+    import copy
+
+    import torch
+
+    from spikedistill.data.batches import generator_for
+    from spikedistill.training.scoring import score
+    from spikedistill.training.statistics import retake_statistics
+
+    changed = copy.deepcopy(network)
+    order = torch.randperm(len(train), generator=generator_for(recipe.seed))[:count]
+    batches = [train.batch(index).inputs for index in order.split(recipe.optimizer.batch_size) if len(index) > 1]
+    retake_statistics(changed, batches, timesteps)
+    found = score(recipe, changed, test, [timesteps])
+    return (
+        f"  T = {timesteps:<3} {found.score[timesteps]:7.2%} {found.score_name} with statistics of T = {timesteps}, "
+        f"{found.samples} samples"
+    )

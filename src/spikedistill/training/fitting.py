@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from spikedistill.core.network import Network, firing
 from spikedistill.core.rate_twin import mean_response
 from spikedistill.core.signal import Flow
 from spikedistill.errors import InvalidArgument
+from spikedistill.training.statistics import only_norms_train, retake_statistics
 
 SHARE = 0.95
 """The share of a layer's activations that shall lie within the range of its rates."""
@@ -80,7 +81,7 @@ def fit_to_spikes(network: Network, batches: Sequence[Tensor], timesteps: int) -
         if not activations:
             raise InvalidArgument("this network has no LIF neurons, so there is nothing to fit")
         top = torch.stack([_some(values).quantile(SHARE) for values in activations.values()]).mean()
-    _retake_statistics(network, batches, timesteps)
+    retake_statistics(network, batches, timesteps)
     before = _correlation(network, batches[0], timesteps, activations)
     as_it_was = {name: value.clone() for name, value in network.state_dict().items()}
     offset, scale = _middle(network, timesteps) - 0.5, 1 / max(float(top), 1e-6)
@@ -90,7 +91,7 @@ def fit_to_spikes(network: Network, batches: Sequence[Tensor], timesteps: int) -
             "no neuron of this network stands behind a batch norm, which could take in the scale; start from the "
             "weights as they are, without init_fit"
         )
-    _retake_statistics(network, batches, timesteps)
+    retake_statistics(network, batches, timesteps)
     after = _correlation(network, batches[0], timesteps, activations)
     if after <= before:  # such a map does not suit this network
         network.load_state_dict(as_it_was)
@@ -152,33 +153,9 @@ def _rescale(network: Network, inputs: Tensor, timesteps: int, scale: float, off
         return hook
 
     steps = inputs if network.is_over_time(inputs) else inputs.unsqueeze(0).expand(timesteps, *inputs.shape)
-    with _training(network), contextlib.ExitStack() as stack:
+    with only_norms_train(network), contextlib.ExitStack() as stack:
         for name, module in network.body.named_modules():
             if isinstance(module, LIF):
                 stack.callback(module.register_forward_pre_hook(before(name)).remove)
         network.propagate(Rate(timesteps).encode(steps, over_time=True))
     return done
-
-
-def _retake_statistics(network: Network, batches: Sequence[Tensor], timesteps: int) -> None:
-    """Running mean and variance of all batch norms anew, as the mean over these batches on spikes."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
-    with _training(network):
-        for inputs in batches:
-            network.propagate(Rate(timesteps).encode(inputs, over_time=network.is_over_time(inputs)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
-@contextlib.contextmanager
-def _training(network: nn.Module) -> Iterator[None]:
-    """Training mode during the `with` block, where dropout is off."""
-    with evaluating(network):
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.training = True
-        yield
