@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import types
 from collections import Counter
@@ -119,14 +120,14 @@ TINY += ["--optimizer.batch_size=64", "--precision=fp32", "--compile=off"]
 def test_teachers(tmp_path, monkeypatch, capsys):
     """The commands of the page, with little data and small networks."""
     monkeypatch.chdir(tmp_path)
-    lines = [line.split() for _, text in blocks_of("docs/teachers.md") for line in text.splitlines()]
+    lines = [shlex.split(line) for _, text in blocks_of("docs/teachers.md") for line in text.splitlines()]
     for words in (line[1:] for line in lines):
-        words = [word.strip("'") for word in words]
+        words = ["20" if word == "1000" else word for word in words]  # samples that are looked at
         epochs = [] if "--optimizer.epochs" in words else ["--optimizer.epochs=1"]
         # the twin has no T, and no branches where the rest has none
         tiny = [word for word in TINY if not ("ann" in words and "timesteps" in word)]
         assert main([*words, *(tiny + epochs if words[0] == "train" else [])]) == 0, words
-    assert len(lines) == 10
+    assert len(lines) == 12
     assert (tmp_path / "spikes.png").stat().st_size > 5000
     assert "spikes per sample" in capsys.readouterr().out
 
