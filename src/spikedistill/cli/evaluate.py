@@ -101,13 +101,15 @@ def _retaken(recipe: Recipe, network: Network, train: Samples, test: Samples, ti
     import torch
 
     from spikedistill.data.batches import generator_for
+    from spikedistill.machine.device import autocast
     from spikedistill.training.scoring import score
     from spikedistill.training.statistics import retake_statistics
 
     changed = copy.deepcopy(network)
     order = torch.randperm(len(train), generator=generator_for(recipe.seed))[:count]
     batches = [train.batch(index).inputs for index in order.split(recipe.optimizer.batch_size) if len(index) > 1]
-    retake_statistics(changed, batches, timesteps)
+    with autocast(recipe.precision, test.device):  # as it was trained
+        retake_statistics(changed, batches, timesteps)
     found = score(recipe, changed, test, [timesteps])
     return (
         f"  T = {timesteps:<3} {found.score[timesteps]:7.2%} {found.score_name} with statistics of T = {timesteps}, "

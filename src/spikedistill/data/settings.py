@@ -7,6 +7,7 @@ import dataclasses
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
+from spikedistill.data.events.layouts import Layout
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.errors import InvalidArgument, choose
 
@@ -54,7 +55,10 @@ class DataSettings:
         choose("dataset", self.name, DATASETS)
         for field in dataclasses.fields(self):
             # A setting without an effect is refused: whoever gave it expects one.
-            if field.name in ONLY_SOME_KNOW and getattr(self, field.name) != field.default:
+            given, default = getattr(self, field.name), field.default
+            if isinstance(given, EventSettings):  # earlier versions wrote the usual values out
+                given, default = given.of(Layout()), EventSettings().of(Layout())
+            if field.name in ONLY_SOME_KNOW and given != default:
                 self._check_known(field.name)
         for name, least in LEAST.items():
             value = getattr(self, name)
