@@ -69,18 +69,18 @@ with process_group(process, torch.device("cpu")):
 DISAGREE = """
 import os, sys
 from spikedistill.cli import main
-from spikedistill.training import loop, precision
+from spikedistill.training import precision, step
 
 rank = int(os.environ["RANK"])
 precision.computes_in_bf16 = lambda device: True
 precision._timed = lambda step, name, device: 1.0 if (name == "bf16") == (rank == 0) else 2.0
-original = loop.autocast
+original = step.autocast
 
 def noted(chosen, device):
     open(f"{sys.argv[1]}-{rank}", "w").write(chosen)
     return original(chosen, device)
 
-loop.autocast = noted
+step.autocast = noted
 sys.exit(main(["train", *sys.argv[2:]]))
 """
 
