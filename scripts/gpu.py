@@ -183,17 +183,8 @@ def cifar100(call: Call) -> Found:
         if call.device == "cuda":
             words += ["--graphs", "true"]
         if call.small:
-            words = [
-                "fashion-small",
-                "--model.width",
-                "2",
-                "--optimizer.epochs",
-                "2",
-                "--timesteps",
-                "2",
-                "--device",
-                "cpu",
-            ]
+            words = ["fashion-small", "--model.width", "2", "--optimizer.epochs", "2"]
+            words += ["--timesteps", "2", "--device", "cpu"]
         if not (folder / "result.json").exists():
             again = ["--resume", str(folder)] if (folder / "checkpoint.pt").exists() else None
             words = again or [*words, "--out", str(folder)]
@@ -209,32 +200,13 @@ def imagenet(call: Call) -> Found:
     shutil.rmtree(run, ignore_errors=True)
     count, side = (16, 64) if call.small else (4096, 400)
     _make_jpegs(folder, count, side)
-    words = [
-        "train",
-        "imagenet-preact34",
-        "--data.name",
-        "picture-folder",
-        "--data.root",
-        str(folder),
-        "--optimizer.epochs",
-        "2",
-    ]
-    words += ["--device", call.device]
+    words = ["train", "imagenet-preact34", "--data.name", "picture-folder", "--optimizer.epochs", "2"]
+    words += ["--data.root", str(folder), "--device", call.device]
     if call.device == "cuda":
         words += ["--optimizer.batch_size", "256", "--data.workers", "16", "--precision", "bf16"]
     if call.small:
-        words += [
-            "--optimizer.batch_size",
-            "8",
-            "--data.size",
-            "32",
-            "--data.workers",
-            "0",
-            "--model.width",
-            "2",
-            "--timesteps",
-            "2",
-        ]
+        words += ["--optimizer.batch_size", "8", "--data.size", "32", "--data.workers", "0"]
+        words += ["--model.width", "2", "--timesteps", "2"]
     call.spikedistill("imagenet", [*words, "--out", str(run)])
     with (run / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]  # the first epoch also compiles
@@ -304,15 +276,9 @@ def main(words: list[str]) -> int:
         parser.error("there is no GPU here; --small runs every stage in miniature")
     device = "cuda" if torch.cuda.is_available() and not given.small else "cpu"
     given.keep.mkdir(parents=True, exist_ok=True)
-    call = Call(
-        given.keep,
-        given.data,
-        device,
-        time.monotonic() + 60 * given.minutes,
-        60 * given.minutes,
-        given.epochs,
-        given.small,
-    )
+    whole = 60 * given.minutes
+    until = time.monotonic() + whole
+    call = Call(given.keep, given.data, device, until, whole, given.epochs, given.small)
     ended = {}
     for name in given.stages or STAGES:
         ended[name] = run_stage(name, call)

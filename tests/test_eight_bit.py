@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import spikedistill as sd
-from spikedistill.core.kernels import EAGER, EightBit, FusedEightBit, Kernels, Weighted
+from spikedistill.core.kernels import EAGER, EightBit, FusedEightBit, Kernels
 from spikedistill.core.kernels.eight_bit import FEWEST_CHANNELS, convolution, rounded
 from spikedistill.core.rules.common import kept
 from spikedistill.machine.compiler import missing_compiler
@@ -25,15 +25,13 @@ def as_rounded(weight):
 class Rounded(Kernels):
     """The obvious version: ordinary convolutions of spikes as they are, with rounded weights."""
 
-    def weighted(self, operation, values, weight, bias, options, timesteps):
+    def layer(self, operation, values, weight, bias, options):
         if operation is torch.conv2d and weight.shape[1] >= FEWEST_CHANNELS and ((values == 0) | (values == 1)).all():
             numbers, scale = rounded(weight)
             # Sums of whole numbers are exact in float64. A sum that is not would move spikes at the threshold.
             out = operation(values.double(), numbers.double(), None, **options).float() * scale.view(1, -1, 1, 1)
-            out = out if bias is None else out + bias.view(1, -1, 1, 1)
-            mean, *moments = self.moments(out, timesteps)
-            return Weighted(out, mean, tuple(moments))
-        return super().weighted(operation, values, weight, bias, options, timesteps)
+            return out if bias is None else out + bias.view(1, -1, 1, 1)
+        return super().layer(operation, values, weight, bias, options)
 
 
 def test_weights_are_rounded_to_the_nearest_of_255_numbers():

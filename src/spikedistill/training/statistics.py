@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from spikedistill.core.kernels import EAGER, Kernels
 from spikedistill.core.learning import Rate
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network
@@ -18,7 +17,7 @@ Norm = nn.modules.batchnorm._BatchNorm
 
 
 @torch.no_grad()
-def retake_statistics(network: Network, batches: Sequence[Tensor], timesteps: int, kernels: Kernels = EAGER) -> None:
+def retake_statistics(network: Network, batches: Sequence[Tensor], timesteps: int) -> None:
     """Running mean and variance of all batch norms anew, as the mean over batches on spikes of T steps; in place.
 
     A network that was trained with several T has statistics of their mixture, which fit the smallest T least.
@@ -39,7 +38,7 @@ def retake_statistics(network: Network, batches: Sequence[Tensor], timesteps: in
     try:
         with only_norms_train(network):
             for inputs in batches:
-                network.propagate(Rate(timesteps).encode(inputs, kernels, network.is_over_time(inputs)))
+                network.propagate(Rate(timesteps).encode(inputs, over_time=network.is_over_time(inputs)))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -55,12 +55,23 @@ class Kernels:
             operation: the torch function, as `torch.conv2d` or `F.linear`.
             options: its other arguments (stride, padding, ...).
         """
-        out = operation(values, weight, bias, **options)
+        out = self.layer(operation, values, weight, bias, options)
         if out.dim() <= 2:  # a classifier, or a hidden layer: small, and seldom followed by batch norm
             return Weighted(out, time_mean(out, timesteps), None)
         # Moments are taken here and not in batch norm, because the fused kernels get them in the sweep for the mean.
         mean, average, variance = self.moments(out, timesteps)
         return Weighted(out, mean, (average, variance))
+
+    def layer(
+        self,
+        operation: Callable[..., Tensor],
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        options: Mapping[str, object],
+    ) -> Tensor:
+        """The layer itself, [T·N, C, ...]; arguments as `weighted`."""
+        return operation(values, weight, bias, **options)
 
     def apply(self, function: Callable[..., Result], args: Iterable[object], kwargs: Mapping[str, object]) -> Result:
         """Any other operation that acts on each time step alone (pooling, concatenation, ...)."""

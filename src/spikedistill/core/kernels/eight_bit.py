@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from spikedistill.core.kernels.eager import Kernels, Weighted
+from spikedistill.core.kernels.eager import Kernels
 from spikedistill.core.kernels.fused import Fused
 
 LARGEST = 127
 FEWEST_CHANNELS = 32
-"""With fewer input channels it takes as long as bf16 (docs/performance.md)."""
+"""With fewer input channels it takes as long as bf16 (docs/LOG.md)."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 """In which oneDNN gives the results."""
@@ -63,23 +63,19 @@ class _EightBit(Kernels):
         large = weight.shape[1] >= FEWEST_CHANNELS and weight.dtype in DTYPES
         return spikes and large and not isinstance(options["padding"], str)  # "same", "valid"
 
-    def weighted(
+    def layer(
         self,
         operation: Callable[..., Tensor],
         values: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         options: Mapping[str, object],
-        timesteps: int,
-    ) -> Weighted:
-        if values.is_floating_point():  # images, or what an average has made of spikes
-            return super().weighted(operation, values, weight, bias, options, timesteps)
-        if not self.fits(operation, values, weight, options):
-            return super().weighted(operation, values.to(weight.dtype), weight, bias, options, timesteps)
-        both = {name: _pair(options[name]) for name in ("stride", "padding", "dilation")}
-        out = convolution(values, weight, bias, **both, groups=options["groups"])  # type: ignore[arg-type]
-        mean, average, variance = self.moments(out, timesteps)
-        return Weighted(out, mean, (average, variance))
+    ) -> Tensor:
+        if self.fits(operation, values, weight, options):
+            both = {name: _pair(options[name]) for name in ("stride", "padding", "dilation")}
+            return convolution(values, weight, bias, **both, groups=options["groups"])  # type: ignore[arg-type]
+        # images, or what an average has made of spikes, are numbers already
+        return operation(values if values.is_floating_point() else values.to(weight.dtype), weight, bias, **options)
 
 
 def _pair(value: object) -> list[int]:
@@ -98,17 +94,11 @@ class _Counting(EightBit):
     def __init__(self) -> None:
         self.found: list[bool] = []
 
-    def weighted(
-        self,
-        operation: Callable[..., Tensor],
-        values: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        options: Mapping[str, object],
-        timesteps: int,
-    ) -> Weighted:
-        self.found.append(self.fits(operation, values, weight, options))
-        return super().weighted(operation, values, weight, bias, options, timesteps)
+    def fits(
+        self, operation: Callable[..., Tensor], values: Tensor, weight: Tensor, options: Mapping[str, object]
+    ) -> bool:
+        self.found.append(super().fits(operation, values, weight, options))
+        return self.found[-1]
 
 
 def count_eight_bit(forward: Callable[[Kernels], object]) -> tuple[int, int]:

@@ -134,6 +134,10 @@ def joined(first: Recordings, second: Recordings, root: Path) -> Recordings:
 # ---------------------------------------------------------------- looking
 
 
+def _suffixes(kind: str) -> tuple[str, ...]:
+    return tuple(suffix for suffix, each in RAW.items() if each == kind)
+
+
 def _class_folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
@@ -152,7 +156,7 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     raw = [
         (kind, folder, suffixes)
         for folder in (root, root / "extract")
-        for kind, suffixes in (("aedat", (".aedat", ".aedat4")), ("atis", (".bin",)))
+        for kind, suffixes in (("aedat", _suffixes("aedat")), ("atis", _suffixes("atis")))
     ]
     ready = [("frames", folder, (".npz",)) for folder in frames]
     return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,12 +19,15 @@ def _by_class(recordings: Recordings) -> list[list[int]]:
 
 
 def _stratified(recordings: Recordings, seed: int) -> list[int]:
-    test: list[int] = []
+    return [row for rows in _shuffled(recordings, seed) for row in rows[: round(len(rows) / 10)]]
+
+
+def _shuffled(recordings: Recordings, seed: int) -> Iterator[list[int]]:
+    """The rows of each class in a random order."""
     for c, rows in enumerate(_by_class(recordings)):
         # Each class has random numbers of its own, so that a class more or less leaves the others as they are.
         order = torch.randperm(len(rows), generator=generator_for(seed, c)).tolist()
-        test += [rows[k] for k in order[: round(len(rows) / 10)]]
-    return test
+        yield [rows[k] for k in order]
 
 
 def _first_90(recordings: Recordings, seed: int) -> list[int]:
@@ -40,11 +43,7 @@ def _fold(k: int) -> Callable[[Recordings, int], list[int]]:
     """Fold k: each class is drawn into equal parts, so that all folds together test every recording once."""
 
     def test_rows(recordings: Recordings, seed: int) -> list[int]:
-        test: list[int] = []
-        for c, rows in enumerate(_by_class(recordings)):
-            order = torch.randperm(len(rows), generator=generator_for(seed, c)).tolist()
-            test += [rows[j] for j in order[k::FOLDS]]
-        return test
+        return [row for rows in _shuffled(recordings, seed) for row in rows[k::FOLDS]]
 
     return test_rows
 
