@@ -22,7 +22,7 @@ from spikedistill.data.events import Events, frames_of_file, make, read_aedat2, 
 from spikedistill.data.events.aedat import HEADER
 from spikedistill.data.events.cache import prepared
 from spikedistill.data.events.layouts import CIFAR10_CLASSES
-from spikedistill.data.events.recordings import find_recordings
+from spikedistill.data.events.recordings import RecordedFrames, find_recordings
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.simulate import Camera
 from spikedistill.data.events.splits import split
@@ -127,22 +127,22 @@ def test_stratified_takes_a_tenth_of_each_class(root):
 
 def test_the_cache_is_made_once_and_by_what_matters(root, tmp_path):
     found, framing = find_recordings(root), Framing(4, "number", 16)
-    frames = prepared(found, framing, tmp_path / "c")
+    frames = prepared(RecordedFrames(found, framing), tmp_path / "c")
     assert (frames.shape, frames.dtype) == ((30, 4, 2, 16, 16), np.float16)
     assert np.array_equal(frames[7], found.frames(7, framing))
-    prepared(found, framing, tmp_path / "c")
+    prepared(RecordedFrames(found, framing), tmp_path / "c")
     assert len(list((tmp_path / "c").glob("[!.]*"))) == 1
-    prepared(found, Framing(4, "time", 16), tmp_path / "c")
+    prepared(RecordedFrames(found, Framing(4, "time", 16)), tmp_path / "c")
     assert len(list((tmp_path / "c").glob("[!.]*"))) == 2
     os.utime(found.paths[0], (1, 1))
-    prepared(found, framing, tmp_path / "c")
+    prepared(RecordedFrames(found, framing), tmp_path / "c")
     assert len(list((tmp_path / "c").glob("[!.]*"))) == 3
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "no about", "copied"])
 def test_frames_that_are_not_those_that_were_made_are_made_again(root, tmp_path, damage, capsys):
     found, framing = find_recordings(root), Framing(4, size=16)
-    good = np.array(prepared(found, framing, tmp_path / "cache"))
+    good = np.array(prepared(RecordedFrames(found, framing), tmp_path / "cache"))
     (folder,) = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     frames = folder / "frames.npy"
     content = frames.read_bytes()
@@ -153,7 +153,7 @@ def test_frames_that_are_not_those_that_were_made_are_made_again(root, tmp_path,
     else:
         frames.write_bytes(content[:-100] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
         os.utime(frames, (1, 1))
-    assert np.array_equal(prepared(found, framing, tmp_path / "cache"), good)
+    assert np.array_equal(prepared(RecordedFrames(found, framing), tmp_path / "cache"), good)
     assert ("are made again" in capsys.readouterr().err) == (damage != "copied")
 
 
@@ -174,14 +174,14 @@ def test_every_bad_recording_is_named_and_no_cache_is_left(root, tmp_path):
     with pytest.raises(
         DataError, match=rf"2 of 30 recordings(?s:.*){found.paths[3].name}(?s:.*){found.paths[20].name}"
     ):
-        prepared(found, Framing(4, "number", 16), tmp_path / "c")
+        prepared(RecordedFrames(found, Framing(4, "number", 16)), tmp_path / "c")
     assert list((tmp_path / "c").glob("[!.]*")) == []
 
 
 def test_a_cache_folder_that_cannot_be_written(root, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be kept in .*file.*--data.events.cache FOLDER"):
-        prepared(find_recordings(root), Framing(4, "number", 16), tmp_path / "file")
+        prepared(RecordedFrames(find_recordings(root), Framing(4, "number", 16)), tmp_path / "file")
 
 
 PREPARE = """
@@ -194,7 +194,7 @@ def frames(self, k, framing, repair=False):
 recordings.Recordings.frames = frames
 found = recordings.find_recordings(sys.argv[1])
 print("begin", flush=True)
-print(cache.prepared(found, Framing(4, "number", 16), sys.argv[2]).shape, flush=True)
+print(cache.prepared(recordings.RecordedFrames(found, Framing(4, "number", 16)), sys.argv[2]).shape, flush=True)
 """
 
 
@@ -214,7 +214,7 @@ def test_two_processes_and_one_that_was_killed(root, tmp_path):
     assert [p.communicate()[0].splitlines()[-1] for p in both] == ["(30, 4, 2, 16, 16)"] * 2
     assert list((tmp_path / "c").glob(".*.making")) == []
     found = find_recordings(root)
-    frames = prepared(found, Framing(4, "number", 16), tmp_path / "c")
+    frames = prepared(RecordedFrames(found, Framing(4, "number", 16)), tmp_path / "c")
     assert np.array_equal(frames[29], found.frames(29, Framing(4, "number", 16)))
 
 
@@ -249,7 +249,7 @@ def test_frames_that_cannot_be_are_named_before_a_cache_is_made(tmp_path, damage
     root = write_frames(tmp_path / "frames", damage)
     found, framing = find_recordings(root), Framing(4, "number", 16)
     with pytest.raises(DataError, match=rf"1 of 20 recordings cannot be used:\n.*dog/1.npz: {message}"):
-        prepared(found, framing, tmp_path / "c")
+        prepared(RecordedFrames(found, framing), tmp_path / "c")
     assert list((tmp_path / "c").glob("[!.]*")) == []
     (part,) = check(root)
     assert len(part.bad) == 1

@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
         if not words or words[0] == name:
             add_recipe(one, words, default=None)
 
+    scenes = commands.add_parser("make-scenes", help="recordings with boxes: digits of N-MNIST on a larger sensor")
+    scenes.add_argument("--root", type=Path, required=True, help="folder of N-MNIST: Train/DIGIT/*.bin and Test/")
+    scenes.add_argument("--out", type=Path, required=True, help="folder for the scenes, new or empty")
+    scenes.add_argument("--train", type=int, default=2000, help="training scenes (default: 2000)")
+    scenes.add_argument("--test", type=int, default=500, help="test scenes (default: 500)")
+    scenes.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    scenes.set_defaults(run=_make_scenes)
+
     simulate = commands.add_parser("simulate-dvs", help="recordings of pictures, in the layout of CIFAR10-DVS")
     _add_simulate_dvs(simulate)
 
@@ -57,7 +65,8 @@ def _show(given: argparse.Namespace) -> None:
     shown = torch.randperm(len(train), generator=generator_for(recipe.seed, 0))[:SHOWN]
     everything, generator = torch.arange(len(shown)), generator_for(recipe.seed, 0, 0, 1)
     raw = train.read_changed(shown, everything, recipe.data.augmentation, generator)
-    grid(train.finish(raw).inputs, train.targets.captions(shown), given.out)
+    batch = train.finish(raw)
+    grid(batch.inputs, train.targets.captions(shown), given.out, train.targets.marks(batch.targets))
     mixing = " (but for mixing)" if recipe.data.augmentation.mixes else ""
     print(f"{len(shown)} training samples of {recipe.data.name}, after augmentation{mixing}: {given.out}")
 
@@ -67,15 +76,25 @@ def _prepare(given: argparse.Namespace) -> None:
     from spikedistill.data.events.cache import default_folder
 
     _, recipe = recipe_from(given)
-    if DATASETS[recipe.data.name].kind != "events":
+    if DATASETS[recipe.data.name].kind not in ("events", "scenes"):
         raise InvalidArgument(f"{recipe.data.name} holds pictures, which need no preparation; it is for recordings")
     start = time.perf_counter()
     splits = load(recipe.data, recipe.timesteps)
+    divided = f" ({splits.division})" if splits.division else ""
+    cache = recipe.data.events.cache or recipe.data.scenes.cache or default_folder()
     print(
-        f"{len(splits.train)} training and {len(splits.test)} test recordings ({splits.division}), "
-        f"T = {recipe.timesteps}, ready in {time.perf_counter() - start:.1f} s in "
-        f"{recipe.data.events.cache or default_folder()}"
+        f"{len(splits.train)} training and {len(splits.test)} test samples{divided}, T = {recipe.timesteps}, ready in "
+        f"{time.perf_counter() - start:.1f} s in {cache}"
     )
+
+
+def _make_scenes(given: argparse.Namespace) -> None:
+    from spikedistill.data.scenes.make import make_scenes
+
+    if min(given.train, given.test) < 1:
+        raise InvalidArgument(f"--train is {given.train}, --test {given.test}; expected at least one scene of each")
+    boxes = make_scenes(given.root, given.out, {"train": given.train, "test": given.test}, given.seed)
+    print(f"{given.train} training and {given.test} test scenes, {boxes} boxes, in {given.out}")
 
 
 def _add_simulate_dvs(parser: argparse.ArgumentParser) -> None:

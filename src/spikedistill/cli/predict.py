@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spikedistill.cli.parser import add_trust
 from spikedistill.errors import DataError
 from spikedistill.machine.device import PRECISIONS
+
+if TYPE_CHECKING:
+    from spikedistill.tasks import Mark
+    from spikedistill.training.trained import Trained
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -16,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     files = "pictures; recordings or .npy files for a network that learned such"
     parser.add_argument("files", nargs="+", type=Path, help=files)
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
+    drawn = "folder for a picture of each file with what was found on it, for tasks that find something somewhere"
+    parser.add_argument("--out", type=Path, default=None, help=drawn)
     add_trust(parser)
     parser.set_defaults(run=run)
 
@@ -25,12 +33,31 @@ def run(given: argparse.Namespace) -> None:
 
     trained = Trained.load(given.folder, trust=given.trust)
     precision = given.precision or trained.config["precision"]
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
     bad: list[str] = []
     for file in given.files:
         try:
-            print(f"{file}: {trained.answer(file, precision)}")
+            words, marks = trained.said(file, precision)
+            print(f"{file}: {words}")
+            if given.out is not None:
+                _draw(trained, file, marks, given.out)
         except DataError as error:  # the others have an answer all the same
             bad.append(str(error))
     print(f"computed in {precision}, T = {trained.timesteps}" if trained.timesteps else f"computed in {precision}, ANN")
     if bad:
         raise DataError("\n".join(bad))
+
+
+def _draw(trained: Trained, file: Path, marks: Sequence[Mark], out: Path) -> None:
+    """A picture of the file, named as it is; one that is there is not overwritten.
+
+    Raises:
+        DataError: it is there.
+    """
+    from spikedistill.report.grid import marked_picture
+
+    target = out / f"{file.stem}.png"
+    if target.exists():
+        raise DataError(f"{target} exists already; choose another --out")
+    marked_picture(trained.prepared(file), marks, file.name, target)

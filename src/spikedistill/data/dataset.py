@@ -10,6 +10,7 @@ from typing import Literal
 from spikedistill.data.events.layouts import Layout
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.samples import Samples
+from spikedistill.data.scenes.settings import SceneSettings
 from spikedistill.errors import DataError
 
 HUB = "hub:"
@@ -30,6 +31,7 @@ class Request:
         download: fetch what is missing.
         split_seed: seed of the division of recordings into training and test.
         events: how recordings become samples.
+        scenes: how recordings with boxes do.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Request:
     download: bool = False
     split_seed: int = 0
     events: EventSettings = EventSettings()
+    scenes: SceneSettings = SceneSettings()
 
     def folder(self) -> Path:
         """The folder that the user gave; whether it is there is not looked at.
@@ -65,7 +68,7 @@ class DataSet:
     Attributes:
         summary: what it is, in a line.
         reader: the function that reads a part of it.
-        kind: pictures held in "memory", a "folder" of picture files read as needed, or recordings of "events".
+        kind: pictures held in "memory", a "folder" of picture files read as needed, or recordings of "events" or "scenes".
         settings: those of `DataSettings` that only some data sets know, and this is one of them.
         channels, size: a picture is channels × size × size.
         classes: how many (None: as many as there are folders).
@@ -78,7 +81,7 @@ class DataSet:
     # What every data set has to say:
     summary: str
     reader: Callable[[DataSet, Request], Samples]
-    kind: Literal["memory", "folder", "events"]
+    kind: Literal["memory", "folder", "events", "scenes"]
     settings: tuple[str, ...]
     channels: int
     size: int

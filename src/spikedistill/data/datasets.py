@@ -9,6 +9,7 @@ from spikedistill.data.events.layouts import LAYOUTS
 from spikedistill.data.events.read import read_events
 from spikedistill.data.pictures.folderset import read_folder
 from spikedistill.data.pictures.small import read_embedded, read_small
+from spikedistill.data.scenes.sceneset import read_scenes
 from spikedistill.errors import DataError
 
 # Mean and standard deviation of the training pictures, as they are commonly used for each of these data sets.
@@ -37,6 +38,11 @@ def _recordings(name: str, summary: str) -> DataSet:
     classes = None if layout.classes is None else len(layout.classes)
     settings = ("root", "events")
     return DataSet(summary, read_events, "events", settings, 2, layout.size, classes, recordings=layout)
+
+
+def _scenes(summary: str) -> DataSet:
+    """A row for recordings with boxes: binary frames of the sensor's own size."""
+    return DataSet(summary, read_scenes, "scenes", ("root", "scenes"), 2, 0)
 
 
 DATASETS: dict[str, DataSet] = {
@@ -121,6 +127,9 @@ DATASETS: dict[str, DataSet] = {
     ),
     "n-caltech101": _recordings("n-caltech101", "N-Caltech101, 8,709 recordings: CLASS/*.bin"),
     "recordings": _recordings("recordings", "any CLASS/*.aedat, *.bin or *.npz of events, of any camera"),
+    "gen1": _scenes("Prophesee GEN1, boxes of cars and pedestrians: train/*_td.dat with *_bbox.npy, and test/"),
+    "megapixel": _scenes("Prophesee 1 Megapixel, boxes of seven classes, in the form of gen1"),
+    "event-boxes": _scenes("any recordings with boxes in the form of gen1, and classes.txt"),
     GIVEN: DataSet(
         "samples of your own, in Python: spikedistill.train(..., data=Splits(...))",
         _refuse_given,

@@ -9,9 +9,10 @@ from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
 from spikedistill.data.events.layouts import Layout
 from spikedistill.data.events.settings import EventSettings
+from spikedistill.data.scenes.settings import SceneSettings
 from spikedistill.errors import InvalidArgument, choose
 
-ONLY_SOME_KNOW = ("root", "download", "size", "events")
+ONLY_SOME_KNOW = ("root", "download", "size", "events", "scenes")
 """Settings that not every data set knows; see `DataSet.settings`."""
 LEAST = {"train_rows": 1, "test_rows": 1, "size": 1, "validation_rows": 0, "workers": 0}
 
@@ -33,6 +34,7 @@ class DataSettings:
         augmentation: random changes of the training samples.
         workers: processes that prepare batches ahead (0: none; folders of pictures want some).
         events: how recordings become samples.
+        scenes: how recordings with boxes do.
 
     Raises:
         InvalidArgument: an unknown name, a number out of range, or a setting that this data set does not know.
@@ -49,6 +51,7 @@ class DataSettings:
     augmentation: Augmentation = Augmentation()
     workers: int = 0
     events: EventSettings = EventSettings()
+    scenes: SceneSettings = SceneSettings()
 
     def __post_init__(self) -> None:
         # All of this is checked when a recipe is read, before any file is opened.
@@ -88,4 +91,5 @@ class DataSettings:
             download=self.download,
             split_seed=self.split_seed,
             events=self.events,
+            scenes=self.scenes,
         )

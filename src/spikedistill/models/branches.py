@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikedistill.errors import choose
@@ -119,3 +120,32 @@ class Branch(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, H, W] or [N, C, L] → logits [N, classes]."""
         return self.classifier(self.pool(self.blocks(features)).flatten(1))
+
+
+class MapBranch(nn.Module):
+    """From the rate features of one stage to what a network says of every place.
+
+    Args:
+        channels: C of the tapped stage.
+        start: what is said at first, [outputs].
+    """
+
+    # What is said of a place stands on the features of that place: nothing is pooled, and no later stage is imitated.
+
+    def __init__(self, channels: int, start: Tensor) -> None:
+        super().__init__()
+        last = conv(channels, len(start), 1, bias=True)
+        # of many places few hold anything: a branch that begins at one half would first learn only that
+        nn.init.zeros_(last.weight)
+        last.bias = nn.Parameter(start.clone())
+        self.layers = nn.Sequential(
+            conv(channels, channels, 3, groups=channels),
+            conv(channels, channels, 1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            last,
+        )
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """[N, C, H, W] → [N, outputs, *size]."""
+        return F.interpolate(self.layers(features), size, mode="bilinear", align_corners=False)

@@ -91,8 +91,16 @@ class SelfDistillationLoss(Objective):
 
         Returns:
             The total, without the scale of the learning rule, and its parts `hard` and `soft`.
+
+        Raises:
+            InvalidArgument: logits of another shape.
         """
         labels = batch.targets
+        if output.logits.dim() != 2:
+            raise InvalidArgument(
+                f"self_distillation is for logits [N, classes]; this network gives {tuple(output.logits.shape)}. Leave "
+                "it out (--objectives.self_distillation null), and name what the task has (--objectives.center_points {})"
+            )
         logits = torch.stack([*output.branches.values(), output.logits])
         # Logarithms of bf16 probabilities would be worth little.
         logits = logits.to(compute_dtype(logits.dtype))

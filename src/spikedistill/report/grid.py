@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.report.figure import new_figure, save_figure
+from spikedistill.tasks.task import Mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,25 +18,26 @@ if TYPE_CHECKING:
 FRAMES_SHOWN = 5
 RECORDINGS_SHOWN = 8
 COLUMNS = 8
-CELL = 1.5
-"""Inches."""
+CELL, SINGLE = 1.5, 4.0
+"""Inches, of one sample in a grid and of one alone."""
 
 
-def grid(inputs: Tensor, captions: list[str], path: Path) -> None:
+def grid(inputs: Tensor, captions: list[str], path: Path, marks: Sequence[Sequence[Mark]] = ()) -> None:
     """Draw a batch, in the format that the name of `path` ends with.
 
     Args:
         inputs: images [N, C, H, W], eight in a row with a caption over each; or event frames [T, N, 2, H, W], a row
             for each of the first eight recordings with its caption at the left, and up to five time steps.
         captions: N of them.
+        marks: what is drawn on each of the N, of recordings on the last step that is shown.
     """
     if inputs.dim() == 5:
-        _event_grid(inputs, captions, path)
+        _event_grid(inputs, captions, path, marks)
     else:
-        _picture_grid(inputs, captions, path)
+        _picture_grid(inputs, captions, path, marks)
 
 
-def _picture_grid(images: Tensor, captions: list[str], path: Path) -> None:
+def _picture_grid(images: Tensor, captions: list[str], path: Path, marks: Sequence[Sequence[Mark]]) -> None:
     rows = -(-len(images) // COLUMNS)  # rounded up
     width = min(len(images), COLUMNS)
     figure = new_figure(CELL * width, (CELL + 0.2) * rows)
@@ -45,10 +48,23 @@ def _picture_grid(images: Tensor, captions: list[str], path: Path) -> None:
     for axis, image, caption in zip(axes, images, captions, strict=False):
         _show(axis, shown(image))
         axis.set_title(caption, fontsize=8)
+    for axis, drawn in zip(axes, marks, strict=False):
+        draw_marks(axis, drawn)
     save_figure(figure, path, dpi=100)
 
 
-def _event_grid(frames: Tensor, captions: list[str], path: Path) -> None:
+def draw_marks(axis: Axes, marks: Sequence[Mark]) -> None:
+    """Rectangles with their captions, over a picture."""
+    from matplotlib.patches import Rectangle
+
+    for mark in marks:
+        left, top, width, height = mark.box
+        # the middle of the first pixel is 0 to matplotlib, and its edge 0 to a box
+        axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor="green", linewidth=1))
+        axis.text(left, top - 1, mark.caption, fontsize=6, color="green", va="bottom", clip_on=True)
+
+
+def _event_grid(frames: Tensor, captions: list[str], path: Path, marks: Sequence[Sequence[Mark]]) -> None:
     # Spread over the recording, from its first step to its last.
     steps = torch.linspace(0, len(frames) - 1, min(FRAMES_SHOWN, len(frames))).long().tolist()
     rows = min(RECORDINGS_SHOWN, frames.shape[1])
@@ -60,7 +76,25 @@ def _event_grid(frames: Tensor, captions: list[str], path: Path) -> None:
             _show(axes[row][column], event_picture(frames[step, row]))
             if row == 0:
                 axes[row][column].set_title(f"t = {step + 1}", fontsize=8)
+        if row < len(marks):
+            draw_marks(axes[row][-1], marks[row])
     save_figure(figure, path, dpi=100)
+
+
+def marked_picture(inputs: Tensor, marks: Sequence[Mark], caption: str, path: Path) -> None:
+    """Draw one sample with what was found on it.
+
+    Args:
+        inputs: an image [1, C, H, W], or event frames [T, 1, 2, H, W], of which all events are shown.
+    """
+    picture = event_picture(inputs[:, 0].sum(0)) if inputs.dim() == 5 else shown(inputs[0])
+    height, width = picture.shape[:2]
+    figure = new_figure(SINGLE, SINGLE * height / width + 0.3)
+    axis = figure.subplots()
+    _show(axis, picture)
+    axis.set_title(caption, fontsize=8)
+    draw_marks(axis, marks)
+    save_figure(figure, path, dpi=150)
 
 
 def _show(axis: Axes, picture: Tensor) -> None:

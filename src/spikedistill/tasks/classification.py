@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import DataError, InvalidArgument
-from spikedistill.tasks.task import Description, Grid
+from spikedistill.tasks.task import Description, Grid, Targets, Task
 
 ANSWERS_SHOWN = 3
 CLASSES_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Labels:
+class Labels(Targets):
     """Targets of classification.
 
     Attributes:
@@ -173,7 +173,7 @@ class Confusion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(Task):
     """One class for each sample; scored by accuracy."""
 
     score: str = dataclasses.field(default="accuracy", init=False)  # no argument: recipes cannot set it

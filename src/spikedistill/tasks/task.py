@@ -16,8 +16,37 @@ Description = Mapping[str, Any]
 """Plain values that describe the targets of a data set; kept in `config.json`, beside the weights."""
 
 
+class Motion(NamedTuple):
+    """How the content of samples was moved along rows and columns: new = scale · old + shift, in pixels.
+
+    Attributes:
+        scale: [N, 2], of columns (x) and rows (y); below 0 where a sample was mirrored.
+        shift: [N, 2], in pixels of the new sample.
+        size: rows and columns of the new sample; what lies outside is cut off.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    size: tuple[int, int]
+
+
+class Mark(NamedTuple):
+    """A rectangle to be drawn on a sample.
+
+    Attributes:
+        box: left, top, width and height in pixels.
+        caption: what it is.
+    """
+
+    box: tuple[float, float, float, float]
+    caption: str
+
+
 class Targets(Protocol):
-    """The right answers to the samples of a data set, one row for each."""
+    """The right answers to the samples of a data set, one row for each.
+
+    A class that inherits from it has targets that hold wherever a sample is moved to, and no marks.
+    """
 
     def __len__(self) -> int: ...
 
@@ -46,6 +75,14 @@ class Targets(Protocol):
     def captions(self, index: Tensor) -> list[str]:
         """A few words on each of the samples `index` [N], to stand over a picture."""
         ...
+
+    def moved(self, targets: Any, motion: Motion) -> Any:
+        """What `batch` gave for N samples, after these have been moved."""
+        return targets
+
+    def marks(self, targets: Any) -> list[list[Mark]]:
+        """What is to be drawn on each of N samples, of what `batch` gave for them; empty where there is nothing."""
+        return []
 
 
 # Targets of meters and tasks below are `Any`: each task knows its own, and no other code looks into them.
@@ -110,7 +147,10 @@ class Inspector(Protocol):
 
 
 class Task(Protocol):
-    """A kind of question: what a head looks like, which targets fit, how answers are scored."""
+    """A kind of question: what a head looks like, which targets fit, how answers are scored.
+
+    A class that inherits from it trains with the meter that it is scored by, and draws nothing.
+    """
 
     # A property without a setter: frozen dataclasses can be tasks.
 
@@ -135,6 +175,13 @@ class Task(Protocol):
         """A new meter."""
         ...
 
+    def training_meter(self) -> Meter:
+        """A meter for the batches of an epoch of training: cheap to fill, and with a small state.
+
+        It need not measure the score: its state is saved with every checkpoint.
+        """
+        return self.meter()
+
     def inspector(self, description: Description) -> Inspector | None:
         """What looks closer at answers to targets of this description; None where nothing does."""
         ...
@@ -142,3 +189,7 @@ class Task(Protocol):
     def answer(self, logits: Tensor, description: Description) -> str:
         """What a network says about one sample, `logits` [...], in words."""
         ...
+
+    def marks(self, logits: Tensor, description: Description) -> list[Mark]:
+        """What a network says about one sample, `logits` [...], to be drawn on it; empty where there is nothing."""
+        return []

@@ -16,7 +16,7 @@ from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network, NetworkWrapper, as_network, firing, rate
 from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
-from spikedistill.models.branches import LAYERS, Branch
+from spikedistill.models.branches import LAYERS, Branch, MapBranch
 from spikedistill.objectives import Needs, Objective, SelfDistillationLoss, Terms
 from spikedistill.tasks import Classification, Task
 from spikedistill.training.teachers import FrozenTeacher, answer
@@ -144,9 +144,12 @@ class SelfDistillation(NetworkWrapper):
         with firing(self.network.body) if self._needs_neurons else contextlib.nullcontext({}) as neurons:
             logits, features = self.network.propagate(signal, self._features)
         taps = [name for name in features if branches and _key(name) in self.branches]
-        heads = {name: self.branches[_key(name)](features[name]) for name in taps}
+        answered = rate(logits)
+        # a network that says something of every place is answered so by its branches, in the same size
+        size = () if answered.dim() == 2 else (answered.shape[2:],)
+        heads = {name: self.branches[_key(name)](features[name], *size) for name in taps}
         features |= {alias: features[name] for alias, name in self._aliases.items()}
-        output = Output(rate(logits), heads, features, neurons=neurons, timesteps=rule.timesteps)
+        output = Output(answered, heads, features, neurons=neurons, timesteps=rule.timesteps)
         adapted = {name: adapter(output) for name, adapter in self.adapters.items()}
         return dataclasses.replace(output, adapted=adapted) if adapted else output
 
@@ -298,9 +301,12 @@ def _branch_dims(network: Network, taps: list[str], output: Output) -> int:
 def _make_branches(network: Network, taps: list[str], block: str, output: Output) -> nn.ModuleDict:
     """A branch for each stage in `taps`, as wide as the stages after it."""
     channels = [output.features[stage].shape[1] for stage in network.stages]
-    dims = _branch_dims(network, taps, output)
+    dims, outputs = _branch_dims(network, taps, output), output.logits.shape[1]
     branches = nn.ModuleDict()
     for tap in taps:
         later = channels[network.stages.index(tap) :]
-        branches[_key(tap)] = Branch(later, output.logits.shape[1], block, dims)
+        if output.logits.dim() == 4:  # the network says something of every place
+            branches[_key(tap)] = MapBranch(later[0], output.logits.mean((0, 2, 3)))
+        else:
+            branches[_key(tap)] = Branch(later, outputs, block, dims)
     return branches.to(next(network.parameters()))

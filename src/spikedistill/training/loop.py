@@ -189,7 +189,7 @@ def fit(
 
 def _epoch(session: Session, step: Step, batches: Batches, settings: OptimizerSettings, watcher: Watcher) -> None:
     progress, steps = session.progress, len(batches)
-    meter = session.learner.task.meter()
+    meter = session.learner.task.training_meter()
     if progress.meter:  # resumed within an epoch
         meter.add_state(progress.meter)
     losses = _Losses(progress)
@@ -269,7 +269,7 @@ def _diagnosis(progress: Progress, numbers: dict[str, float]) -> str:
 
 def measured_by_all(session: Session) -> tuple[int, dict[str, float], Meter]:
     """Samples, sums of losses and the meter of the epoch so far, over all processes; each of them has to ask."""
-    progress, meter = session.progress, session.learner.task.meter()
+    progress, meter = session.progress, session.learner.task.training_meter()
     samples, sums = 0, {}
     for measured in from_all_processes((progress.samples, progress.sums, progress.meter)):
         samples += measured[0]

@@ -279,7 +279,8 @@ def _restore(session: Session, state: dict[str, Any], source: str, first: bool) 
         session.progress = Progress.of(state["progress"])
         if not first:  # the first process has what all have measured
             session.progress.samples, session.progress.sums, session.progress.meter = 0, {}, {}
-        session.learner.task.meter().add_state(session.progress.meter or session.learner.task.meter().state())
+        meter = session.learner.task.training_meter()
+        meter.add_state(session.progress.meter or meter.state())
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random_cuda"])

@@ -177,7 +177,8 @@ def _grouped(given: Values, source: str, known: Mapping[str, Field]) -> Values:
     values["optimizer"] = {"name": "sgd", **values.get("optimizer", {})}
     for key in SEVERAL_OF:
         several = values.setdefault(key, {name: {} for name in getattr(defaults, key)})
-        values[key] = {str(name): fields or {} for name, fields in several.items()}
+        # null leaves one out, as on the command line
+        values[key] = {str(name): fields for name, fields in several.items() if fields is not None}
     return values
 
 

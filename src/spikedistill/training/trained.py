@@ -17,6 +17,7 @@ from spikedistill.data import Framing, ImageSet, Samples, in_order
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.data.samples import refuse_other_input
+from spikedistill.data.scenes.windows import last_window
 from spikedistill.data.tensors import read_values
 from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.device import autocast
@@ -24,7 +25,7 @@ from spikedistill.machine.files import write_text
 from spikedistill.measure.evaluation import EVALUATION_BATCH, Evaluation, evaluate
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.models.tensor_train import tensor_train
-from spikedistill.tasks import Task
+from spikedistill.tasks import Mark, Task
 from spikedistill.training.checkpoints import apply_state, load_weights, save_weights
 from spikedistill.training.config import FORMAT, check_config
 from spikedistill.training.hub import HUB, fetched, hugging_face, model_card
@@ -176,7 +177,8 @@ class Trained:
         """A file as input, as in evaluation.
 
         Returns:
-            A picture [1, C, H, W], grey or colour; a recording's frames [T, 1, 2, H, W]; or the numbers of a .npy file.
+            A picture [1, C, H, W], grey or colour; a recording's frames [T, 1, 2, H, W], of scenes those of its last
+            window; or the numbers of a .npy file.
 
         Raises:
             DataError: not a readable picture, recording or .npy file of the shape that was learned.
@@ -186,15 +188,22 @@ class Trained:
         if self.config["input"]["kind"] == "events":
             framing = Framing(**self.config["input"]["framing"])
             return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)
+        if self.config["input"]["kind"] == "scenes":
+            return torch.from_numpy(last_window(file, **self.config["input"]["framing"])).float().unsqueeze(1)
         return prepared_picture(Path(file), self.config["input"])
 
-    @torch.no_grad()
     def answer(self, file: str | Path, precision: str = "fp32") -> str:
         """What the network says about a file, in words."""
+        return self.said(file, precision)[0]
+
+    @torch.no_grad()
+    def said(self, file: str | Path, precision: str = "fp32") -> tuple[str, list[Mark]]:
+        """What the network says about a file, in words and to be drawn on it."""
         images = self.prepared(file)
         with autocast(precision, images.device):
-            logits = self.network(images, timesteps=self.timesteps).logits[0]
-        return self.task.answer(logits, self.config["targets"])
+            logits = self.network(images, timesteps=self.timesteps).logits[0].float()
+        described = self.config["targets"]
+        return self.task.answer(logits, described), self.task.marks(logits, described)
 
 
 def _refuse_nan(network: Network, source: str) -> None:

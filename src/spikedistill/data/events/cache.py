@@ -1,33 +1,31 @@
 """Frames prepared once: a memory-mapped array beside its labels, whole or not there.
 
-A cache is named by everything that matters: the files (names, sizes, times of change), T, the way to cut, the size. It
-is made in a temporary folder under a lock and moved into place, so that two processes do not disturb each other and a
+A cache is named by everything that matters: the files (names, sizes, times of change) and what their source says. It is
+made in a temporary folder under a lock and moved into place, so that two processes do not disturb each other and a
 preparation that was killed leaves nothing that is taken for a cache.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from spikedistill.data.events.frames import Framing
-from spikedistill.data.events.recordings import Recordings
 from spikedistill.errors import DataError
 from spikedistill.machine.locks import locked
 from spikedistill.machine.output import say
 from spikedistill.machine.progress import show_progress
 from spikedistill.machine.reading import plain_json
 
-FORMAT = 2
+FORMAT = 3
 """Changed whenever the same files would give other frames, or are refused: older caches are then not found."""
 
 
@@ -36,26 +34,61 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikedistill"
 
 
-def key(recordings: Recordings, framing: Framing, repair: bool) -> str:
-    """The name of the cache of these files in this form."""
+class FrameSource(Protocol):
+    """What frames are made of, and how."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that they are made of."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """The folder above all of these."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample as it is kept."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __len__(self) -> int: ...
+
+    def says(self) -> dict[str, Any]:
+        """All that decides the frames beside the files, as plain values."""
+        ...
+
+    def make(self, k: int) -> np.ndarray:
+        """The frames of sample k.
+
+        Raises:
+            DataError: its file cannot be used; says why.
+        """
+        ...
+
+
+def key(source: FrameSource) -> str:
+    """The name of the cache of these frames."""
     stats = []
-    for path in recordings.paths:
+    for path in source.files:
         # Reading the files to see whether they changed would take as long as preparing them.
         stat = path.stat()
-        stats.append((str(path.relative_to(recordings.root)), stat.st_size, stat.st_mtime_ns))
+        stats.append((str(path.relative_to(source.root)), stat.st_size, stat.st_mtime_ns))
     # The time of change is enough to notice a file that was replaced by one of the same size.
-    what = [FORMAT, recordings.form, stats, recordings.labels, dataclasses.asdict(framing), repair]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps([FORMAT, stats, source.says()]).encode()).hexdigest()[:20]
 
 
-def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None, repair: bool = False) -> np.ndarray:
-    """Frames float16 [M, T, 2, size, size] of all recordings, memory-mapped; made now if they are not there.
+def prepared(source: FrameSource, folder: str | Path | None) -> np.ndarray:
+    """The frames [M, ...] of all samples, memory-mapped; made now if they are not there.
 
     Raises:
         DataError: unusable recordings, all of them by name; or a cache folder that cannot be written.
     """
     folder = default_folder() if folder is None else Path(folder).expanduser()
-    target = folder / key(recordings, framing, repair)
+    target = folder / key(source)
     if not is_whole(target):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,11 +96,12 @@ def prepared(recordings: Recordings, framing: Framing, folder: str | Path | None
             with locked(folder / f".{target.name}.lock", wait=True):
                 if not is_whole(target):  # another process may have made it meanwhile
                     shutil.rmtree(target, ignore_errors=True)
-                    _prepare(recordings, framing, target, repair)
+                    _prepare(source, target)
         except OSError as error:
+            megabytes = len(source) * math.prod(source.shape) * source.dtype.itemsize / 1e6
             raise DataError(
-                f"the frames cannot be kept in {folder}: {error}. Give a folder with room for "
-                f"{_bytes(recordings, framing) / 1e6:.0f} MB: --data.events.cache FOLDER"
+                f"the frames cannot be kept in {folder}: {error}. Give a folder with room for {megabytes:.0f} MB: "
+                "--data.events.cache FOLDER"
             ) from error
     # Read-only, and shared by the processes of a run: the system keeps one copy in memory.
     return np.load(target / "frames.npy", mmap_mode="r", allow_pickle=False)
@@ -101,46 +135,41 @@ def is_whole(target: Path) -> bool:
     return False
 
 
-def _bytes(recordings: Recordings, framing: Framing) -> int:
-    return len(recordings) * framing.timesteps * 2 * framing.size**2 * 2
-
-
-def _prepare(recordings: Recordings, framing: Framing, target: Path, repair: bool) -> None:
+def _prepare(source: FrameSource, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.making")
     shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was killed: we hold the lock
     temporary.mkdir()
     try:
         # Written through the memory map, in place: the frames may be larger than the memory.
-        shape = (len(recordings), framing.timesteps, 2, framing.size, framing.size)
-        out = np.lib.format.open_memmap(temporary / "frames.npy", "w+", np.float16, shape)
+        out = np.lib.format.open_memmap(temporary / "frames.npy", "w+", source.dtype, (len(source), *source.shape))
         # All files are tried before any is complained about: people mend a folder once, not file by file.
-        bad = list(_fill(out, recordings, framing, repair))
+        bad = list(_fill(out, source))
         if bad:
             shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
-            raise DataError(f"{len(bad)} of {len(recordings)} recordings cannot be used:\n  {shown}")
+            raise DataError(f"{len(bad)} of {len(source)} recordings cannot be used:\n  {shown}")
         out.flush()
-        about: dict[str, Any] = {"form": recordings.form, "root": str(recordings.root), "recordings": len(recordings)}
+        about: dict[str, Any] = {"root": str(source.root), "samples": len(source)}
         about |= _seal(temporary / "frames.npy")
-        (temporary / "about.json").write_text(json.dumps(about | dataclasses.asdict(framing), indent=1))
+        (temporary / "about.json").write_text(json.dumps(about | source.says(), indent=1))
         # Renaming is all or nothing: whoever sees this folder sees it whole.
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(out: np.ndarray, recordings: Recordings, framing: Framing, repair: bool) -> Iterator[str]:
-    """Write the frames of every recording; yields what is wrong with those that cannot be used."""
+def _fill(out: np.ndarray, source: FrameSource) -> Iterator[str]:
+    """Write the frames of every sample; yields what is wrong with those that cannot be used."""
 
     def one(k: int) -> str | None:
         try:
-            out[k] = recordings.frames(k, framing, repair)
+            out[k] = source.make(k)
         except DataError as error:
             return str(error)
         return None
 
     # numpy and torch release the interpreter's lock, and every thread writes rows of its own.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, problem in enumerate(pool.map(one, range(len(recordings))), 1):
+        for done, problem in enumerate(pool.map(one, range(len(source))), 1):
             if problem is not None:
                 yield problem
-            show_progress("preparing frames", done, done - 1, len(recordings))
+            show_progress("preparing frames", done, done - 1, len(source))

@@ -68,6 +68,24 @@ def _bins_by_time(t: np.ndarray, timesteps: int) -> np.ndarray:
     return np.minimum((t - t[0]) * timesteps // span, timesteps - 1)
 
 
+def to_frames_between(events: Events, timesteps: int, start: int, end: int, sensor: Sensor) -> np.ndarray:
+    """Count events in T parts of the time from `start` to `end`: int64 [T, 2, rows, columns].
+
+    Args:
+        events: of that time, and of the sensor; there may be none.
+        start, end: in µs.
+    """
+    bins = (events.t - start) * timesteps // (end - start)
+    return _counted(events, bins, timesteps, sensor)
+
+
+def _counted(events: Events, bins: np.ndarray, timesteps: int, sensor: Sensor) -> np.ndarray:
+    # One number for each pixel, polarity and bin: counting these is counting events.
+    cell = (bins * 2 + events.p) * sensor.rows + events.y
+    counts = np.bincount(cell * sensor.columns + events.x, minlength=timesteps * 2 * sensor.rows * sensor.columns)
+    return counts.reshape(timesteps, 2, *sensor)
+
+
 BINNINGS = {"number": _bins_by_number, "time": _bins_by_time}
 
 
@@ -80,10 +98,7 @@ def to_frames(events: Events, timesteps: int, by: str = "number", sensor: Sensor
     """
     Framing(timesteps, by)
     events.checked("a recording to make frames of", sensor, "leave such events out, or sort them by time")
-    # One number for each pixel, polarity and bin: counting these is counting events.
-    cell = (BINNINGS[by](events.t, timesteps) * 2 + events.p) * sensor.rows + events.y
-    counts = np.bincount(cell * sensor.columns + events.x, minlength=timesteps * 2 * sensor.rows * sensor.columns)
-    return counts.reshape(timesteps, 2, *sensor)
+    return _counted(events, BINNINGS[by](events.t, timesteps), timesteps, sensor)
 
 
 def resized(frames: np.ndarray | Tensor, size: int) -> Tensor:

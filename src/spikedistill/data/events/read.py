@@ -12,7 +12,7 @@ from spikedistill.data.events.cache import prepared
 from spikedistill.data.events.frames import Framing
 from spikedistill.data.events.frameset import FrameSet
 from spikedistill.data.events.layouts import FOLDERS
-from spikedistill.data.events.recordings import Recordings, find_recordings, has_parts, joined
+from spikedistill.data.events.recordings import RecordedFrames, Recordings, find_recordings, has_parts, joined
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.splits import split
 from spikedistill.errors import DataError
@@ -29,7 +29,7 @@ def read_events(dataset: DataSet, request: Request) -> FrameSet:
     settings = request.events.of(dataset.recordings)
     framing = settings.framing(request.timesteps)
     found, rows = divided(request, settings, framing, dataset.recordings.classes)
-    frames = prepared(found, framing, settings.cache, settings.repair)
+    frames = prepared(RecordedFrames(found, framing, settings.repair), settings.cache)
     return FrameSet(frames, rows, Labels(torch.tensor(found.labels)[rows], found.classes), framing)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from spikedistill.data.events.aedat import VERSION_4, read_aedat2, read_aedat4
 from spikedistill.data.events.atis import read_atis
+from spikedistill.data.events.dat import read_dat
 from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, to_frames
 from spikedistill.data.npz import npz_keys, read_npz
@@ -45,9 +46,10 @@ READERS: dict[str, Callable[[Path, bool, Sensor], Events]] = {
     "aedat4": read_aedat4,
     "atis": _atis,
     "events_np": read_events_npz,
+    "dat": read_dat,
 }
 """Readers of upright events by form. The fifth form, "frames", is read by `read_frames_npz`."""
-RAW = {".aedat": "aedat", ".aedat4": "aedat", ".bin": "atis", ".npz": "npz"}
+RAW = {".aedat": "aedat", ".aedat4": "aedat", ".bin": "atis", ".dat": "dat", ".npz": "npz"}
 """Kinds of files by suffix; the first bytes, or the arrays of a file, say more."""
 
 
@@ -95,6 +97,38 @@ class Recordings:
             events = READERS[self.form](self.paths[k], repair, framing.sensor)
             counts = to_frames(events, framing.timesteps, framing.by, framing.sensor)
         return finished_frames(counts, framing.size, self.paths[k])
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedFrames:
+    """The frames of recordings (a `FrameSource` of the cache): float16 [M, T, 2, size, size]."""
+
+    recordings: Recordings
+    framing: Framing
+    repair: bool = False
+    dtype: np.dtype = np.dtype(np.float16)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.recordings.paths
+
+    @property
+    def root(self) -> Path:
+        return self.recordings.root
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.framing.timesteps, 2, self.framing.size, self.framing.size)
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def says(self) -> dict[str, object]:
+        framing = dataclasses.asdict(self.framing) | {"sensor": list(self.framing.sensor)}
+        return {"form": self.recordings.form, "labels": list(self.recordings.labels), "repair": self.repair} | framing
+
+    def make(self, k: int) -> np.ndarray:
+        return self.recordings.frames(k, self.framing, self.repair)
 
 
 def frames_of_file(path: str | Path, framing: Framing, repair: bool = False) -> np.ndarray:
@@ -156,7 +190,7 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     raw = [
         (kind, folder, suffixes)
         for folder in (root, root / "extract")
-        for kind, suffixes in (("aedat", _suffixes("aedat")), ("atis", _suffixes("atis")))
+        for kind, suffixes in ((kind, _suffixes(kind)) for kind in ("aedat", "atis", "dat"))
     ]
     ready = [("frames", folder, (".npz",)) for folder in frames]
     return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
@@ -166,7 +200,7 @@ PART_NAMES = {"train": ("train", "training"), "test": ("test", "val", "validatio
 """Folders of a part, in upper or lower case."""
 
 
-def _part_of(folder: Path, part: str) -> Path:
+def part_folder(folder: Path, part: str) -> Path:
     """The folder of a part ("train", "test") in `folder`; where there is none, what it should be."""
     names = PART_NAMES[part]
     named = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() in names] if folder.is_dir() else []
@@ -175,7 +209,7 @@ def _part_of(folder: Path, part: str) -> Path:
 
 def has_parts(root: Path) -> bool:
     """Whether a root, or a folder in it, holds one of training or test recordings."""
-    return any(_part_of(folder, part).is_dir() for folder in (root, *_class_folders(root)) for part in PART_NAMES)
+    return any(part_folder(folder, part).is_dir() for folder in (root, *_class_folders(root)) for part in PART_NAMES)
 
 
 def find_recordings(
@@ -201,8 +235,8 @@ def find_recordings(
         raise DataError(f"{root} is not a folder; give the folder that holds one folder of recordings for each class")
     candidates = _candidates(root, framing)
     if part is not None:
-        above = _candidates(_part_of(root, part), framing) if _part_of(root, part).is_dir() else []
-        candidates = [*above, *((kind, _part_of(folder, part), suffixes) for kind, folder, suffixes in candidates)]
+        above = _candidates(part_folder(root, part), framing) if part_folder(root, part).is_dir() else []
+        candidates = [*above, *((kind, part_folder(folder, part), suffixes) for kind, folder, suffixes in candidates)]
     for kind, folder, suffixes in candidates:
         if folder.is_dir() and any(_files(c, suffixes) for c in _class_folders(folder)):
             return _collect(kind, folder, suffixes, classes)

@@ -16,6 +16,7 @@ from torch import Tensor
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.autoaugment import Policies
 from spikedistill.data.pictures.prepare import normalised
+from spikedistill.tasks.task import Motion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,21 @@ def cropped_and_flipped(images: Tensor, padding: int, draw: Draw) -> Tensor:
     # and the same as one number for each pixel, [N, H, W], by which all channels are gathered.
     pixel = row[:, :, None] * padded.shape[3] + column[:, None, :]
     return padded.flatten(2).gather(2, pixel.view(count, 1, -1).expand(-1, channels, -1)).view(images.shape)
+
+
+def motion_of(draw: Draw, padding: int, size: tuple[int, int]) -> Motion:
+    """Where `cropped_and_flipped` moves what it shows: new = old + padding − offset, and then from the other side.
+
+    Args:
+        size: rows and columns of the picture.
+    """
+    shift = padding - draw.offset.flip(1).float()  # column first, then row
+    scale = torch.ones_like(shift)
+    mirrored = draw.flip.to(shift.device)
+    scale[mirrored, 0] = -1.0
+    # the mirrored column is taken from the picture before it is shifted by the crop
+    shift[:, 0] = torch.where(mirrored, size[1] - shift[:, 0], shift[:, 0])
+    return Motion(scale, shift, size)
 
 
 def cut_out(images: Tensor, side: int | Tensor, centre: Tensor) -> Tensor:

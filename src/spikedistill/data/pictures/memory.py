@@ -11,9 +11,10 @@ from torch import Tensor
 
 from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
-from spikedistill.data.pictures.changes import Draw, changed, finished
+from spikedistill.data.pictures.changes import Draw, changed, finished, motion_of
 from spikedistill.data.samples import Raw, Wanted, check_rows
-from spikedistill.errors import DataError
+from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.tasks.classification import Labels
 from spikedistill.tasks.task import Targets
 
 IMAGE_CHANGES = ("crop", "flip", "autoaugment", "cutout")
@@ -25,7 +26,7 @@ class ImageSet:
 
     Attributes:
         images: uint8 [M, C, H, W].
-        targets: M rows; they must hold for a picture that is shifted or mirrored.
+        targets: M rows.
         mean, std: per channel, in units of the pixel range 0..1.
 
     Raises:
@@ -74,6 +75,11 @@ class ImageSet:
     def read_changed_batches(self, wanted: Sequence[Wanted], augmentation: Augmentation) -> list[Raw]:
         """As `read_changed` for each; AutoAugment makes one call for all pictures that get the same change."""
         augmentation.only(IMAGE_CHANGES, "pictures in memory")
+        if augmentation.autoaugment and not isinstance(self.targets, Labels):
+            raise InvalidArgument(
+                "autoaugment rotates and shears pictures, and only class labels stay what they are then; leave it out: "
+                "--data.augmentation.autoaugment false"
+            )
         height, width = self.images.shape[2:]
         # Drawn on the CPU for whole batches: the same numbers on every device and in every process.
         draws = [
@@ -86,7 +92,10 @@ class ImageSet:
         parts = [(each,) for each in images.split(sizes)]
         if square:  # a centre for each picture, and one side for all
             parts = [(*part, centre, square[1]) for part, centre in zip(parts, square[0].split(sizes), strict=True)]
-        return [Raw(part, self.targets.batch(share)) for part, share in zip(parts, shares, strict=True)]
+        return [
+            Raw(part, self.targets.moved(self.targets.batch(share), motion_of(draw, augmentation.crop, (height, width))))
+            for part, share, draw in zip(parts, shares, draws, strict=True)
+        ]
 
     def finish(self, raw: Raw) -> Batch:
         """Images float32 [N, C, H, W], normalised, and cut out where that was drawn."""

@@ -1,0 +1,1 @@
+"""Recordings with boxes: windows of events before labelled times, as samples of detection."""

@@ -1,0 +1,50 @@
+"""What a user may say about recordings with boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from spikedistill.errors import InvalidArgument
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSettings:
+    """How recordings with boxes become samples.
+
+    Args:
+        window: ms before a labelled time that a sample shows.
+        frames: how many, of equal time, where the learning rule has no T of its own (the ANN twin sees their mean).
+        cache: folder that keeps the prepared frames (null: ~/.cache/spikedistill).
+        repair: cut boxes at the edge of the sensor, and leave out those that cannot be used, instead of refusing them.
+
+    Raises:
+        InvalidArgument: a window or number of frames that is not above 0.
+    """
+
+    window: float = 100.0
+    frames: int | None = None
+    cache: str | None = None
+    repair: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.window < 1e6:
+            raise InvalidArgument(f"data.scenes.window is {self.window}; expected ms above 0")
+        if self.frames is not None and self.frames < 1:
+            raise InvalidArgument(f"data.scenes.frames is {self.frames}; expected at least 1")
+
+    def timesteps(self, timesteps: int | None) -> int:
+        """The number of frames for a network of T time steps.
+
+        Raises:
+            InvalidArgument: neither says it, or both do.
+        """
+        if timesteps is None and self.frames is None:
+            raise InvalidArgument(
+                "the ANN twin has no T, so it does not say how many frames there are; say it: --data.scenes.frames 5"
+            )
+        if timesteps is not None and self.frames not in (None, timesteps):
+            raise InvalidArgument(
+                f"data.scenes.frames is {self.frames}, and the network has T = {timesteps} time steps: a frame each. "
+                "Leave it out"
+            )
+        return timesteps or self.frames or 1

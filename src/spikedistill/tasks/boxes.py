@@ -1,0 +1,150 @@
+"""Boxes as targets: any number of rectangles with a class for each sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spikedistill.errors import DataError
+from spikedistill.tasks.task import Description, Mark, Motion, Targets
+
+FIELDS = 5
+"""Left, top, width, height, class."""
+NONE = -1.0
+"""The class of rows that are no box: samples have different numbers of boxes, and a batch is one tensor."""
+NAMES_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Boxes(Targets):
+    """Targets of detection.
+
+    Attributes:
+        boxes: left, top, width and height in pixels, and the class: float32 [M, B, 5]; rows of class −1 are no box.
+        names: of the classes, by index.
+        size: rows and columns of a sample.
+    """
+
+    boxes: Tensor
+    names: tuple[str, ...]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        boxes: Sequence[Tensor],
+        names: Sequence[str],
+        size: tuple[int, int],
+        sources: Sequence[str] = (),
+    ) -> Boxes:
+        """Of the boxes [b, 5] of each sample.
+
+        Args:
+            sources: what to call the samples in an error (default: their numbers).
+
+        Raises:
+            DataError: no rectangles, or an unknown class; all samples with such boxes by name.
+        """
+        called = sources or [f"sample {k}" for k in range(len(boxes))]
+        bad = [f"{name}: {why}" for each, name in zip(boxes, called, strict=True) if (why := wrong(each, names, size))]
+        if bad:
+            shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
+            raise DataError(f"the boxes of {len(bad)} of {len(boxes)} samples cannot be used:\n  {shown}")
+        most = max([len(each) for each in boxes], default=0)
+        whole = torch.full((len(boxes), max(most, 1), FIELDS), NONE)
+        for row, each in zip(whole, boxes, strict=True):
+            row[: len(each)] = each
+        return cls(whole, tuple(names), (int(size[0]), int(size[1])))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def rows(self, index: Tensor | slice) -> Boxes:
+        return dataclasses.replace(self, boxes=self.boxes[index])
+
+    def to(self, device: torch.device) -> Boxes:
+        return dataclasses.replace(self, boxes=self.boxes.to(device))
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Boxes [N, B, 5] of the samples `index` [N]; B is the same for all batches."""
+        return self.boxes[index.to(self.boxes.device)]
+
+    def description(self) -> Description:
+        """The names of the classes, in the order of the heatmaps, and rows and columns of a sample."""
+        return {"classes": list(self.names), "size": list(self.size)}
+
+    def matched(self, description: Description) -> Boxes:
+        """The same boxes, with classes numbered as in `description`.
+
+        Raises:
+            DataError: a class that the description does not have.
+        """
+        known = list(description.get("classes", ()))
+        unknown = [name for name in self.names if name not in known]
+        if unknown:
+            raise DataError(
+                f"these boxes are of classes that the network does not know: {', '.join(unknown[:10])}; it knows "
+                f"{', '.join(known[:10])}"
+            )
+        # one place more, so that the class −1 of rows that are no box stays what it is
+        order = torch.tensor([*(known.index(name) for name in self.names), NONE], device=self.boxes.device)
+        classes = order[self.boxes[..., 4].long()]
+        return dataclasses.replace(
+            self, boxes=torch.cat([self.boxes[..., :4], classes[..., None]], -1), names=tuple(known)
+        )
+
+    def captions(self, index: Tensor) -> list[str]:
+        """How many boxes there are, and of which classes."""
+        return [self._caption(row) for row in self.batch(index)]
+
+    def _caption(self, row: Tensor) -> str:
+        found = [self.names[int(k)] for k in row[:, 4].tolist() if k >= 0]
+        more = ", ..." if len(found) > NAMES_SHOWN else ""
+        return f"{len(found)}: {', '.join(found[:NAMES_SHOWN])}{more}" if found else "no box"
+
+    def counts(self) -> dict[str, int]:
+        """Boxes by class."""
+        classes = self.boxes[..., 4].flatten()
+        found = classes[classes >= 0].long().bincount(minlength=len(self.names)).tolist()
+        return dict(zip(self.names, found, strict=True))
+
+    def moved(self, targets: Tensor, motion: Motion) -> Tensor:
+        """Boxes [N, B, 5] after their samples were moved; a box whose middle has left its sample is none any more."""
+        scale, shift = (part.to(targets)[:, None] for part in (motion.scale, motion.shift))
+        ends = torch.stack([targets[..., :2], targets[..., :2] + targets[..., 2:4]]) * scale + shift
+        low, high = ends.amin(0), ends.amax(0)  # mirrored, left is right
+        limit = torch.tensor([motion.size[1], motion.size[0]]).to(targets)
+        middle = (low + high) / 2
+        inside = ((middle >= 0) & (middle < limit)).all(-1) & (targets[..., 4] >= 0)
+        low, high = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
+        found = torch.cat([low, high - low, targets[..., 4:]], -1)
+        return torch.where(inside[..., None], found, torch.full_like(found, NONE))
+
+    def marks(self, targets: Tensor) -> list[list[Mark]]:
+        """The boxes, with the names of their classes."""
+        return [[self._mark(box) for box in row.tolist() if box[4] >= 0] for row in targets]
+
+    def _mark(self, box: list[float]) -> Mark:
+        return Mark((box[0], box[1], box[2], box[3]), self.names[int(box[4])])
+
+
+def wrong(boxes: Tensor, names: Sequence[str], size: tuple[int, int]) -> str:
+    """Why the boxes [b, 5] of a sample cannot be used; "" if they can."""
+    if boxes.dim() != 2 or boxes.shape[1] != FIELDS:
+        return f"boxes are {list(boxes.shape)}; expected [b, 5]: left, top, width, height, class"
+    rows, columns = size
+    for k, (x, y, w, h, c) in enumerate(boxes.tolist()):
+        which = f"box {k} (x {x:g}, y {y:g}, w {w:g}, h {h:g})"
+        if not all(map(math.isfinite, (x, y, w, h, c))):
+            return f"{which} holds a number that is not finite"
+        if w <= 0 or h <= 0:
+            return f"{which} has no area"
+        if x < 0 or y < 0 or x + w > columns or y + h > rows:
+            return f"{which} is not inside the {columns} × {rows} pixels of the sample"
+        if c != int(c) or not 0 <= c < len(names):
+            return f"{which} is of class {c:g}, and there are {len(names)}: 0 to {len(names) - 1}"
+    return ""
