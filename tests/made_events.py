@@ -37,3 +37,26 @@ def recording(count=200, seed=0, sensor=128):
     x, y = random.integers(0, sensor, (2, count)).astype(np.int16)
     p = random.integers(0, 2, count).astype(np.int8)
     return Events(x, y, p, np.sort(random.integers(0, 10**6, count)))
+
+
+def atis(events):
+    """A recording in N-MNIST's form, written from its description: 5 bytes an event."""
+    t = events.t % 2**23
+    rows = [events.x, events.y, events.p.astype(np.int64) << 7 | t >> 16, t >> 8 & 255, t & 255]
+    return np.stack(rows, 1).astype(np.uint8).tobytes()
+
+
+def of_digit(seed, count=300):
+    """A recording on 34×34 pixels."""
+    return recording(count, seed, sensor=34)
+
+
+def n_mnist(root):
+    """A folder as N-MNIST's: four recordings of each digit in Train, two in Test."""
+    for part, number in (("Train", 4), ("Test", 2)):
+        for digit in range(10):
+            folder = root / part / str(digit)
+            folder.mkdir(parents=True)
+            for k in range(number):
+                (folder / f"{digit}{k}.bin").write_bytes(atis(of_digit(100 * digit + 10 * number + k)))
+    return root

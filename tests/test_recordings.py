@@ -358,7 +358,7 @@ def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "grid.png").stat().st_size > 1000
     assert main(["data", "prepare", *words]) == 0
     said = capsys.readouterr()
-    assert "40 training and 40 test recordings (split folders: " in said.out
+    assert "40 training and 40 test samples (split folders: " in said.out
     assert said.err.count("preparing frames") == 20  # once, by data show: a line each tenth of train and test
     for bad in ("nowhere/grid.png", "grid.txt"):
         assert main(["data", "show", *words, "--out", str(tmp_path / bad)]) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_events import recording
+from made_events import atis, n_mnist, of_digit, recording
 
 from spikedistill.cli import main
 from spikedistill.data import DataSettings, load
@@ -24,27 +24,9 @@ NMNIST = Sensor(34, 34)
 SHARED = Path(__file__).parents[2] / "shared/data/nmnist-1100.zip"
 
 
-def atis(events):
-    """A recording in N-MNIST's form, written from its description: 5 bytes an event."""
-    t = events.t % 2**23
-    rows = [events.x, events.y, events.p.astype(np.int64) << 7 | t >> 16, t >> 8 & 255, t & 255]
-    return np.stack(rows, 1).astype(np.uint8).tobytes()
-
-
-def of_digit(seed, count=300):
-    """A recording on 34×34 pixels."""
-    return recording(count, seed, sensor=34)
-
-
 @pytest.fixture
 def root(tmp_path):
-    for part, number in (("Train", 4), ("Test", 2)):
-        for digit in range(10):
-            folder = tmp_path / "N-MNIST" / part / str(digit)
-            folder.mkdir(parents=True)
-            for k in range(number):
-                (folder / f"{digit}{k}.bin").write_bytes(atis(of_digit(100 * digit + 10 * number + k)))
-    return tmp_path / "N-MNIST"
+    return n_mnist(tmp_path / "N-MNIST")
 
 
 def same(found, events):

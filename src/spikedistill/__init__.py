@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from spikedistill.objectives import (
         OBJECTIVES,
         ActivationMapDistillation,
+        CenterPoints,
         Distillation,
+        HeatmapDistillation,
         Needs,
         NoiseSmoothedDistillation,
         Objective,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
         SpikePenalty,
         Terms,
     )
-    from spikedistill.tasks import TASKS, Classification, Labels, Task
+    from spikedistill.tasks import TASKS, Boxes, Classification, Detection, Labels, Targets, Task
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
     from spikedistill.training.run import resume, train
@@ -76,7 +78,9 @@ _HOMES = {
     "objectives": (
         "OBJECTIVES",
         "ActivationMapDistillation",
+        "CenterPoints",
         "Distillation",
+        "HeatmapDistillation",
         "Needs",
         "NoiseSmoothedDistillation",
         "Objective",
@@ -84,7 +88,7 @@ _HOMES = {
         "SpikePenalty",
         "Terms",
     ),
-    "tasks": ("TASKS", "Classification", "Labels", "Task"),
+    "tasks": ("TASKS", "Boxes", "Classification", "Detection", "Labels", "Targets", "Task"),
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
     "training.run": ("resume", "train"),
@@ -108,11 +112,15 @@ __all__ = [
     "ActivationMapDistillation",
     "Batch",
     "Batches",
+    "Boxes",
+    "CenterPoints",
     "Classification",
+    "Detection",
     "Distillation",
     "Dual",
     "Evaluation",
     "Framing",
+    "HeatmapDistillation",
     "ImageSet",
     "Interrupted",
     "Kernels",
@@ -134,6 +142,7 @@ __all__ = [
     "Splits",
     "Static",
     "Surrogate",
+    "Targets",
     "Task",
     "TensorSet",
     "TensorTrain",

@@ -11,20 +11,26 @@ from pathlib import Path
 
 from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
+from spikedistill.data.events.dat import DatFile
 from spikedistill.data.events.event import DVS128, Sensor
 from spikedistill.data.events.frames import checked_frames
 from spikedistill.data.events.layouts import CIFAR10_CLASSES, LAYOUTS
-from spikedistill.data.events.recordings import PART_NAMES, READERS, Recordings, find_recordings
+from spikedistill.data.events.recordings import PART_NAMES, READERS, Recordings, find_recordings, part_folder
 from spikedistill.data.events.settings import LARGEST as LARGEST_SENSOR
 from spikedistill.data.npz import read_npz
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import content, find_pictures, split_folder
 from spikedistill.data.pictures.tables import bad_rows, parquet_table
 from spikedistill.data.pictures.torchvision_files import read_torchvision
+from spikedistill.data.scenes.layouts import SCENES
+from spikedistill.data.scenes.windows import RECORDING, find_windows
 from spikedistill.errors import DataError
+from spikedistill.tasks import Boxes
 
 CLASSES_SHOWN = 12
 OTHERS_SHOWN = 5
+WINDOW = 100.0
+"""ms before a label, where nobody has said how many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +76,7 @@ def check(root: str | Path) -> list[Part]:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
-    recordings = _all_recordings(root)
+    recordings = _all_scenes(root) or _all_recordings(root)
     parts = _tables(root) + _all_torchvision(root) + recordings
     if not recordings:  # classes lie in train/ and test/ in both forms; recordings are no pictures by their names
         parts += _all_pictures(root)
@@ -151,6 +157,30 @@ def _frame_problems(found: Recordings) -> list[str]:
         if shapes[path] != usual[0][0]:
             bad.append(f"{path}: frames are {list(shapes[path])}, those of most files {list(usual[0][0])}")
     return bad
+
+
+# ---------------------------------------------------------------- recordings with boxes
+
+
+def _all_scenes(root: Path) -> list[Part]:
+    """Of the parts that hold recordings in the form of GEN1."""
+    folders = {part: part_folder(root, part) for part in PART_NAMES}
+    return [_scenes(root, part, folder) for part, folder in folders.items() if any(folder.rglob(f"*{RECORDING}"))]
+
+
+def _scenes(root: Path, part: str, folder: Path) -> Part:
+    # without classes.txt the data set is one whose classes are known
+    known = SCENES["event-boxes" if (root / "classes.txt").exists() else "gen1"]
+    everything = dataclasses.replace(known, skip=0.0, diagonal=0.0, side=0.0)
+    recordings = sorted(folder.rglob(f"*{RECORDING}"))
+    bad = _problems(DatFile.open, recordings)
+    counts: dict[str, int] = {}
+    try:
+        windows, names = find_windows(root, part, everything, 1, WINDOW)
+        counts = Boxes.of(windows.boxes, names, windows.sensor).counts()
+    except DataError as error:
+        bad.append(str(error))
+    return Part(str(folder), f"recordings with boxes (dat), {len(recordings)} files, boxes by class", counts, bad)
 
 
 # ---------------------------------------------------------------- pictures

@@ -68,7 +68,8 @@ class DataSet:
     Attributes:
         summary: what it is, in a line.
         reader: the function that reads a part of it.
-        kind: pictures held in "memory", a "folder" of picture files read as needed, or recordings of "events" or "scenes".
+        kind: pictures held in "memory", a "folder" of picture files read as needed, recordings of "events", or such
+            with boxes ("scenes").
         settings: those of `DataSettings` that only some data sets know, and this is one of them.
         channels, size: a picture is channels × size × size.
         classes: how many (None: as many as there are folders).

@@ -136,7 +136,8 @@ def spiking_centernet(
     """
     if outputs <= EXTRA:
         raise InvalidArgument(
-            f"spiking_centernet needs outputs for heatmaps and {EXTRA} more; given {outputs}. It is for --task detection"
+            f"spiking_centernet needs outputs for heatmaps and {EXTRA} more; given {outputs}. It is for --task "
+            "detection"
         )
     if not expansion > 0:
         raise InvalidArgument(f"expansion is {expansion}; expected a number above 0")

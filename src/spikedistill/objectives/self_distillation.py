@@ -99,7 +99,8 @@ class SelfDistillationLoss(Objective):
         if output.logits.dim() != 2:
             raise InvalidArgument(
                 f"self_distillation is for logits [N, classes]; this network gives {tuple(output.logits.shape)}. Leave "
-                "it out (--objectives.self_distillation null), and name what the task has (--objectives.center_points {})"
+                "it out (--objectives.self_distillation null), and name what the task has, as "
+                "--objectives.center_points {}"
             )
         logits = torch.stack([*output.branches.values(), output.logits])
         # Logarithms of bf16 probabilities would be worth little.

@@ -67,7 +67,7 @@ def _stats(true: list[dict[str, Any]], results: np.ndarray, samples: int, classe
 
     with contextlib.redirect_stdout(io.StringIO()):  # it says a line for each of its steps
         truth = COCO()
-        truth.dataset = {
+        truth.dataset = {  # pyright: ignore[reportAttributeAccessIssue]  # of plain values
             "info": {},
             "images": [{"id": k} for k in range(samples)],
             "annotations": true,
@@ -76,7 +76,8 @@ def _stats(true: list[dict[str, Any]], results: np.ndarray, samples: int, classe
         truth.createIndex()
         if not len(results):
             return [0.0] * 12
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        # an array of these seven columns is taken, whatever the annotation says
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")  # type: ignore[arg-type]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

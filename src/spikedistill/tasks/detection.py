@@ -148,7 +148,8 @@ def matched(said: Tensor, true: Tensor) -> Tensor:
     """
     from torchvision.ops import box_convert, box_iou
 
-    overlap = box_iou(*(box_convert(boxes[:, :4], "xywh", "xyxy") for boxes in (said, true)))
+    corners = [box_convert(boxes[:, :4], "xywh", "xyxy") for boxes in (said, true)]
+    overlap = box_iou(corners[0], corners[1])
     overlap = overlap * (said[:, 5:6] == true[:, 4])
     hit = torch.zeros(len(said), dtype=torch.bool)
     for k in range(len(said) if len(true) else 0):
@@ -171,9 +172,12 @@ class Detection(Task):
         InvalidArgument: no box, or a confidence that is none.
     """
 
-    score: str = dataclasses.field(default="map", init=False)
     most: int = 100
     sure: float = 0.3
+
+    @property
+    def score(self) -> str:
+        return "map"
 
     def __post_init__(self) -> None:
         if self.most < 1:

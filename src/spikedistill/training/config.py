@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spikedistill.data import Framing
+from spikedistill.data.scenes.settings import Windowing
 from spikedistill.errors import CheckpointError
 from spikedistill.machine.device import PRECISIONS
 
 FORMAT = "spikedistill network 2"
+Check = Callable[[object], bool]
+
 LARGEST_SIDE = 1 << 16
 LARGEST_SAMPLE = 1 << 26
 """Numbers of one sample at one step: what a network is built and tried with."""
@@ -51,17 +54,22 @@ def _are_targets(value: object) -> bool:
     if not _is_group(value):
         return False
     classes = value.get("classes", ["one"])  # type: ignore[union-attr]  # another task describes itself otherwise
+    size = value.get("size", [1])  # type: ignore[union-attr]
+    if not (isinstance(size, list) and all(_is_count(side) and side <= LARGEST_SIDE for side in size)):
+        return False
     return isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes)
 
 
-def _is_framing(value: object) -> bool:
-    try:
-        return isinstance(value, dict) and isinstance(Framing(**value), Framing)
-    except (TypeError, ValueError):
-        return False
+def _makes(kind: type[Framing] | type[Windowing]) -> Check:
+    def check(value: object) -> bool:
+        try:
+            return isinstance(value, dict) and isinstance(kind(**value), kind)
+        except (TypeError, ValueError):
+            return False
+
+    return check
 
 
-Check = Callable[[object], bool]
 CONFIG: dict[str, tuple[Check, str]] = {
     "format": (lambda value: value == FORMAT, f"{FORMAT!r} (it was written by another version, or is foreign)"),
     "model": (_is_choice, "the name of a model and its options"),
@@ -77,7 +85,8 @@ INPUTS: dict[str, dict[str, tuple[Check, str]]] = {
         "mean": (_are_numbers, "a number for each channel"),
         "std": (_are_deviations, "a number above 0 for each channel"),
     },
-    "events": {"framing": (_is_framing, "how recordings are cut into frames")},
+    "events": {"framing": (_makes(Framing), "how recordings are cut into frames")},
+    "scenes": {"framing": (_makes(Windowing), "how windows of recordings are cut into frames")},
     "tensor": {},
 }
 """Kinds of input, and what each needs beside its shape."""

@@ -17,6 +17,7 @@ from spikedistill.data import Framing, ImageSet, Samples, in_order
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.data.samples import refuse_other_input
+from spikedistill.data.scenes.settings import Windowing
 from spikedistill.data.scenes.windows import last_window
 from spikedistill.data.tensors import read_values
 from spikedistill.errors import CheckpointError, InvalidArgument
@@ -189,7 +190,7 @@ class Trained:
             framing = Framing(**self.config["input"]["framing"])
             return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)
         if self.config["input"]["kind"] == "scenes":
-            return torch.from_numpy(last_window(file, **self.config["input"]["framing"])).float().unsqueeze(1)
+            return torch.from_numpy(last_window(file, Windowing(**self.config["input"]["framing"]))).float().unsqueeze(1)
         return prepared_picture(Path(file), self.config["input"])
 
     def answer(self, file: str | Path, precision: str = "fp32") -> str:

@@ -57,7 +57,9 @@ class DatFile:
             with path.open("rb") as file:
                 head = file.read(HEADER)
         except (OSError, ReadError) as error:
-            raise DataError(str(error) if isinstance(error, ReadError) else f"{path} cannot be read: {error}") from error
+            raise DataError(
+                str(error) if isinstance(error, ReadError) else f"{path} cannot be read: {error}"
+            ) from error
         said, start = _header(head, path)
         rest = size - start
         if rest % SIZE:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class RecordedFrames:
     def __len__(self) -> int:
         return len(self.recordings)
 
-    def says(self) -> dict[str, object]:
+    def says(self) -> dict[str, Any]:
         framing = dataclasses.asdict(self.framing) | {"sensor": list(self.framing.sensor)}
         return {"form": self.recordings.form, "labels": list(self.recordings.labels), "repair": self.repair} | framing
 

@@ -93,7 +93,9 @@ class ImageSet:
         if square:  # a centre for each picture, and one side for all
             parts = [(*part, centre, square[1]) for part, centre in zip(parts, square[0].split(sizes), strict=True)]
         return [
-            Raw(part, self.targets.moved(self.targets.batch(share), motion_of(draw, augmentation.crop, (height, width))))
+            Raw(
+                part, self.targets.moved(self.targets.batch(share), motion_of(draw, augmentation.crop, (height, width)))
+            )
             for part, share, draw in zip(parts, shares, draws, strict=True)
         ]
 

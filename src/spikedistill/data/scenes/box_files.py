@@ -1,9 +1,9 @@
 """Boxes of recordings as Prophesee labels them: a structured array in `NAME_bbox.npy` beside `NAME_td.dat`.
 
-    ts or t            time in µs
-    x, y, w, h         left, top, width and height in pixels
-    class_id           number of the class
-    class_confidence or confidence, track_id    not read
+ts or t            time in µs
+x, y, w, h         left, top, width and height in pixels
+class_id           number of the class
+class_confidence or confidence, track_id    not read
 """
 
 from __future__ import annotations

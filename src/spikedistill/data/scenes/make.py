@@ -1,8 +1,8 @@
 """Scenes of real recordings: digits of N-MNIST that move over a larger sensor, in the files of GEN1.
 
-Every event of a digit was recorded by a camera (which saccades over a still digit, Orchard et al. 2015); position, start
-time and motion are drawn. Noise events are uniform over sensor and time. So boxes are known exactly: where the digit's
-own events lie at the labelled time.
+Every event of a digit was recorded by a camera (which saccades over a still digit, Orchard et al. 2015); position,
+start time and motion are drawn. Noise events are uniform over sensor and time. So boxes are known exactly: where the
+digit's own events lie at the labelled time.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ TRIES = 100
 """Positions that are drawn for a digit before it is left out of a scene."""
 PERIOD = 100_000
 """µs of events before the label from which a box is taken: one saccade."""
-NOTE = """Scenes made by spikedistill: real recordings of N-MNIST (Orchard et al. 2015, CC BY-SA 4.0) that were moved over a
-larger sensor. Numbers measured on them are not comparable with those of other data sets.
+NOTE = """Scenes made by spikedistill: real recordings of N-MNIST (Orchard et al. 2015, CC BY-SA 4.0) that were moved
+over a larger sensor. Numbers measured on them are not comparable with those of other data sets.
 """
 
 
@@ -63,8 +63,8 @@ class Scenery:
         digit = LAYOUTS[SOURCE].sensor
         if self.sensor.rows < digit.rows or self.sensor.columns < digit.columns or self.most < 1 or self.length < 1:
             raise InvalidArgument(
-                f"a scene needs a sensor of at least {digit.columns} × {digit.rows} pixels, a digit and some time; given "
-                f"{self}"
+                f"a scene needs a sensor of at least {digit.columns} × {digit.rows} pixels, a digit and some time; "
+                f"given {self}"
             )
 
 

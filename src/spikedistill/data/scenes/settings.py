@@ -4,7 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 
+from spikedistill.data.events.event import Sensor
 from spikedistill.errors import InvalidArgument
+
+LONGEST = 1e6
+"""ms of a window."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Windowing:
+    """How a window of events becomes binary frames.
+
+    Args:
+        timesteps: T, frames of equal time.
+        window: ms.
+        sensor: rows and columns of the camera.
+
+    Raises:
+        InvalidArgument: numbers that are not above 0.
+    """
+
+    timesteps: int
+    window: float
+    sensor: Sensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sensor", Sensor(*self.sensor))  # JSON gives a list
+        whole = (self.timesteps, *self.sensor)
+        if not all(isinstance(n, int) and n > 0 for n in whole) or not 0 < self.window < LONGEST:
+            raise InvalidArgument(f"frames of a window need whole numbers above 0, and some ms; given {self}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +55,7 @@ class SceneSettings:
     repair: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.window < 1e6:
+        if not 0 < self.window < LONGEST:
             raise InvalidArgument(f"data.scenes.window is {self.window}; expected ms above 0")
         if self.frames is not None and self.frames < 1:
             raise InvalidArgument(f"data.scenes.frames is {self.frames}; expected at least 1")

@@ -1,7 +1,7 @@
 """The windows of events before labelled times: found in a folder, checked against their recordings, made into frames.
 
-    train/*_td.dat, train/*_bbox.npy, test/...    a recording and its boxes have one name
-    classes.txt                                   the names of the classes, a line each, where the data set has none
+train/*_td.dat, train/*_bbox.npy, test/...    a recording and its boxes have one name
+classes.txt                                   the names of the classes, a line each, where the data set has none
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from spikedistill.data.events.frames import to_frames_between
 from spikedistill.data.events.recordings import part_folder
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes
 from spikedistill.data.scenes.layouts import SceneLayout
+from spikedistill.data.scenes.settings import Windowing
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import ReadError, text_of
 from spikedistill.tasks.boxes import wrong
@@ -104,8 +104,8 @@ def binary_frames(file: DatFile, end: int, window: int, timesteps: int, sensor: 
     return to_frames_between(file.window(end - window, end, sensor), timesteps, end - window, end, sensor) > 0
 
 
-def last_window(path: str | Path, timesteps: int, window: float, sensor: Sequence[int]) -> np.ndarray:
-    """The frames of the last `window` ms of a recording: bool [T, 2, rows, columns].
+def last_window(path: str | Path, windowing: Windowing) -> np.ndarray:
+    """The frames of the last window of a recording: bool [T, 2, rows, columns].
 
     Raises:
         DataError: not a readable recording of this camera, or without events.
@@ -113,7 +113,8 @@ def last_window(path: str | Path, timesteps: int, window: float, sensor: Sequenc
     file = DatFile.open(path)
     if not len(file.records):
         raise DataError(f"{path} holds no events")
-    return binary_frames(file, file.end + 1, round(window * 1000), timesteps, Sensor(*sensor))
+    window = round(windowing.window * 1000)
+    return binary_frames(file, file.end + 1, window, windowing.timesteps, windowing.sensor)
 
 
 @functools.lru_cache(maxsize=OPEN)
@@ -239,8 +240,8 @@ def _checked(
     for row, time in zip(found.boxes, found.times, strict=True):
         if problem := wrong(row[None], names, sensor):
             raise DataError(
-                f"{path} at {time / 1000:g} ms: {problem.replace('box 0', 'the box')}. To cut boxes at the edge, and to "
-                "leave out what cannot be used: --data.scenes.repair true"
+                f"{path} at {time / 1000:g} ms: {problem.replace('box 0', 'the box')}. To cut boxes at the edge, and "
+                "to leave out what cannot be used: --data.scenes.repair true"
             )
     return found
 

@@ -1,0 +1,363 @@
+"""Recordings with boxes: files, windows, what is refused, and the whole way from a folder to drawn predictions."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from made_events import n_mnist, recording
+
+from spikedistill.cli import main
+from spikedistill.data import DataSettings, load
+from spikedistill.data.augmentation import Augmentation
+from spikedistill.data.batches import generator_for
+from spikedistill.data.check import check
+from spikedistill.data.events import Events
+from spikedistill.data.events.dat import DatFile, read_dat, write_dat
+from spikedistill.data.events.event import Sensor
+from spikedistill.data.events.recordings import find_recordings
+from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes, write_boxes
+from spikedistill.data.scenes.layouts import SCENES, SceneLayout
+from spikedistill.data.scenes.make import Scenery, make_scenes
+from spikedistill.data.scenes.settings import SceneSettings
+from spikedistill.data.scenes.windows import find_windows
+from spikedistill.errors import DataError, InvalidArgument
+
+SMALL, PLAIN = Sensor(40, 60), SceneLayout()
+
+
+def events_of(count=400, seed=0, sensor=SMALL, length=300_000):
+    random = np.random.default_rng(seed)
+    x, y = random.integers(0, sensor.columns, count), random.integers(0, sensor.rows, count)
+    t = np.sort(random.integers(0, length, count))
+    return Events.of(x, y, random.integers(0, 2, count), t, "made")
+
+
+def same(found, events):
+    return all(np.array_equal(getattr(found, name), getattr(events, name)) for name in "xypt")
+
+
+def labels_of(*rows):
+    """Boxes of (ms, x, y, w, h, class)."""
+    values = torch.tensor(rows, dtype=torch.float64).view(-1, 6)
+    return LabelledBoxes((values[:, 0] * 1000).long().numpy(), values[:, 1:].float())
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two recordings with two labelled times each, and one for the test."""
+    folder = tmp_path / "boxes"
+    for part, count in (("train", 2), ("test", 1)):
+        (folder / part).mkdir(parents=True)
+        for k in range(count):
+            write_dat(folder / part / f"r{k}_td.dat", events_of(seed=10 * count + k), SMALL)
+            rows = labels_of((150, 5, 6, 20, 10, 0), (150, 30, 6, 12, 30, 1), (250, 1, 2, 30, 30, 1))
+            write_boxes(folder / part / f"r{k}_bbox.npy", rows)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    return folder
+
+
+def windows(root, part="train", layout=PLAIN, timesteps=4, window=100.0, repair=False):
+    return find_windows(root, part, layout, timesteps, window, repair)[0]
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def test_a_recording_comes_back(tmp_path):
+    events = events_of()
+    write_dat(tmp_path / "a.dat", events, SMALL)
+    file = DatFile.open(tmp_path / "a.dat")
+    assert file.sensor == SMALL
+    assert same(file.events(), events)
+    assert same(read_dat(tmp_path / "a.dat", sensor=SMALL), events)
+    chosen = (events.t >= 100_000) & (events.t < 150_000)
+    assert np.array_equal(file.window(100_000, 150_000, SMALL).t, events.t[chosen])
+    assert len(file.window(10**7, 2 * 10**7, SMALL)) == 0
+
+
+def test_a_recording_byte_by_byte(tmp_path):
+    # column 3, row 5, polarity 1 at 7 µs, after a header of Prophesee's
+    word = 3 | 5 << 14 | 1 << 28
+    content = b"% Date 2014\n% Version 2\n\x0c\x08" + (7).to_bytes(4, "little") + word.to_bytes(4, "little")
+    (tmp_path / "a.dat").write_bytes(content)
+    found = read_dat(tmp_path / "a.dat")
+    assert [found.x[0], found.y[0], found.p[0], found.t[0]] == [3, 5, 1, 7]
+    assert DatFile.open(tmp_path / "a.dat").sensor is None
+
+
+def dat(*events, kind=b"\x0c\x08", header=b"% Height 40\n% Width 60\n"):
+    return header + kind + b"".join(t.to_bytes(4, "little") + (x | y << 14).to_bytes(4, "little") for x, y, t in events)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (dat((1, 1, 5), (1, 1, 4)), r"time runs backwards, first at event 1 \(5 to 4 µs\)"),
+        (dat((1, 1, 5))[:-3], "is truncated: 5 bytes of events are no multiple of 8"),
+        (dat(kind=b"\x05\x08"), r"is no DAT recording of events: after its header stands \[5, 8\]"),
+        (b"% only a header\n", "the end of the file"),
+        (b"%" * 70_000, "its header does not end"),
+        (dat((1, 1, 5), header=b"% Height tall\n% Width 60\n"), "'60' × 'tall' pixels"),
+        (dat((1, 1, 5), header=b"% Height 0\n% Width 60\n"), "60 × 0 pixels"),
+        (dat((61, 1, 5)), "x runs from 61 to 61, but the sensor has 60 columns"),
+    ],
+)
+def test_damaged_recordings_are_refused(content, words, tmp_path):
+    (tmp_path / "bad.dat").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_dat(tmp_path / "bad.dat", sensor=SMALL)
+
+
+def test_what_the_form_cannot_say_is_not_written(tmp_path):
+    late = Events.of([1], [1], [0], [2**32], "late")
+    with pytest.raises(DataError, match="do not fit into 32 bits"):
+        write_dat(tmp_path / "a.dat", late, SMALL)
+    with pytest.raises(DataError, match="x runs from"):
+        write_dat(tmp_path / "a.dat", recording(50), SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_recordings_of_one_thing_are_read_too(tmp_path):
+    """N-Cars has a class for each folder, and no boxes."""
+    for name in ("background", "cars"):
+        (tmp_path / name).mkdir()
+        write_dat(tmp_path / name / "obj_1.dat", events_of(), SMALL)
+    assert find_recordings(tmp_path).form == "dat"
+    words = {"root": str(tmp_path), "name": "recordings"}
+    assert len(find_recordings(tmp_path)) == 2
+    assert DataSettings(**words).request(True, 2).root == str(tmp_path)
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def test_boxes_come_back_and_other_names_of_fields_are_known(tmp_path):
+    labels = labels_of((100, 1, 2, 3, 4, 1), (200, 5.5, 6, 7, 8, 0))
+    write_boxes(tmp_path / "a_bbox.npy", labels)
+    found = read_boxes(tmp_path / "a_bbox.npy")
+    assert found.times.tolist() == [100_000, 200_000]
+    assert found.boxes.equal(labels.boxes)
+    array = np.load(tmp_path / "a_bbox.npy")
+    array.dtype.names = ("t", *array.dtype.names[1:])
+    np.save(tmp_path / "b.npy", array)
+    assert read_boxes(tmp_path / "b.npy").boxes.equal(labels.boxes)
+    array.dtype.names = ("when", *array.dtype.names[1:])
+    np.save(tmp_path / "c.npy", array)
+    with pytest.raises(DataError, match="has no field ts; expected an array of ts"):
+        read_boxes(tmp_path / "c.npy")
+    np.save(tmp_path / "d.npy", np.zeros((3, 6)))
+    with pytest.raises(DataError, match=r"expected an array of ts .*; it has float64 \[3, 6\]"):
+        read_boxes(tmp_path / "d.npy")
+    (tmp_path / "e.npy").write_bytes((tmp_path / "a_bbox.npy").read_bytes()[:-9])
+    with pytest.raises(DataError, match="not a readable"):
+        read_boxes(tmp_path / "e.npy")
+
+
+# ---------------------------------------------------------------- windows
+
+
+def test_windows_are_the_events_before_a_label(root):
+    found = windows(root)
+    assert found.ends.tolist() == [150_000, 250_000] * 2
+    assert [len(boxes) for boxes in found.boxes] == [2, 1, 2, 1]
+    assert found.sensor == SMALL
+    events = DatFile.open(root / "train/r1_td.dat").events()
+    expected = np.zeros((4, 2, *SMALL), bool)
+    for x, y, p, t in zip(events.x, events.y, events.p, events.t, strict=True):
+        if 150_000 <= t < 250_000:
+            expected[(t - 150_000) // 25_000, p, y, x] = True
+    assert np.array_equal(found.frames(3), expected)
+    assert np.array_equal(np.unpackbits(found.make(3), axis=-1, count=60), expected)
+    assert found.name(3) == "r1_td.dat at 250 ms"
+
+
+def test_which_boxes_count_is_a_rule_of_the_data_set(root):
+    found = windows(root, layout=SceneLayout(skip=200.0, diagonal=0, side=0))
+    assert found.ends.tolist() == [250_000] * 2
+    assert found.left_out["boxes that are too early"] == 4
+    found = windows(root, layout=SceneLayout(side=11.0))
+    assert found.left_out["boxes that are too small"] == 2
+    assert [len(boxes) for boxes in found.boxes] == [1, 1] * 2
+    assert windows(root, layout=SceneLayout(diagonal=33.0)).ends.tolist() == [250_000] * 2
+    with pytest.raises(DataError, match="holds 2 recordings, and no box that counts"):
+        windows(root, layout=SceneLayout(skip=1000.0))
+    assert (SCENES["gen1"].sensor, SCENES["gen1"].skip, SCENES["gen1"].diagonal) == ((240, 304), 500, 30)
+
+
+BAD = {
+    "is not inside the 60 × 40 pixels": (150, 45, 6, 20, 10, 0),
+    "has no area": (150, 5, 6, 0, 10, 0),
+    "is not finite": (150, 5, 6, float("nan"), 10, 0),
+    "is of class 2, and there are 2": (150, 5, 6, 10, 10, 2),
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_boxes_that_cannot_be_used_are_named_or_left_out(words, root):
+    write_boxes(root / "train/r1_bbox.npy", labels_of(BAD[words], (250, 1, 2, 30, 30, 1)))
+    with pytest.raises(
+        DataError, match=r"1 of 2 recordings cannot be used:\n  .*r1_bbox.npy at 150 ms: the box"
+    ) as error:
+        windows(root)
+    assert words in str(error.value)
+    assert "--data.scenes.repair true" in str(error.value)
+    found = windows(root, repair=True)
+    at_edge = words.startswith("is not inside")
+    assert found.left_out["boxes cut at the edge"] == at_edge
+    assert found.left_out["boxes that cannot be used"] == (not at_edge)
+    if at_edge:
+        assert found.boxes[2].tolist() == [[45, 6, 15, 10, 0]]
+
+
+def test_recordings_and_boxes_go_together(root):
+    (root / "train/r0_bbox.npy").rename(root / "train/other_bbox.npy")
+    with pytest.raises(DataError, match=r"(?s)do not go together.*r0_td.dat has no r0_bbox.npy.*other_bbox.npy has no"):
+        windows(root)
+    (root / "train/other_bbox.npy").rename(root / "train/r0_bbox.npy")
+    write_boxes(root / "train/r0_bbox.npy", labels_of((900, 1, 2, 30, 30, 1)))
+    with pytest.raises(DataError, match="is the recording cut off, or are these the boxes of another one"):
+        windows(root)
+    write_boxes(root / "train/r0_bbox.npy", labels_of())
+    assert windows(root).left_out["recordings without a box"] == 1
+    (root / "classes.txt").unlink()
+    with pytest.raises(DataError, match="the names of the classes are missing"):
+        windows(root)
+    with pytest.raises(DataError, match="holds no folder val/|holds no folder test/"):
+        find_windows(root / "train", "test", SCENES["gen1"], 2, 100.0)
+
+
+def test_cameras_of_one_folder_are_the_same(root):
+    write_dat(root / "train/r1_td.dat", events_of(), Sensor(40, 64))
+    with pytest.raises(DataError, match=r"r\d_td.dat is of a camera Sensor"):
+        windows(root)
+
+
+# ---------------------------------------------------------------- samples
+
+
+def settings(root, tmp_path, **options):
+    return DataSettings("event-boxes", str(root), scenes=SceneSettings(cache=str(tmp_path / "cache"), **options))
+
+
+def test_samples_are_binary_frames_with_boxes(root, tmp_path):
+    splits = load(settings(root, tmp_path), 4)
+    batch = splits.train.batch(torch.tensor([1, 2]))
+    assert batch.inputs.shape == (4, 2, 2, 40, 60)
+    assert set(batch.inputs.unique().tolist()) == {0.0, 1.0}
+    assert batch.targets[0, 0].tolist() == [1, 2, 30, 30, 1]
+    assert splits.train.targets.captions(torch.tensor([0])) == ["2: cat, dog"]
+    found = windows(root).frames(1)
+    assert torch.equal(batch.inputs[:, 0], torch.from_numpy(found).float())
+
+
+def test_the_twin_says_how_many_frames(root, tmp_path):
+    with pytest.raises(InvalidArgument, match=r"say it: --data.scenes.frames 5"):
+        load(settings(root, tmp_path))
+    assert load(settings(root, tmp_path, frames=3)).train.batch(torch.tensor([0])).inputs.shape[0] == 3
+    with pytest.raises(InvalidArgument, match="data.scenes.frames is 3, and the network has T = 4"):
+        load(settings(root, tmp_path, frames=3), 4)
+    with pytest.raises(InvalidArgument, match="expected ms above 0"):
+        SceneSettings(window=0)
+
+
+def test_boxes_move_with_the_events(root, tmp_path):
+    """A frame with the pixels of its box alone: after any change they are in the box."""
+    train = load(settings(root, tmp_path), 4).train
+    packed = np.zeros((len(train), 4, 2, 40, 8), np.uint8)
+    for k in range(len(train)):
+        x, y, w, h, _ = train.targets.boxes[k, 0].int().tolist()
+        frame = np.zeros((40, 60), bool)
+        frame[y : y + h, x : x + w] = True
+        packed[k] = np.packbits(frame, axis=-1)
+    shown = type(train)(packed, train.index, train.targets, train.sensor, train.window)
+    order = torch.arange(4)
+    for seed in range(6):
+        raw = shown.read_changed(order, order, Augmentation(crop=6, flip=True), generator_for(seed))
+        for frames, box in zip(raw.parts[0], raw.targets[:, 0].tolist(), strict=True):
+            rows, columns = frames[0, 0].nonzero().T
+            ends = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert ends == [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+    with pytest.raises(InvalidArgument, match="cutout has no effect on scenes"):
+        shown.read_changed(order, order, Augmentation(cutout=4), generator_for(0))
+
+
+# ---------------------------------------------------------------- scenes that are made
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    n_mnist(folder / "N-MNIST")
+    make_scenes(folder / "N-MNIST", folder / "scenes", {"train": 24, "test": 8}, 0)
+    return folder
+
+
+def test_scenes_do_not_depend_on_how_many_there_are(scenes, tmp_path):
+    few = {"train": 2, "test": 1}
+    make_scenes(scenes / "N-MNIST", tmp_path / "a", few, 0)
+    for name in ("train/scene_00001_td.dat", "train/scene_00001_bbox.npy", "test/scene_00000_td.dat"):
+        assert (tmp_path / "a" / name).read_bytes() == (scenes / "scenes" / name).read_bytes()
+    make_scenes(scenes / "N-MNIST", tmp_path / "b", few, 1)
+    name = "train/scene_00001_td.dat"
+    assert (tmp_path / "b" / name).read_bytes() != (scenes / "scenes" / name).read_bytes()
+    with pytest.raises(DataError, match="is not overwritten"):
+        make_scenes(scenes / "N-MNIST", tmp_path / "b", few, 1)
+    with pytest.raises(InvalidArgument, match="a scene needs a sensor"):
+        Scenery(sensor=Sensor(20, 20))
+
+
+def test_boxes_of_scenes_are_around_their_digits(tmp_path):
+    """Without noise and motion nearly all late events lie in a box."""
+    n_mnist(tmp_path / "N")
+    make_scenes(tmp_path / "N", tmp_path / "s", {"train": 6}, 3, Scenery(speed=0.0, noise=0.0))
+    for path in sorted((tmp_path / "s/train").glob("*_td.dat")):
+        events = DatFile.open(path).events()
+        boxes = read_boxes(path.with_name(path.name.replace("_td.dat", "_bbox.npy"))).boxes
+        late = events.t >= 50_000
+        inside = np.zeros(int(late.sum()), bool)
+        for x, y, w, h, _ in boxes.tolist():
+            across, down = events.x[late] + 0.5, events.y[late] + 0.5
+            inside |= (across > x - 1) & (across < x + w + 1) & (down > y - 1) & (down < y + h + 1)
+        assert inside.mean() > 0.9
+        assert 1 <= len(boxes) <= 4
+
+
+def test_thirty_windows_a_second_and_more(scenes, tmp_path):
+    start = time.perf_counter()
+    train = load(settings(scenes / "scenes", tmp_path), 5).train
+    for k in range(0, len(train), 8):
+        train.batch(torch.arange(k, min(k + 8, len(train))))
+    assert len(train) / (time.perf_counter() - start) > 30
+
+
+def test_from_a_folder_to_a_detector_and_drawn_predictions(scenes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root, run = str(scenes / "scenes"), str(tmp_path / "run")
+    assert main(["data", "check", root]) == 0
+    assert "recordings with boxes (dat), 24 files, boxes by class" in capsys.readouterr().out
+    assert main(["data", "show", "event-boxes", "--data.root", root, "--out", str(tmp_path / "seen.png")]) == 0
+    words = ["--model.width", "2", "--optimizer.epochs", "1", "--timesteps", "3", "--task.sure", "0.05"]
+    words += ["--optimizer.warmup_epochs", "0"]
+    assert main(["train", "event-boxes", "--data.root", root, *words, "--out", run]) == 0
+    assert "test map on 8 samples" in capsys.readouterr().out
+    assert main(["evaluate", run, "--timesteps", "1", "3", "--data.root", root]) == 0
+    said = capsys.readouterr().out
+    assert "T = 1" in said
+    assert "by class (overlap 0.5, confidence 0.05)" in said
+    file = str(scenes / "scenes/test/scene_00000_td.dat")
+    assert main(["predict", run, file, "--out", str(tmp_path / "drawn")]) == 0
+    assert "scene_00000_td.dat: " in capsys.readouterr().out
+    assert (tmp_path / "drawn/scene_00000_td.png").stat().st_size > 1000
+    assert main(["predict", run, file, "--out", str(tmp_path / "drawn")]) == 1
+    assert "exists already" in capsys.readouterr().err
+    (tmp_path / "bad_td.dat").write_bytes(b"% nothing\n")
+    assert main(["predict", run, str(tmp_path / "bad_td.dat")]) == 1
+
+
+def test_check_names_what_is_wrong(root):
+    (root / "train/r1_td.dat").write_bytes((root / "train/r1_td.dat").read_bytes()[:-3])
+    parts = {part.name: part for part in check(root)}
+    assert parts[str(root / "test")].bad == []
+    assert parts[str(root / "test")].counts == {"cat": 1, "dog": 2}
+    assert "is truncated" in parts[str(root / "train")].bad[0]
