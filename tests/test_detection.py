@@ -1,6 +1,7 @@
 """Detection: boxes and maps, loss, scores, model. Recordings with boxes are in test_scenes.py."""
 
 import io
+import json
 import math
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 import spikedistill as sd
+from spikedistill.data import DataSettings, load
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, motion_of
+from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.models.spiking_centernet import padded
 from spikedistill.objectives import CenterPoints, HeatmapDistillation
@@ -463,3 +467,70 @@ def test_pictures_with_boxes_train_too(tmp_path):
             tmp_path / "other",
             data=splits,
         )
+
+
+# ---------------------------------------------------------------- pictures in a folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Grey pictures of 80×60 with one bright box each; train by COCO's file, val by VOC's."""
+    root = tmp_path / "pictures"
+    table = {"categories": [{"id": 7, "name": "dark"}, {"id": 9, "name": "bright"}], "images": [], "annotations": []}
+    for part in ("train", "val"):
+        (root / part).mkdir(parents=True)
+        for k in range(4):
+            x, y, w, h = 8 * k, 4 * k, 20, 12
+            picture = np.zeros((60, 80, 3), np.uint8)
+            picture[y : y + h, x : x + w] = 255
+            Image.fromarray(picture).save(root / part / f"{k}.png")
+            table["images"].append({"id": k, "file_name": f"{k}.png"})
+            table["annotations"].append({"image_id": k, "bbox": [x, y, w, h], "category_id": 9 if k else 7})
+            corners = {"xmin": x + 1, "ymin": y + 1, "xmax": x + w, "ymax": y + h}
+            inner = "".join(f"<{name}>{value}</{name}>" for name, value in corners.items())
+            name = "bright" if k else "dark"
+            xml = f"<annotation><object><name>{name}</name><bndbox>{inner}</bndbox></object></annotation>"
+            if part == "val":
+                (root / part / f"{k}.xml").write_text(xml)
+        if part == "train":
+            (root / "train.json").write_text(json.dumps(table))
+    return root
+
+
+def test_both_forms_of_annotations_say_the_same(pictures):
+    splits = load(DataSettings("picture-boxes", str(pictures), size=64))
+    assert splits.train.targets.description() == {"classes": ["bright", "dark"], "size": [64, 64]}
+    assert splits.train.targets.boxes.equal(splits.test.targets.boxes)
+    x, y, w, h, c = splits.train.targets.boxes[1, 0].tolist()
+    assert [x, y, w, h, c] == pytest.approx([6.4, 4 * 64 / 60, 16, 12.8, 0], abs=1e-5)
+    bright = splits.train.images[1, 0] > 127
+    rows, columns = bright.nonzero().T
+    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=1)
+
+
+def test_a_file_is_prepared_as_its_network_saw_it(pictures):
+    samples = load(DataSettings("picture-boxes", str(pictures), size=64)).train
+    found = prepared_picture(pictures / "train/2.png", samples.description())
+    assert torch.equal(found, samples.batch(torch.tensor([2])).inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda root: (root / "val/1.xml").unlink(), "val/1.png has no annotation"),
+        (lambda root: (root / "val/1.png").unlink(), "1.jpg is annotated and is not there"),
+        (lambda root: (root / "val/1.xml").write_text("<a"), "1.xml is not as VOC has it"),
+        (lambda root: (root / "val/1.xml").write_text('<!DOCTYPE a [<!ENTITY b "c">]><a/>'), "declares entities"),
+        (lambda root: (root / "val/1.png").write_bytes(b"no"), "1.png is not a readable picture"),
+        (lambda root: (root / "train.json").write_text("[]"), "train.json is not as COCO has it"),
+        (lambda root: (root / "train.json").unlink(), "has no annotations: expected"),
+        (
+            lambda root: (root / "val/1.xml").write_text((root / "val/1.xml").read_text().replace("28", "280")),
+            r"box 0 .* is not inside the 64 × 64 pixels",
+        ),
+    ],
+)
+def test_annotations_that_cannot_be_used_are_named(change, words, pictures):
+    change(pictures)
+    with pytest.raises(DataError, match=words):
+        load(DataSettings("picture-boxes", str(pictures), size=64))

@@ -112,7 +112,7 @@ def _simulate_dvs(given: argparse.Namespace) -> None:
     from spikedistill.data import DATASETS, DataSettings, ImageSet, load
     from spikedistill.data.events.make import make_recordings
 
-    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory"]
+    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory" and name != "picture-boxes"]
     choose("source", given.source, in_memory)
     settings = DataSettings(given.source, given.root, train_rows=given.train_rows, test_rows=given.test_rows)
     splits = load(settings)

@@ -7,6 +7,7 @@ from typing import NoReturn
 from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.events.layouts import LAYOUTS
 from spikedistill.data.events.read import read_events
+from spikedistill.data.pictures.boxed import read_boxed
 from spikedistill.data.pictures.folderset import read_folder
 from spikedistill.data.pictures.small import read_embedded, read_small
 from spikedistill.data.scenes.sceneset import read_scenes
@@ -112,6 +113,16 @@ DATASETS: dict[str, DataSet] = {
         "any train/CLASS/*.jpg and val/CLASS/*.jpg",
         read_folder,
         kind="folder",
+        settings=("root", "size"),
+        channels=3,
+        size=224,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    "picture-boxes": DataSet(
+        "any pictures with boxes: train/*.jpg with train.json of COCO, or a file of VOC beside each",
+        read_boxed,
+        kind="memory",
         settings=("root", "size"),
         channels=3,
         size=224,

@@ -67,13 +67,13 @@ def text_of(path: Path, limit: int = SMALL) -> str:
         raise ReadError(f"{path} is not UTF-8 text ({error}); save it in UTF-8") from error
 
 
-def plain_json(path: Path) -> Any:
-    """The value of a JSON file.
+def plain_json(path: Path, limit: int = SMALL) -> Any:
+    """The value of a JSON file of at most `limit` bytes.
 
     Raises:
         ReadError: not readable, not JSON, or nested too deeply.
     """
-    text = text_of(path)
+    text = text_of(path, limit)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -67,12 +67,9 @@ def _stats(true: list[dict[str, Any]], results: np.ndarray, samples: int, classe
 
     with contextlib.redirect_stdout(io.StringIO()):  # it says a line for each of its steps
         truth = COCO()
-        truth.dataset = {  # pyright: ignore[reportAttributeAccessIssue]  # of plain values
-            "info": {},
-            "images": [{"id": k} for k in range(samples)],
-            "annotations": true,
-            "categories": [{"id": k} for k in range(classes)],
-        }
+        dataset: Any = {"info": {}, "images": [{"id": k} for k in range(samples)], "annotations": true}
+        dataset["categories"] = [{"id": k} for k in range(classes)]
+        truth.dataset = dataset
         truth.createIndex()
         if not len(results):
             return [0.0] * 12

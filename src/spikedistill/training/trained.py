@@ -190,7 +190,9 @@ class Trained:
             framing = Framing(**self.config["input"]["framing"])
             return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)
         if self.config["input"]["kind"] == "scenes":
-            return torch.from_numpy(last_window(file, Windowing(**self.config["input"]["framing"]))).float().unsqueeze(1)
+            return (
+                torch.from_numpy(last_window(file, Windowing(**self.config["input"]["framing"]))).float().unsqueeze(1)
+            )
         return prepared_picture(Path(file), self.config["input"])
 
     def answer(self, file: str | Path, precision: str = "fp32") -> str:

@@ -28,6 +28,7 @@ class ImageSet:
         images: uint8 [M, C, H, W].
         targets: M rows.
         mean, std: per channel, in units of the pixel range 0..1.
+        stretched: whether files of other sizes are resized each side by its own factor, and not cut from the middle.
 
     Raises:
         DataError: images of another type or shape, or not one row of targets for each.
@@ -37,6 +38,7 @@ class ImageSet:
     targets: Targets
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    stretched: bool = False
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4:
@@ -62,7 +64,8 @@ class ImageSet:
     def description(self) -> dict[str, Any]:
         """What a network that learned these pictures is fed."""
         # Small pictures have no `enlarged`: they are shown whole, see `prepared_picture`.
-        return {"kind": "image", "shape": list(self.images.shape[1:]), "mean": self.mean, "std": self.std}
+        described = {"kind": "image", "shape": list(self.images.shape[1:]), "mean": self.mean, "std": self.std}
+        return described | ({"stretched": True} if self.stretched else {})
 
     def read(self, index: Tensor) -> Raw:
         """uint8 [N, C, H, W]."""

@@ -49,7 +49,8 @@ def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 def prepared_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor:
     """A picture file as a network sees it in evaluation: float32 [1, C, H, W].
 
-    A picture of another size is resized by its shorter side and cut from the middle; one of the right size is kept.
+    A picture of another size is resized by its shorter side and cut from the middle (of samples that were stretched:
+    each side by its own factor); one of the right size is kept.
 
     Args:
         description: of the samples that the network learned, `Samples.description()`.
@@ -58,6 +59,10 @@ def prepared_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor
         DataError: not a readable picture.
     """
     # Small pictures (CIFAR-10) are shown whole, without a margin: nothing is enlarged beyond what the network sees.
-    channels, size, _ = description["shape"]
-    picture = centre(decode(Path(path), channels), description.get("enlarged", size), size)
+    channels, size, width = description["shape"]
+    decoded = decode(Path(path), channels)
+    if description.get("stretched"):
+        picture = resize(decoded, size, width)
+    else:
+        picture = centre(decoded, description.get("enlarged", size), size)
     return normalised(picture.unsqueeze(0), tuple(description["mean"]), tuple(description["std"]))
