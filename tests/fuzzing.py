@@ -30,11 +30,14 @@ import spikedistill as sd
 from spikedistill.data.events import Framing, write_aedat2
 from spikedistill.data.events.aedat import read_aedat2
 from spikedistill.data.events.atis import read_atis
+from spikedistill.data.events.dat import read_dat, write_dat
 from spikedistill.data.events.event import Sensor
 from spikedistill.data.events.frames import read_frames_npz
 from spikedistill.data.events.recordings import frames_of_file, read_events_npz
+from spikedistill.data.pictures.boxed import coco_boxes, voc_boxes
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.tables import parquet_table, read_tables
+from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes, write_boxes
 from spikedistill.data.tensors import read_values
 from spikedistill.machine.reading import plain_json, plain_yaml, text_of
 from spikedistill.report.metrics import read_metrics
@@ -78,6 +81,19 @@ def _aedat2(count: int) -> bytes:
         return place.read_bytes()
 
 
+def _dat(count: int) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_dat(Path(folder) / "a.dat", recording(count), Sensor(128, 128))
+        return (Path(folder) / "a.dat").read_bytes()
+
+
+def _boxes() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        boxes = torch.tensor([[1.0, 2, 3, 4, 0], [5, 6, 7, 8, 1]])
+        write_boxes(Path(folder) / "a.npy", LabelledBoxes(np.array([1000, 2000]), boxes))
+        return (Path(folder) / "a.npy").read_bytes()
+
+
 def _saved(save: Callable[[Path], object], name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
@@ -112,6 +128,20 @@ STATE = {"learner": {"w": torch.zeros(3)}, "progress": {"epoch": 1, "rows": [{"a
 RECIPE = (
     b"rule: {name: rate, timesteps: 4}\nmodel: {name: resnet18, width: 2}\nseed: 3\noptimizer: {epochs: 2, lr: 0.1}\n"
 )
+SCENES = CONFIG | {
+    "task": {"name": "detection"},
+    "input": {"kind": "scenes", "shape": [2, 8, 8], "framing": {"timesteps": 4, "window": 50.0, "sensor": [8, 8]}},
+    "targets": {"classes": ["a", "b"], "size": [8, 8]},
+}
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}],
+    "categories": [{"id": 3, "name": "cat"}],
+    "annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3.5, 4], "iscrowd": 0}],
+}
+VOC = (
+    b"<annotation><object><name>cat</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
+    b"</object></annotation>"
+)
 METRICS = b"epoch,lr,loss,seconds\n1,0.1,2.5,3.0\n2,0.05,2.0,3.1\n"
 
 
@@ -142,6 +172,10 @@ def readers() -> dict[str, Reader]:
         "aedat2": Reader(read_aedat2, (_aedat2(40), _aedat2(1)), 250_000, ".aedat"),
         "aedat2 repaired": Reader(lambda p: read_aedat2(p, repair=True), (_aedat2(40),), 100_000, ".aedat"),
         "atis": Reader(lambda p: read_atis(p, Sensor(34, 34)), (_atis(40), _atis(1)), 150_000, ".bin"),
+        "dat": Reader(read_dat, (_dat(40), _dat(1)), 150_000, ".dat"),
+        "boxes of recordings": Reader(read_boxes, (_boxes(),), 50_000, ".npy"),
+        "boxes of COCO": Reader(coco_boxes, (json.dumps(COCO).encode(),), 50_000, ".json"),
+        "boxes of VOC": Reader(voc_boxes, (VOC,), 50_000, ".xml"),
         "events npz": Reader(read_events_npz, (zipped(bad_files.events(20)),), 120_000, ".npz"),
         "frames npz": Reader(lambda p: read_frames_npz(p, 2), (frames,), 20_000, ".npz"),
         "any recording": Reader(lambda p: frames_of_file(p, framing), (_aedat2(40),), 30_000, ".aedat"),
@@ -150,7 +184,7 @@ def readers() -> dict[str, Reader]:
         "parquet": Reader(lambda p: read_tables([parquet_table(p)], 3, 8), (_parquet(),), 15_000, ".parquet"),
         "yaml": Reader(lambda p: plain_yaml(text_of(p), "x"), (RECIPE,), 50_000, ".yaml"),
         "recipe": Reader(_read_recipe, (RECIPE,), 4_000, ".yaml"),
-        "config": Reader(_read_config, (json.dumps(CONFIG).encode(),), 80_000, ".json"),
+        "config": Reader(_read_config, (json.dumps(CONFIG).encode(), json.dumps(SCENES).encode()), 80_000, ".json"),
         "weights": Reader(_read_weights, (weights,), 40_000, ".bin"),
         "checkpoint": Reader(load_checkpoint, (checkpoint,), 30_000, ".pt"),
         "checkpoint, sealed again": Reader(load_checkpoint, (checkpoint,), 10_000, ".pt", _sealed),

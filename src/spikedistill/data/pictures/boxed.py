@@ -104,9 +104,9 @@ def annotated(root: Path, folder: Path) -> list[Annotated]:
     pictures = {path.name: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES}
     table = root / f"{folder.name}.json"
     if table.exists():
-        found = _coco(table)
+        found = coco_boxes(table)
     else:
-        found = {xml.stem: _voc(xml) for xml in sorted(folder.rglob("*.xml"))}
+        found = {xml.stem: voc_boxes(xml) for xml in sorted(folder.rglob("*.xml"))}
         stems = {Path(name).stem: name for name in pictures}
         found = {stems.get(stem, f"{stem}.jpg"): boxes for stem, boxes in found.items()}
     if not found:
@@ -122,7 +122,7 @@ def annotated(root: Path, folder: Path) -> list[Annotated]:
 Named = list[tuple[float, float, float, float, str]]
 
 
-def _coco(path: Path) -> dict[str, Named]:
+def coco_boxes(path: Path) -> dict[str, Named]:
     """Boxes by name of the picture; regions of a crowd are no boxes of one thing, and are left out."""
     try:
         content = plain_json(path, LARGEST)
@@ -144,7 +144,7 @@ def _box(values: Any, name: str) -> tuple[float, float, float, float, str]:
     return x, y, w, h, name
 
 
-def _voc(path: Path) -> Named:
+def voc_boxes(path: Path) -> Named:
     try:
         text = text_of(path)
         if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can stand for billions of characters
