@@ -9,8 +9,11 @@ from typing import Any
 from spikedistill.core.network import Network
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.models.preact import ms_resnet18, ms_resnet34, preact_resnet18, preact_resnet34
+from spikedistill.models.qkformer import qkformer
 from spikedistill.models.resnet import resnet18, resnet19, resnet34
 from spikedistill.models.speednet import speednet
+from spikedistill.models.spike_driven import spike_driven_transformer
+from spikedistill.models.spikformer import spikformer
 from spikedistill.models.spiking_centernet import spiking_centernet
 from spikedistill.models.vgg import vgg11
 
@@ -22,7 +25,7 @@ MODELS: dict[str, Builder] = {
     builder.__name__: builder
     for builder in (
         *(resnet18, resnet19, resnet34, preact_resnet18, preact_resnet34, ms_resnet18, ms_resnet34),
-        *(speednet, vgg11, spiking_centernet),
+        *(speednet, vgg11, spikformer, qkformer, spike_driven_transformer, spiking_centernet),
     )
 }
 NOT_OPTIONS = ("outputs", "in_channels")

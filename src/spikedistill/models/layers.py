@@ -38,6 +38,13 @@ def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, b
     return kind(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
 
+class Unit(nn.Sequential):
+    """conv-BN-LIF."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, neuron: Neuron, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(conv(c_in, c_out, kernel, stride, groups), nn.BatchNorm2d(c_out), LIF(neuron))
+
+
 def check_width(width: int) -> None:
     """Raise InvalidArgument unless there is a channel."""
     if width < 1:

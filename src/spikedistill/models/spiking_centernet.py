@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spikedistill.core.lif import LIF
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Flow
 from spikedistill.errors import InvalidArgument
-from spikedistill.models.layers import check_width, conv
+from spikedistill.models.layers import Unit, check_width, conv
 from spikedistill.tasks.heatmaps import EXTRA
 
 BLOCKS = (2, 2, 2, 2)
@@ -34,13 +33,6 @@ DEEPEST = 32
 """Pixels of the input for one of the last stage."""
 RARE = -2.19
 """Where heatmaps begin: a tenth. From zero the many places without a box would be all that is learned at first."""
-
-
-class Unit(nn.Sequential):
-    """conv-BN-LIF."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int, neuron: Neuron, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(conv(c_in, c_out, kernel, stride, groups), nn.BatchNorm2d(c_out), LIF(neuron))
 
 
 class PlainBlock(nn.Sequential):
