@@ -53,8 +53,8 @@ def current_layer(c_in: int, c_out: int, kernel: int = 1) -> nn.Sequential:
 class SelfAttention(nn.Module):
     """Spiking self-attention: q(kᵀv)·0.125 → LIF → 1×1 conv-BN-LIF (Spikformer, Zhou et al., ICLR 2023).
 
-    Without a softmax the product can be formed as q(kᵀv) and as (qkᵀ)v. The first is linear in the number of tokens,
-    and of the gradient for q it loses less: kᵀv is averaged over tokens before it meets q (method.md §7).
+    Without a softmax the product can be formed as q(kᵀv) and as (qkᵀ)v. The first is linear in the number of tokens. Of
+    the gradient for q it loses less, and of that for v more (method.md §7.5).
 
     Args:
         currents: whether there is no neuron at the end, as in the second version of the spike-driven transformer
