@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
         ("learning_rules", ["sd", "nosoft", "rate", "bptt", "ann", "sd-all", "rate-all", "rate-unscaled"]),
         ("dvs", ["sd", "rate", "bptt"]),
         ("cifar100", ["sd", "nosoft", "rate", "bptt", "rate-unscaled"]),
-        ("two_stage", ["sd", "rate", "ann", "ann7-rate3", "ann10-rate2", "ann10-rate5", "ann16-rate6"]),
+        ("two_stage", ["sd", "rate", "ann", "ann7-rate3", "ann10-rate2", "ann10-rate5", "ann16-rate6", "ann8-grow4"]),
         ("tools", ["sgd", "smooth", "ema", "mixup", "adamw"]),
     ],
 )
@@ -150,3 +150,22 @@ def test_spikes_and_seconds_in_all_are_shown_and_drawn(tmp_path, capsys):
     assert "| 20 | 60 |  | abc |" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "old-0"), "--spikes", str(picture)]) == 1
     assert "none of these runs has counted its spikes" in capsys.readouterr().err
+
+
+def test_the_score_is_that_of_the_steps_that_were_trained(tmp_path):
+    """A network for one step is tested with two as well: what it was trained for counts."""
+    scores = {"one": ({"name": "rate", "timesteps": 1}, {"1": 0.5, "2": 0.7}), "twin": ({"name": "ann"}, {"ann": 0.6})}
+    for name, (rule, found) in scores.items():
+        write_run(tmp_path / f"{name}-0", 0.0, rule=rule)
+        (tmp_path / f"{name}-0/result.json").write_text(json.dumps({"test_samples": 100, "test_accuracy": found}))
+    rows = rows_of(find_runs([tmp_path / "one-0", tmp_path / "twin-0"]))
+    assert [row.mean for row in rows] == [0.5, 0.6]
+
+
+def test_settings_without_effect_separate_nothing(tmp_path):
+    """Versions of the package write down other defaults of what a data set of images does not know."""
+    for seed, size in enumerate((48, None)):
+        write_run(tmp_path / f"images-{seed}", 0.5, seed, data={"name": "cifar10", "events": {"size": size}})
+        write_run(tmp_path / f"events-{seed}", 0.5, seed, data={"name": "n-mnist", "events": {"size": size}})
+    assert len(rows_of(find_runs(sorted(tmp_path.glob("images-*"))))) == 1
+    assert len(rows_of(find_runs(sorted(tmp_path.glob("events-*"))))) == 2

@@ -361,3 +361,16 @@ def test_check_names_what_is_wrong(root):
     assert parts[str(root / "test")].bad == []
     assert parts[str(root / "test")].counts == {"cat": 1, "dog": 2}
     assert "is truncated" in parts[str(root / "train")].bad[0]
+
+
+def test_a_recording_that_was_replaced_is_read_anew(root):
+    before = windows(root).frames(0)
+    write_dat(root / "train/r0_td.dat", events_of(seed=99), SMALL)
+    assert not np.array_equal(windows(root).frames(0), before)
+
+
+def test_boxes_of_words_are_refused(tmp_path):
+    array = np.zeros(1, [("ts", "<u8"), ("x", "U3"), *((name, "<f4") for name in ("y", "w", "h")), ("class_id", "u1")])
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match="a.npy: x is <U3; expected a number for each box"):
+        read_boxes(tmp_path / "a.npy")

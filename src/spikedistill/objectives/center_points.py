@@ -11,6 +11,7 @@ from torch import Tensor
 from spikedistill.core.neuron import compute_dtype
 from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument
+from spikedistill.machine.processes import mean_over_processes
 from spikedistill.objectives.objective import Objective, Terms
 from spikedistill.tasks.heatmaps import Maps, Middles, heatmaps, parted
 
@@ -59,8 +60,9 @@ class CenterPoints(Objective):
         return parts["heatmap"] + self.size_weight * parts["size"] + self.offset_weight * parts["offset"]
 
     def _parts(self, maps: Maps, middles: Middles, truth: Tensor) -> dict[str, Tensor]:
-        # without a box the loss is that of an empty heatmap, and finite
-        count = middles.there.sum().clamp(min=1)
+        # The mean over processes of gradients is that of one process only if all divide by the same number. Without a
+        # box the loss is that of an empty heatmap, and finite.
+        count = mean_over_processes(middles.there.sum().to(truth.dtype)).clamp(min=1)
         there = middles.there[..., None]
         size = ((middles.at(maps.size) - middles.size).abs() * there).sum() / count
         offset = ((middles.at(maps.offset) - middles.offset).abs() * there).sum() / count

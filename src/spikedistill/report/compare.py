@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from spikedistill.data import DATASETS
+from spikedistill.data.settings import ONLY_SOME_KNOW
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import plain_json, plain_yaml, text_of
 from spikedistill.report.figure import new_figure, save_figure
@@ -51,15 +53,24 @@ class Record:
 
     @property
     def score(self) -> float:
-        """At the number of time steps that the run was trained for, the largest."""
-        return list(self.scores.values())[-1]
+        """At the number of time steps that the run was trained for; of the ANN twin its only one."""
+        # a network for T = 1 is tested with 2 steps as well, so the largest is not always the one
+        trained = str(self.recipe.get("rule.timesteps"))
+        return self.scores.get(trained, list(self.scores.values())[-1])
 
     # By prefix: "claim" leaves out all fields below it too.
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the result, the seed apart."""
-        return {name: value for name, value in self.recipe.items() if not name.startswith(SAME_RESULT)}
+        skipped = (*SAME_RESULT, *self._without_effect())
+        return {name: value for name, value in self.recipe.items() if not name.startswith(skipped)}
+
+    def _without_effect(self) -> list[str]:
+        """Settings that its data set does not know; versions of the package write other defaults of them down."""
+        dataset = DATASETS.get(str(self.recipe.get("data.name")))
+        known = ONLY_SOME_KNOW if dataset is None else dataset.settings
+        return [f"data.{name}." for name in ONLY_SOME_KNOW if name not in known]
 
 
 def read_record(folder: Path) -> Record:

@@ -64,12 +64,12 @@ class Middles(NamedTuple):
         """Of boxes [N, B, 5] on a map of height × width cells."""
         size = boxes[..., 2:4] / STRIDE
         middle = boxes[..., :2] / STRIDE + size / 2
-        limit = torch.tensor([width - 1, height - 1]).to(middle)
-        # a box may end at the last pixel, and then half of it ends there too if it is thin
-        cell = middle.floor().clamp(min=0).minimum(limit)
+        # a thin box at the edge may have its middle on it; numbers and no tensors, which a CUDA graph could not record
+        column = middle[..., 0].floor().clamp(0, width - 1)
+        row = middle[..., 1].floor().clamp(0, height - 1)
+        offset = middle - torch.stack([column, row], -1)
         there = boxes[..., 4] >= 0
-        column, row = cell.long().unbind(-1)
-        return cls(there, boxes[..., 4].long().clamp(min=0), column, row, middle - cell, size)
+        return cls(there, boxes[..., 4].long().clamp(min=0), column.long(), row.long(), offset, size)
 
     def at(self, maps: Tensor) -> Tensor:
         """The values [N, B, C] of maps [N, C, h, w] in the cells of the middles."""

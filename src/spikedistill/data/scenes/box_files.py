@@ -68,6 +68,9 @@ def read_boxes(path: str | Path) -> LabelledBoxes:
             f"ts (or t), {', '.join(FIELDS)}; it has {', '.join(names) or f'{array.dtype} {list(array.shape)}'}"
         )
     assert time is not None
+    wrong = [name for name in (time, *FIELDS) if array.dtype[name].kind not in "buif" or array.dtype[name].shape]
+    if wrong:
+        raise DataError(f"{path}: {wrong[0]} is {array.dtype[wrong[0]]}; expected a number for each box")
     values = np.stack([array[name].astype(np.float64) for name in FIELDS], -1)
     times = array[time]
     if times.dtype.kind not in "iu" and not (np.isfinite(times).all() and (times == np.floor(times)).all()):

@@ -117,9 +117,22 @@ def last_window(path: str | Path, windowing: Windowing) -> np.ndarray:
     return binary_frames(file, file.end + 1, window, windowing.timesteps, windowing.sensor)
 
 
-@functools.lru_cache(maxsize=OPEN)
 def _opened(path: Path) -> DatFile:
-    # the windows of a recording follow each other, and opening one looks at all of its times
+    """
+    Raises:
+        DataError: as `DatFile.open`.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return _kept_open(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=OPEN)
+def _kept_open(path: Path, modified: int, size: int) -> DatFile:
+    # the windows of a recording follow each other, and opening one looks at all of its times; a file that was replaced
+    # is another one
     return DatFile.open(path)
 
 
