@@ -24,7 +24,7 @@ from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, cut_ou
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.tables import Table, read_tables
 from spikedistill.errors import DataError, InvalidArgument
-from spikedistill.tasks import Labels
+from spikedistill.tasks import Labels, Targets
 
 
 def pictures(count=20, channels=3, size=8, classes=4):
@@ -174,7 +174,7 @@ def test_workers_make_batches_of_samples_on_the_cpu():
     assert same(in_order(away, 5, workers=1), in_order(data, 5))
 
 
-class Numbered:
+class Numbered(Targets):
     """Targets of two tensors, as boxes and masks would be."""
 
     def __init__(self, rows):

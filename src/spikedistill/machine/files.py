@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from spikedistill.errors import WriteError
+from spikedistill.errors import DataError, WriteError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
@@ -40,6 +41,34 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to be filled, which is moved to `out` at the end: it is whole or not there.
+
+    Raises:
+        DataError: `out` holds something already.
+        WriteError: a file could not be written; `out` is then not there.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists already and is not overwritten; choose another --out")
+    # Beside the target and not in a temporary folder of the system: a move across file systems is a copy.
+    unfinished = out.with_name(f".{out.name}.making")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        # An empty folder is in the way of the move.
+        if out.is_dir():
+            out.rmdir()
+        unfinished.rename(out)
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise WriteError(f"could not write {out}: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _umask() -> int:

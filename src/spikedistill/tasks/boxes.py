@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import DataError
+from spikedistill.tasks.classification import renumbered
 from spikedistill.tasks.task import Description, Mark, Motion, Targets
 
 FIELDS = 5
@@ -83,19 +84,12 @@ class Boxes(Targets):
         Raises:
             DataError: a class that the description does not have.
         """
-        known = list(description.get("classes", ()))
-        unknown = [name for name in self.names if name not in known]
-        if unknown:
-            raise DataError(
-                f"these boxes are of classes that the network does not know: {', '.join(unknown[:10])}; it knows "
-                f"{', '.join(known[:10])}"
-            )
+        known, numbers = renumbered(self.names, description)
         # one place more, so that the class −1 of rows that are no box stays what it is
-        order = torch.tensor([*(known.index(name) for name in self.names), NONE], device=self.boxes.device)
+        order = torch.tensor([*numbers, NONE], device=self.boxes.device)
         classes = order[self.boxes[..., 4].long()]
-        return dataclasses.replace(
-            self, boxes=torch.cat([self.boxes[..., :4], classes[..., None]], -1), names=tuple(known)
-        )
+        boxes = torch.cat([self.boxes[..., :4], classes[..., None]], -1)
+        return dataclasses.replace(self, boxes=boxes, names=known)
 
     def captions(self, index: Tensor) -> list[str]:
         """How many boxes there are, and of which classes."""

@@ -16,6 +16,24 @@ ANSWERS_SHOWN = 3
 CLASSES_SHOWN = 20
 
 
+def renumbered(names: tuple[str, ...], description: Description) -> tuple[tuple[str, ...], list[int]]:
+    """The classes of a description, and the number there of each of `names`.
+
+    Raises:
+        DataError: a class that the description does not have.
+    """
+    # By name: where the folder of a class is missing, the numbers of those after it are other ones.
+    known = list(description.get("classes", ()))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DataError(
+            f"these samples are of classes that the network does not know: {', '.join(unknown[:10])}; it knows "
+            f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}. Name the classes as it was trained, or "
+            "evaluate on data of the same classes"
+        )
+    return tuple(known), [known.index(name) for name in names]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels(Targets):
     """Targets of classification.
@@ -62,18 +80,10 @@ class Labels(Targets):
         Raises:
             DataError: a class that the description does not have.
         """
-        # By name: where the folder of a class is missing, the numbers of those after it are other ones.
-        known = list(description.get("classes", ()))
-        unknown = [name for name in self.names if name not in known]
-        if unknown:
-            raise DataError(
-                f"these samples are of classes that the network does not know: {', '.join(unknown[:10])}; it knows "
-                f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}. Name the folders as it was trained, or "
-                "evaluate on data of the same classes"
-            )
+        known, numbers = renumbered(self.names, description)
         # order[k] is the number there of what is class k here.
-        order = torch.tensor([known.index(name) for name in self.names], device=self.numbers.device)
-        return Labels(order[self.numbers], tuple(known))
+        order = torch.tensor(numbers, device=self.numbers.device)
+        return Labels(order[self.numbers], known)
 
     def captions(self, index: Tensor) -> list[str]:
         """The names of their classes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from spikedistill.data.batches import generator_for
 from spikedistill.data.events.aedat import write_aedat2
 from spikedistill.data.events.simulate import Camera, simulate
 from spikedistill.data.pictures.memory import ImageSet
-from spikedistill.errors import DataError, WriteError
+from spikedistill.errors import DataError
+from spikedistill.machine.files import whole_folder
 from spikedistill.machine.progress import show_progress
 
 TOGETHER = 32
@@ -37,28 +37,12 @@ def make_recordings(
             without a class could not be read again.
         WriteError: a file could not be written; `out` is then not there.
     """
-    # Both checks come before any work, and leave nothing behind.
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists already and is not overwritten; choose another --out")
-    _check_classes(parts, source)
-    # Beside the target and not in a temporary folder of the system: a move across file systems is a copy.
-    unfinished = out.with_name(f".{out.name}.making")
-    shutil.rmtree(unfinished, ignore_errors=True)
     camera, events = camera or Camera(), 0
-    try:
+    with whole_folder(out) as unfinished:
+        _check_classes(parts, source)
         for number, (part, data) in enumerate(parts.items()):
             events += _part(data, unfinished / part, source, camera, (seed, number))
         (unfinished / "README.txt").write_text(f"{NOTE}source {source}, seed {seed}, {camera}\n")
-        # An empty folder is in the way of the move.
-        if out.is_dir():
-            out.rmdir()
-        unfinished.rename(out)
-    except OSError as error:
-        if isinstance(error, WriteError):
-            raise
-        raise WriteError(f"could not write {out}: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return events
 
 

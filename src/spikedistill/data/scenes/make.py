@@ -8,7 +8,6 @@ digit's own events lie at the labelled time.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,8 @@ from spikedistill.data.events.layouts import LAYOUTS
 from spikedistill.data.events.recordings import READERS, Recordings, find_recordings
 from spikedistill.data.scenes.box_files import LabelledBoxes, write_boxes
 from spikedistill.data.scenes.windows import LABELS, RECORDING
-from spikedistill.errors import DataError, InvalidArgument, WriteError
+from spikedistill.errors import InvalidArgument
+from spikedistill.machine.files import whole_folder
 from spikedistill.machine.progress import show_progress
 
 SOURCE = "n-mnist"
@@ -95,16 +95,11 @@ def make_scenes(root: str | Path, out: Path, counts: dict[str, int], seed: int, 
         DataError: `out` holds something already, or there are no recordings.
         WriteError: a file could not be written; `out` is then not there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists already and is not overwritten; choose another --out")
-    scenery, layout = scenery or Scenery(), LAYOUTS[SOURCE]
-    found = {part: find_recordings(root, None, layout.classes, part) for part in counts}
-    unfinished = out.with_name(f".{out.name}.making")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    boxes = 0
-    try:
+    scenery, layout, boxes = scenery or Scenery(), LAYOUTS[SOURCE], 0
+    with whole_folder(out) as unfinished:
+        found = {part: find_recordings(root, None, layout.classes, part) for part in counts}
         for number, (part, count) in enumerate(counts.items()):
-            (unfinished / part).mkdir(parents=True)
+            (unfinished / part).mkdir()
             digits = _Digits(found[part])
             for k in range(count):
                 # numbers of its own, so that a scene does not depend on how many there are
@@ -117,15 +112,6 @@ def make_scenes(root: str | Path, out: Path, counts: dict[str, int], seed: int, 
         classes = next(iter(found.values())).classes
         (unfinished / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
         (unfinished / "README.txt").write_text(f"{NOTE}seed {seed}, {scenery}\n")
-        if out.is_dir():
-            out.rmdir()
-        unfinished.rename(out)
-    except OSError as error:
-        if isinstance(error, WriteError):
-            raise
-        raise WriteError(f"could not write {out}: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return boxes
 
 
