@@ -90,8 +90,14 @@ def test_boxes_to_maps_to_boxes_is_the_identity(boxes):
         assert ((batch[0] - row).abs().amax(1) < 1e-3).any()
 
 
-def test_heatmaps_are_the_obvious_ones():
-    boxes = random_boxes(5).boxes.double()
+def near_boxes():
+    """Two large boxes of one class whose bells meet, and a small one: float64 [1, 3, 5]."""
+    rows = [[2.0, 2, 90, 80, 1], [30, 10, 90, 80, 1], [60, 60, 9, 7, 0]]
+    return Boxes.of([torch.tensor(rows)], NAMES, (ROWS, COLUMNS)).boxes.double()
+
+
+@pytest.mark.parametrize("boxes", [random_boxes(5).boxes.double(), near_boxes()], ids=["random", "near"])
+def test_heatmaps_are_the_obvious_ones(boxes):
     found = heatmaps(boxes, 3, HEIGHT, WIDTH)
     expected = torch.zeros_like(found)
     for n, row in enumerate(boxes.tolist()):
@@ -105,7 +111,7 @@ def test_heatmaps_are_the_obvious_ones():
                     value = math.exp(-((i - line) ** 2 + (j - column) ** 2) / (2 * deviation**2))
                     expected[n, int(c), i, j] = max(expected[n, int(c), i, j], value)
     assert torch.allclose(found, expected, atol=1e-12)
-    assert (found == 1).sum() >= 5
+    assert (found == 1).sum() >= 3
 
 
 @given(st.floats(0.5, 60), st.floats(0.5, 60))
@@ -330,9 +336,9 @@ def test_answers_are_boxes_in_words_and_to_be_drawn():
 # ---------------------------------------------------------------- objectives
 
 
-def test_the_loss_is_that_of_centernet():
-    boxes = random_boxes(3, seed=1).boxes.double()
-    output = torch.randn(3, 7, HEIGHT, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("boxes", [random_boxes(3, seed=1).boxes.double(), near_boxes()], ids=["random", "near"])
+def test_the_loss_is_that_of_centernet(boxes):
+    output = torch.randn(len(boxes), 7, HEIGHT, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     terms = CenterPoints()(sd.Output(output, {}, {}), sd.Batch(torch.empty(0), boxes))
     truth, heat = heatmaps(boxes, 3, HEIGHT, WIDTH), output[:, :3].sigmoid()
     focal = size = offset = 0.0
