@@ -1,25 +1,18 @@
 """Detection: boxes and maps, loss, scores, model. Recordings with boxes are in test_scenes.py."""
 
 import io
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch import nn
 
 import spikedistill as sd
-from spikedistill.data import DataSettings, load
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, motion_of
-from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.errors import DataError, InvalidArgument
-from spikedistill.models.spiking_centernet import padded
 from spikedistill.objectives import CenterPoints, HeatmapDistillation
 from spikedistill.tasks import Boxes, Detection
 from spikedistill.tasks.average_precision import average_precision
@@ -381,162 +374,3 @@ def test_heatmap_distillation_is_of_heatmaps_alone():
     assert torch.allclose(loss, expected)
     same = torch.cat([teacher[:, :3], output[:, 3:]], 1)
     assert float(HeatmapDistillation(teacher="t")(sd.Output(same, {}, {}), batch).total) == 0
-
-
-# ---------------------------------------------------------------- model
-
-
-def model(classes=3, **options):
-    torch.manual_seed(0)
-    return sd.create_model("spiking_centernet", classes + 4, in_channels=2, **{"width": 4, **options}).double()
-
-
-def frames(timesteps=3, samples=2, rows=64, columns=96, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(timesteps, samples, 2, rows, columns, generator=generator) < 0.2).double()
-
-
-@pytest.mark.parametrize(("rows", "columns", "height", "width"), [(64, 96, 16, 24), (50, 70, 16, 24), (32, 33, 8, 16)])
-def test_any_size_is_padded_and_boxes_stay(rows, columns, height, width):
-    net = model().eval()
-    images = frames(1, rows=rows, columns=columns)[0]
-    assert net(images, timesteps=2).logits.shape == (2, 7, height, width)
-    # the same picture with the padding done before: nothing is moved
-    wide = F.pad(images, (0, -columns % 32, 0, -rows % 32))
-    assert torch.equal(net(images, timesteps=2).logits, net(wide, timesteps=2).logits)
-    assert torch.equal(padded(images), wide)
-
-
-def test_one_definition_serves_all_rules_and_branches_say_maps():
-    net, inputs = model(), frames()
-    boxes = Boxes.of([torch.tensor([[10.0, 10, 20, 20, 1]])] * 2, NAMES, (64, 96)).boxes
-    for rule in (sd.Rate(3), sd.BPTT(3), sd.ANN()):
-        learner = sd.SelfDistillation(net, rule, objectives=CenterPoints(), task=Detection(), example=inputs[0, :1])
-        output = learner(inputs)
-        assert {head.shape for head in output.branches.values()} == {output.logits.shape}
-        assert set(output.branches) == {"layer1", "layer2", "layer3", "layer4", "up3", "up2"}
-        terms = learner.loss(output, boxes)
-        terms.total.backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
-        assert float(terms["branches"]) > 0
-    net.eval()
-    out, _ = net.propagate(sd.Rate(3).encode(inputs, over_time=True))
-    assert torch.allclose(net(inputs, timesteps=3).logits, out.rate)
-
-
-def test_only_spikes_travel_and_every_norm_follows_a_convolution():
-    net = model().train()
-    net(frames(4, 4), timesteps=4)
-    body = net.eval().body
-    seen = []
-
-    def look(module, args, name=""):
-        values = args[0].values
-        seen.append(set(values.unique().tolist()) <= {0.0, 1.0})
-
-    convolutions = [m for m in body.modules() if isinstance(m, nn.Conv2d)]
-    handles = [m.register_forward_pre_hook(look) for m in convolutions]
-    net(frames(4, 2), timesteps=4)
-    for handle in handles:
-        handle.remove()
-    assert len(seen) == len(convolutions)
-    assert all(seen)
-    norms = [m for m in body.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == len(convolutions) - 3  # the heads end without
-
-
-def test_heatmaps_begin_low_and_what_is_no_detection_is_refused():
-    net = model().eval()
-    heat = net(frames(), timesteps=3).logits.detach()[:, :3].sigmoid()
-    assert 0.05 < float(heat.mean()) < 0.2
-    with pytest.raises(InvalidArgument, match="needs outputs for heatmaps and 4 more; given 4"):
-        sd.create_model("spiking_centernet", 4)
-    with pytest.raises(InvalidArgument, match="expansion"):
-        model(expansion=0.0)
-
-
-def test_pictures_with_boxes_train_too(tmp_path):
-    """Boxes are no matter of events: any samples with these targets."""
-    boxes = random_boxes(24, most=2)
-    images = torch.randint(256, (24, 1, ROWS, COLUMNS), dtype=torch.uint8)
-    samples = sd.ImageSet(images, boxes, (0.1,), (0.3,))
-    splits = sd.Splits(samples, None, samples.rows(slice(8)))
-    words = ["--task", "detection", "--model", "spiking_centernet", "--model.width", "2", "--optimizer.epochs", "1"]
-    words += ["--optimizer.batch_size", "8", "--objectives.self_distillation", "null", "--branches.enabled", "false"]
-    words += ["--objectives.center_points", "{}", "--timesteps", "2"]
-    found = sd.train(sd.load_recipe("fashion-small", words), tmp_path / "run", data=splits)
-    assert 2 in found.score
-    assert found.score_name == "map"
-    with pytest.raises(InvalidArgument, match="autoaugment rotates and shears pictures, and only class labels"):
-        sd.train(
-            sd.load_recipe("fashion-small", [*words, "--data.augmentation.autoaugment", "true"]),
-            tmp_path / "other",
-            data=splits,
-        )
-
-
-# ---------------------------------------------------------------- pictures in a folder
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Grey pictures of 80×60 with one bright box each; train by COCO's file, val by VOC's."""
-    root = tmp_path / "pictures"
-    table = {"categories": [{"id": 7, "name": "dark"}, {"id": 9, "name": "bright"}], "images": [], "annotations": []}
-    for part in ("train", "val"):
-        (root / part).mkdir(parents=True)
-        for k in range(4):
-            x, y, w, h = 8 * k, 4 * k, 20, 12
-            picture = np.zeros((60, 80, 3), np.uint8)
-            picture[y : y + h, x : x + w] = 255
-            Image.fromarray(picture).save(root / part / f"{k}.png")
-            table["images"].append({"id": k, "file_name": f"{k}.png"})
-            table["annotations"].append({"image_id": k, "bbox": [x, y, w, h], "category_id": 9 if k else 7})
-            corners = {"xmin": x + 1, "ymin": y + 1, "xmax": x + w, "ymax": y + h}
-            inner = "".join(f"<{name}>{value}</{name}>" for name, value in corners.items())
-            name = "bright" if k else "dark"
-            xml = f"<annotation><object><name>{name}</name><bndbox>{inner}</bndbox></object></annotation>"
-            if part == "val":
-                (root / part / f"{k}.xml").write_text(xml)
-        if part == "train":
-            (root / "train.json").write_text(json.dumps(table))
-    return root
-
-
-def test_both_forms_of_annotations_say_the_same(pictures):
-    splits = load(DataSettings("picture-boxes", str(pictures), size=64))
-    assert splits.train.targets.description() == {"classes": ["bright", "dark"], "size": [64, 64]}
-    assert splits.train.targets.boxes.equal(splits.test.targets.boxes)
-    x, y, w, h, c = splits.train.targets.boxes[1, 0].tolist()
-    assert [x, y, w, h, c] == pytest.approx([6.4, 4 * 64 / 60, 16, 12.8, 0], abs=1e-5)
-    bright = splits.train.images[1, 0] > 127
-    rows, columns = bright.nonzero().T
-    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=1)
-
-
-def test_a_file_is_prepared_as_its_network_saw_it(pictures):
-    samples = load(DataSettings("picture-boxes", str(pictures), size=64)).train
-    found = prepared_picture(pictures / "train/2.png", samples.description())
-    assert torch.equal(found, samples.batch(torch.tensor([2])).inputs)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda root: (root / "val/1.xml").unlink(), "val/1.png has no annotation"),
-        (lambda root: (root / "val/1.png").unlink(), "1.jpg is annotated and is not there"),
-        (lambda root: (root / "val/1.xml").write_text("<a"), "1.xml is not as VOC has it"),
-        (lambda root: (root / "val/1.xml").write_text('<!DOCTYPE a [<!ENTITY b "c">]><a/>'), "declares entities"),
-        (lambda root: (root / "val/1.png").write_bytes(b"no"), "1.png is not a readable picture"),
-        (lambda root: (root / "train.json").write_text("[]"), "train.json is not as COCO has it"),
-        (lambda root: (root / "train.json").unlink(), "has no annotations: expected"),
-        (
-            lambda root: (root / "val/1.xml").write_text((root / "val/1.xml").read_text().replace("28", "280")),
-            r"box 0 .* is not inside the 64 × 64 pixels",
-        ),
-    ],
-)
-def test_annotations_that_cannot_be_used_are_named(change, words, pictures):
-    change(pictures)
-    with pytest.raises(DataError, match=words):
-        load(DataSettings("picture-boxes", str(pictures), size=64))

@@ -5,17 +5,16 @@ import time
 import numpy as np
 import pytest
 import torch
-from made_events import n_mnist, recording
+from made_events import n_mnist
+from test_dat import SMALL, events_of
 
 from spikedistill.cli import main
 from spikedistill.data import DataSettings, load
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.batches import generator_for
 from spikedistill.data.check import check
-from spikedistill.data.events import Events
-from spikedistill.data.events.dat import DatFile, read_dat, write_dat
+from spikedistill.data.events.dat import DatFile, write_dat
 from spikedistill.data.events.event import Sensor
-from spikedistill.data.events.recordings import find_recordings
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes, write_boxes
 from spikedistill.data.scenes.layouts import SCENES, SceneLayout
 from spikedistill.data.scenes.make import Scenery, make_scenes
@@ -23,18 +22,7 @@ from spikedistill.data.scenes.settings import SceneSettings
 from spikedistill.data.scenes.windows import find_windows
 from spikedistill.errors import DataError, InvalidArgument
 
-SMALL, PLAIN = Sensor(40, 60), SceneLayout()
-
-
-def events_of(count=400, seed=0, sensor=SMALL, length=300_000):
-    random = np.random.default_rng(seed)
-    x, y = random.integers(0, sensor.columns, count), random.integers(0, sensor.rows, count)
-    t = np.sort(random.integers(0, length, count))
-    return Events.of(x, y, random.integers(0, 2, count), t, "made")
-
-
-def same(found, events):
-    return all(np.array_equal(getattr(found, name), getattr(events, name)) for name in "xypt")
+PLAIN = SceneLayout()
 
 
 def labels_of(*rows):
@@ -58,75 +46,7 @@ def root(tmp_path):
 
 
 def windows(root, part="train", layout=PLAIN, timesteps=4, window=100.0, repair=False):
-    return find_windows(root, part, layout, timesteps, window, repair)[0]
-
-
-# ---------------------------------------------------------------- recordings
-
-
-def test_a_recording_comes_back(tmp_path):
-    events = events_of()
-    write_dat(tmp_path / "a.dat", events, SMALL)
-    file = DatFile.open(tmp_path / "a.dat")
-    assert file.sensor == SMALL
-    assert same(file.events(), events)
-    assert same(read_dat(tmp_path / "a.dat", sensor=SMALL), events)
-    chosen = (events.t >= 100_000) & (events.t < 150_000)
-    assert np.array_equal(file.window(100_000, 150_000, SMALL).t, events.t[chosen])
-    assert len(file.window(10**7, 2 * 10**7, SMALL)) == 0
-
-
-def test_a_recording_byte_by_byte(tmp_path):
-    # column 3, row 5, polarity 1 at 7 µs, after a header of Prophesee's
-    word = 3 | 5 << 14 | 1 << 28
-    content = b"% Date 2014\n% Version 2\n\x0c\x08" + (7).to_bytes(4, "little") + word.to_bytes(4, "little")
-    (tmp_path / "a.dat").write_bytes(content)
-    found = read_dat(tmp_path / "a.dat")
-    assert [found.x[0], found.y[0], found.p[0], found.t[0]] == [3, 5, 1, 7]
-    assert DatFile.open(tmp_path / "a.dat").sensor is None
-
-
-def dat(*events, kind=b"\x0c\x08", header=b"% Height 40\n% Width 60\n"):
-    return header + kind + b"".join(t.to_bytes(4, "little") + (x | y << 14).to_bytes(4, "little") for x, y, t in events)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (dat((1, 1, 5), (1, 1, 4)), r"time runs backwards, first at event 1 \(5 to 4 µs\)"),
-        (dat((1, 1, 5))[:-3], "is truncated: 5 bytes of events are no multiple of 8"),
-        (dat(kind=b"\x05\x08"), r"is no DAT recording of events: after its header stands \[5, 8\]"),
-        (b"% only a header\n", "the end of the file"),
-        (b"%" * 70_000, "its header does not end"),
-        (dat((1, 1, 5), header=b"% Height tall\n% Width 60\n"), "'60' × 'tall' pixels"),
-        (dat((1, 1, 5), header=b"% Height 0\n% Width 60\n"), "60 × 0 pixels"),
-        (dat((61, 1, 5)), "x runs from 61 to 61, but the sensor has 60 columns"),
-    ],
-)
-def test_damaged_recordings_are_refused(content, words, tmp_path):
-    (tmp_path / "bad.dat").write_bytes(content)
-    with pytest.raises(DataError, match=words):
-        read_dat(tmp_path / "bad.dat", sensor=SMALL)
-
-
-def test_what_the_form_cannot_say_is_not_written(tmp_path):
-    late = Events.of([1], [1], [0], [2**32], "late")
-    with pytest.raises(DataError, match="do not fit into 32 bits"):
-        write_dat(tmp_path / "a.dat", late, SMALL)
-    with pytest.raises(DataError, match="x runs from"):
-        write_dat(tmp_path / "a.dat", recording(50), SMALL)
-    assert not list(tmp_path.iterdir())
-
-
-def test_recordings_of_one_thing_are_read_too(tmp_path):
-    """N-Cars has a class for each folder, and no boxes."""
-    for name in ("background", "cars"):
-        (tmp_path / name).mkdir()
-        write_dat(tmp_path / name / "obj_1.dat", events_of(), SMALL)
-    assert find_recordings(tmp_path).form == "dat"
-    words = {"root": str(tmp_path), "name": "recordings"}
-    assert len(find_recordings(tmp_path)) == 2
-    assert DataSettings(**words).request(True, 2).root == str(tmp_path)
+    return find_windows(root, part, layout, timesteps, window, repair)
 
 
 # ---------------------------------------------------------------- boxes
@@ -161,7 +81,7 @@ def test_windows_are_the_events_before_a_label(root):
     found = windows(root)
     assert found.ends.tolist() == [150_000, 250_000] * 2
     assert [len(boxes) for boxes in found.boxes] == [2, 1, 2, 1]
-    assert found.sensor == SMALL
+    assert found.windowing.sensor == SMALL
     events = DatFile.open(root / "train/r1_td.dat").events()
     expected = np.zeros((4, 2, *SMALL), bool)
     for x, y, p, t in zip(events.x, events.y, events.p, events.t, strict=True):
@@ -197,7 +117,7 @@ BAD = {
 def test_boxes_that_cannot_be_used_are_named_or_left_out(words, root):
     write_boxes(root / "train/r1_bbox.npy", labels_of(BAD[words], (250, 1, 2, 30, 30, 1)))
     with pytest.raises(
-        DataError, match=r"1 of 2 recordings cannot be used:\n  .*r1_bbox.npy at 150 ms: the box"
+        DataError, match=r"1 of 2 recordings cannot be used:\n  .*r1_bbox.npy at 150 ms: box 0"
     ) as error:
         windows(root)
     assert words in str(error.value)
@@ -270,7 +190,7 @@ def test_boxes_move_with_the_events(root, tmp_path):
         frame = np.zeros((40, 60), bool)
         frame[y : y + h, x : x + w] = True
         packed[k] = np.packbits(frame, axis=-1)
-    shown = type(train)(packed, train.index, train.targets, train.sensor, train.window)
+    shown = type(train)(packed, train.index, train.targets, train.windowing)
     order = torch.arange(4)
     for seed in range(6):
         raw = shown.read_changed(order, order, Augmentation(crop=6, flip=True), generator_for(seed))
@@ -374,3 +294,38 @@ def test_boxes_of_words_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(DataError, match="a.npy: x is <U3; expected a number for each box"):
         read_boxes(tmp_path / "a.npy")
+
+
+def test_two_recordings_of_one_name_are_refused(root):
+    (root / "train/more").mkdir()
+    (root / "train/more/r0_td.dat").write_bytes((root / "train/r0_td.dat").read_bytes())
+    with pytest.raises(DataError, match="are both called r0; rename one of them"):
+        windows(root)
+
+
+def test_check_knows_a_data_set_by_its_camera(tmp_path):
+    sensor = SCENES["megapixel"].sensor
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        write_dat(tmp_path / part / "a_td.dat", events_of(sensor=sensor), sensor)
+        write_boxes(tmp_path / part / "a_bbox.npy", labels_of((150, 700, 500, 90, 80, 2)))
+    parts = check(tmp_path)
+    assert [part.bad for part in parts] == [[], []]
+    assert parts[0].counts["car"] == 1
+
+
+def test_a_detector_learns_from_the_twin_that_sees_the_mean_of_the_frames(scenes, tmp_path):
+    words = [
+        "--data.root",
+        str(scenes / "scenes"),
+        "--data.scenes.cache",
+        str(tmp_path / "cache"),
+        "--model.width",
+        "2",
+    ]
+    words += ["--optimizer.epochs", "1", "--optimizer.warmup_epochs", "0"]
+    twin, taught = str(tmp_path / "ann"), tmp_path / "taught"
+    assert main(["train", "event-boxes", "--rule", "ann", "--data.scenes.frames", "5", *words, "--out", twin]) == 0
+    teacher = ["--objectives.heatmap_distillation.teacher", twin]
+    assert main(["train", "event-boxes", *teacher, *words, "--out", str(taught)]) == 0
+    assert "heatmap_distillation" in (taught / "metrics.csv").read_text().splitlines()[0]

@@ -1,5 +1,7 @@
 """Spiking transformers: structure, gradients, and parity with SpikingJelly's layers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -267,8 +269,30 @@ def test_the_spike_driven_transformer_is_spikingjellys():
     assert float(logits.detach().std()) > 0.01
 
 
+def test_the_gradient_study_finds_what_is_known(monkeypatch):
+    """At one step both gradients are the same."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    import gradient_study
+
+    batch = sd.Batch(images(), torch.tensor([1, 5, 7]))
+    found = gradient_study.compared(network("spikformer"), batch, 1)
+    assert len(found) > 10
+    assert all(cosine == pytest.approx(1.0) and ratio == pytest.approx(1.0) for _, cosine, ratio, _ in found)
+    assert min(cosine for _, cosine, _, _ in gradient_study.compared(network("spikformer"), batch, 4)) < 0.999
+
+
 def test_a_product_is_not_a_plain_tensor():
     """Attention of signals gives a signal: nothing is taken out of it."""
     layer = SelfAttention(8, 2, sd.Neuron())
     x = sd.Rate(2).encode((torch.rand(2, 3, 8, 4, 4) < 0.5).float(), over_time=True)
     assert isinstance(layer(x), Signal)
+
+
+@pytest.mark.parametrize("which", NETWORKS)
+def test_neurons_behind_products_have_half_of_the_threshold(which):
+    net = network(which, neuron=sd.Neuron(threshold=0.6))
+    kinds = (SelfAttention, TokenAttention, ChannelAttention)
+    behind = [module.neuron for module in net.modules() if isinstance(module, kinds)]
+    assert {neuron.neuron.threshold for neuron in behind} == {0.3}
+    others = {m.neuron.threshold for m in net.modules() if isinstance(m, sd.LIF) and m not in behind}
+    assert others == {0.6}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SpikedistillError(Exception):
@@ -36,6 +36,15 @@ class NonFiniteLoss(SpikedistillError, FloatingPointError):
 
 class Interrupted(SpikedistillError):
     """Somebody pressed Ctrl-C; the run was saved."""
+
+
+LISTED = 20
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first problems, a line each and indented, and how many more there are."""
+    more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+    return "".join(f"\n  {problem}" for problem in [*problems[:LISTED], *more])
 
 
 def choose(what: str, given: str, known: Iterable[str]) -> str:

@@ -82,8 +82,9 @@ def _prepare(given: argparse.Namespace) -> None:
     splits = load(recipe.data, recipe.timesteps)
     divided = f" ({splits.division})" if splits.division else ""
     cache = recipe.data.events.cache or recipe.data.scenes.cache or default_folder()
+    steps = recipe.timesteps or recipe.data.scenes.frames
     print(
-        f"{len(splits.train)} training and {len(splits.test)} test samples{divided}, T = {recipe.timesteps}, ready in "
+        f"{len(splits.train)} training and {len(splits.test)} test samples{divided}, T = {steps}, ready in "
         f"{time.perf_counter() - start:.1f} s in {cache}"
     )
 
@@ -112,7 +113,7 @@ def _simulate_dvs(given: argparse.Namespace) -> None:
     from spikedistill.data import DATASETS, DataSettings, ImageSet, load
     from spikedistill.data.events.make import make_recordings
 
-    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory" and name != "picture-boxes"]
+    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory"]
     choose("source", given.source, in_memory)
     settings = DataSettings(given.source, given.root, train_rows=given.train_rows, test_rows=given.test_rows)
     splits = load(settings)

@@ -12,8 +12,9 @@ from spikedistill.errors import DataError
 from spikedistill.machine.device import PRECISIONS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spikedistill.tasks import Mark
-    from spikedistill.training.trained import Trained
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -38,10 +39,11 @@ def run(given: argparse.Namespace) -> None:
     bad: list[str] = []
     for file in given.files:
         try:
-            words, marks = trained.said(file, precision)
+            inputs = trained.prepared(file)
+            words, marks = trained.said(inputs, precision)
             print(f"{file}: {words}")
             if given.out is not None:
-                _draw(trained, file, marks, given.out)
+                _draw(inputs, file, marks, given.out)
         except DataError as error:  # the others have an answer all the same
             bad.append(str(error))
     print(f"computed in {precision}, T = {trained.timesteps}" if trained.timesteps else f"computed in {precision}, ANN")
@@ -49,7 +51,7 @@ def run(given: argparse.Namespace) -> None:
         raise DataError("\n".join(bad))
 
 
-def _draw(trained: Trained, file: Path, marks: Sequence[Mark], out: Path) -> None:
+def _draw(inputs: Tensor, file: Path, marks: Sequence[Mark], out: Path) -> None:
     """A picture of the file, named as it is; one that is there is not overwritten.
 
     Raises:
@@ -60,4 +62,4 @@ def _draw(trained: Trained, file: Path, marks: Sequence[Mark], out: Path) -> Non
     target = out / f"{file.stem}.png"
     if target.exists():
         raise DataError(f"{target} exists already; choose another --out")
-    marked_picture(trained.prepared(file), marks, file.name, target)
+    marked_picture(inputs, marks, file.name, target)

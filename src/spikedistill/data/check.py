@@ -22,7 +22,7 @@ from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import content, find_pictures, split_folder
 from spikedistill.data.pictures.tables import bad_rows, parquet_table
 from spikedistill.data.pictures.torchvision_files import read_torchvision
-from spikedistill.data.scenes.layouts import SCENES
+from spikedistill.data.scenes.layouts import SCENES, SceneLayout
 from spikedistill.data.scenes.windows import RECORDING, find_windows
 from spikedistill.errors import DataError
 from spikedistill.tasks import Boxes
@@ -169,18 +169,27 @@ def _all_scenes(root: Path) -> list[Part]:
 
 
 def _scenes(root: Path, part: str, folder: Path) -> Part:
-    # without classes.txt the data set is one whose classes are known
-    known = SCENES["event-boxes" if (root / "classes.txt").exists() else "gen1"]
-    everything = dataclasses.replace(known, skip=0.0, diagonal=0.0, side=0.0)
     recordings = sorted(folder.rglob(f"*{RECORDING}"))
     bad = _problems(DatFile.open, recordings)
+    everything = dataclasses.replace(_scene_layout(root, recordings[0]), skip=0.0, diagonal=0.0, side=0.0)
     counts: dict[str, int] = {}
     try:
-        windows, names = find_windows(root, part, everything, 1, WINDOW)
-        counts = Boxes.of(windows.boxes, names, windows.sensor).counts()
+        windows = find_windows(root, part, everything, 1, WINDOW)
+        counts = Boxes.of(windows.boxes, windows.names, windows.windowing.sensor).counts()
     except DataError as error:
         bad.append(str(error))
     return Part(str(folder), f"recordings with boxes (dat), {len(recordings)} files, boxes by class", counts, bad)
+
+
+def _scene_layout(root: Path, recording: Path) -> SceneLayout:
+    """Without classes.txt the data set is one whose classes are known: that of the recording's camera."""
+    if (root / "classes.txt").exists():
+        return SCENES["event-boxes"]
+    try:
+        sensor = DatFile.open(recording).sensor
+    except DataError:
+        sensor = None
+    return next((layout for layout in SCENES.values() if sensor and layout.sensor == sensor), SCENES["gen1"])
 
 
 # ---------------------------------------------------------------- pictures

@@ -122,7 +122,7 @@ DATASETS: dict[str, DataSet] = {
     "picture-boxes": DataSet(
         "any pictures with boxes: train/*.jpg with train.json of COCO, or a file of VOC beside each",
         read_boxed,
-        kind="memory",
+        kind="boxes",
         settings=("root", "size"),
         channels=3,
         size=224,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from spikedistill.errors import SpikedistillError
+from spikedistill.errors import DataError, SpikedistillError
 
 SMALL = 16 * 1024**2
 """Bytes of a file of words and numbers (a recipe, a config) that nobody needs to exceed."""
@@ -39,6 +40,20 @@ def regular(path: Path, limit: int | None = None) -> Path:
     if limit is not None and found.st_size > limit:
         raise ReadError(f"{path} has {found.st_size:,} bytes, which is more than the {limit:,} that are read")
     return path
+
+
+def by_name(paths: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:
+    """Files by a name of theirs, by which other files or tables speak of them.
+
+    Raises:
+        DataError: two files have one name: one of them would be lost.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.setdefault(name(path), path)
+        if other != path:
+            raise DataError(f"{other} and {path} are both called {name(path)}; rename one of them")
+    return found
 
 
 def content_of(path: Path, limit: int | None = None) -> bytes:

@@ -138,13 +138,10 @@ class TokenBlock(nn.Module):
         return x + self.perceptron(x)
 
 
-class TokenHead(nn.Module):
-    """The mean over tokens and a linear classifier."""
+class Halved(nn.Sequential):
+    """conv-BN-pool-LIF: half the size."""
 
-    def __init__(self, dim: int, outputs: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(dim, outputs)
+    # pooled before the neuron, as published; the rate gradient of max pooling is not exact (method.md §2.4)
 
-    def forward(self, x: Flow) -> Flow:
-        """[N, C, H, W] → logits [N, outputs]."""
-        return self.classifier(x.flatten(2).mean(2))
+    def __init__(self, c_in: int, c_out: int, neuron: Neuron) -> None:
+        super().__init__(conv(c_in, c_out, 3), nn.BatchNorm2d(c_out), nn.MaxPool2d(3, 2, 1), LIF(neuron))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -117,8 +117,8 @@ class Branch(nn.Module):
         self.pool = layers.pool(1)
         self.classifier = nn.Linear(channels[-1], outputs)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, C, H, W] or [N, C, L] → logits [N, classes]."""
+    def forward(self, features: Tensor, size: Sequence[int] = ()) -> Tensor:
+        """[N, C, H, W] or [N, C, L] → logits [N, classes], which have no `size`."""
         return self.classifier(self.pool(self.blocks(features)).flatten(1))
 
 
@@ -146,6 +146,6 @@ class MapBranch(nn.Module):
             last,
         )
 
-    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """[N, C, H, W] → [N, outputs, *size]."""
-        return F.interpolate(self.layers(features), size, mode="bilinear", align_corners=False)
+        return F.interpolate(self.layers(features), tuple(size), mode="bilinear", align_corners=False)

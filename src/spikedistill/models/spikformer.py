@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from spikedistill.core.lif import LIF
 from spikedistill.core.network import Network
 from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Flow
 from spikedistill.errors import InvalidArgument
-from spikedistill.models.attention import SelfAttention, TokenBlock, TokenHead
-from spikedistill.models.layers import Stem, Unit, conv
+from spikedistill.models.attention import Halved, SelfAttention, TokenBlock
+from spikedistill.models.layers import Head, Stem, Unit
 
 POOLED = {"cifar": (False, False, True, True), "imagenet": (True, True, True, True)}
 """After which of the four convolutions of the patches the size is halved."""
@@ -39,12 +38,7 @@ class Patches(nn.Module):
         self.layers = nn.Sequential()
         c_in = in_channels
         for c_out, halved in zip(patch_widths(dim), POOLED[stem], strict=True):
-            self.layers.extend([conv(c_in, c_out, 3), nn.BatchNorm2d(c_out)])
-            if (
-                halved
-            ):  # before the neuron, as published; the rate gradient of max pooling is not exact (method.md §2.4)
-                self.layers.append(nn.MaxPool2d(3, 2, 1))
-            self.layers.append(LIF(neuron))
+            self.layers.append(Halved(c_in, c_out, neuron) if halved else Unit(c_in, c_out, 3, neuron))
             c_in = c_out
         self.positions = Unit(dim, dim, 3, neuron)
 
@@ -65,7 +59,7 @@ class Spikformer(nn.Module):
         self.blocks = nn.Sequential(
             *(TokenBlock(dim, ratio, SelfAttention(dim, heads, neuron), neuron) for _ in range(depth))
         )
-        self.head = TokenHead(dim, outputs)
+        self.head = Head(dim, outputs, neuron)
         self.stages = ("patches", *(f"blocks.{k}" for k in range(depth)))
 
     def forward(self, x: Flow) -> Flow:

@@ -22,7 +22,16 @@ from spikedistill.machine.reading import plain_json, plain_yaml, text_of
 from spikedistill.report.figure import new_figure, save_figure
 from spikedistill.report.metrics import read_metrics
 
-SAME_RESULT = ("seed", "claim", "device", "data.root", "data.download", "data.workers", "data.events.cache")
+SAME_RESULT = (
+    "seed",
+    "claim",
+    "device",
+    "data.root",
+    "data.download",
+    "data.workers",
+    "data.events.cache",
+    "data.scenes.cache",
+)
 """Fields of a recipe that runs of one row may differ in."""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from spikedistill.errors import DataError
+from spikedistill.errors import DataError, listed
 from spikedistill.tasks.classification import renumbered
 from spikedistill.tasks.task import Description, Mark, Motion, Targets
 
@@ -30,6 +31,7 @@ class Boxes(Targets):
         size: rows and columns of a sample.
     """
 
+    are_places: ClassVar[bool] = True
     boxes: Tensor
     names: tuple[str, ...]
     size: tuple[int, int]
@@ -53,8 +55,7 @@ class Boxes(Targets):
         called = sources or [f"sample {k}" for k in range(len(boxes))]
         bad = [f"{name}: {why}" for each, name in zip(boxes, called, strict=True) if (why := wrong(each, names, size))]
         if bad:
-            shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
-            raise DataError(f"the boxes of {len(bad)} of {len(boxes)} samples cannot be used:\n  {shown}")
+            raise DataError(f"the boxes of {len(bad)} of {len(boxes)} samples cannot be used:{listed(bad)}")
         most = max([len(each) for each in boxes], default=0)
         whole = torch.full((len(boxes), max(most, 1), FIELDS), NONE)
         for row, each in zip(whole, boxes, strict=True):
@@ -126,19 +127,29 @@ class Boxes(Targets):
         return Mark((box[0], box[1], box[2], box[3]), self.names[int(box[4])])
 
 
+def usable(boxes: Tensor, classes: int, size: tuple[int, int]) -> Tensor:
+    """Which of the boxes [b, 5] have an area, lie inside a sample and are of a class: bool [b]."""
+    low, high, kind = boxes[:, :2], boxes[:, :2] + boxes[:, 2:4], boxes[:, 4]
+    inside = (low >= 0).all(1) & (high <= torch.tensor([size[1], size[0]])).all(1)
+    known = (kind == kind.floor()) & (kind >= 0) & (kind < classes)
+    return boxes.isfinite().all(1) & (boxes[:, 2:4] > 0).all(1) & inside & known
+
+
 def wrong(boxes: Tensor, names: Sequence[str], size: tuple[int, int]) -> str:
-    """Why the boxes [b, 5] of a sample cannot be used; "" if they can."""
+    """Why the boxes [b, 5] of a sample cannot be used, of the first that cannot; "" if all can."""
     if boxes.dim() != 2 or boxes.shape[1] != FIELDS:
         return f"boxes are {list(boxes.shape)}; expected [b, 5]: left, top, width, height, class"
-    rows, columns = size
-    for k, (x, y, w, h, c) in enumerate(boxes.tolist()):
-        which = f"box {k} (x {x:g}, y {y:g}, w {w:g}, h {h:g})"
-        if not all(map(math.isfinite, (x, y, w, h, c))):
-            return f"{which} holds a number that is not finite"
-        if w <= 0 or h <= 0:
-            return f"{which} has no area"
-        if x < 0 or y < 0 or x + w > columns or y + h > rows:
-            return f"{which} is not inside the {columns} × {rows} pixels of the sample"
-        if c != int(c) or not 0 <= c < len(names):
-            return f"{which} is of class {c:g}, and there are {len(names)}: 0 to {len(names) - 1}"
-    return ""
+    bad = (~usable(boxes, len(names), size)).nonzero().flatten().tolist()
+    return f"box {bad[0]} {_why(boxes[bad[0]].tolist(), names, size)}" if bad else ""
+
+
+def _why(box: list[float], names: Sequence[str], size: tuple[int, int]) -> str:
+    x, y, w, h, kind = box
+    which = f"(x {x:g}, y {y:g}, w {w:g}, h {h:g})"
+    if not all(map(math.isfinite, box)):
+        return f"{which} holds a number that is not finite"
+    if w <= 0 or h <= 0:
+        return f"{which} has no area"
+    if kind != int(kind) or not 0 <= kind < len(names):
+        return f"{which} is of class {kind:g}, and there are {len(names)}: 0 to {len(names) - 1}"
+    return f"{which} is not inside the {size[1]} × {size[0]} pixels of the sample"

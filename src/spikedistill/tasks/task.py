@@ -7,7 +7,7 @@ one more file and one row in `tasks.TASKS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -46,7 +46,12 @@ class Targets(Protocol):
     """The right answers to the samples of a data set, one row for each.
 
     A class that inherits from it has targets that hold wherever a sample is moved to, and no marks.
+
+    Attributes:
+        are_places: whether they have to be moved with the samples (`moved`).
     """
+
+    are_places: ClassVar[bool] = False
 
     def __len__(self) -> int: ...
 

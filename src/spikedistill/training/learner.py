@@ -145,9 +145,7 @@ class SelfDistillation(NetworkWrapper):
             logits, features = self.network.propagate(signal, self._features)
         taps = [name for name in features if branches and _key(name) in self.branches]
         answered = rate(logits)
-        # a network that says something of every place is answered so by its branches, in the same size
-        size = () if answered.dim() == 2 else (answered.shape[2:],)
-        heads = {name: self.branches[_key(name)](features[name], *size) for name in taps}
+        heads = {name: self.branches[_key(name)](features[name], answered.shape[2:]) for name in taps}
         features |= {alias: features[name] for alias, name in self._aliases.items()}
         output = Output(answered, heads, features, neurons=neurons, timesteps=rule.timesteps)
         adapted = {name: adapter(output) for name, adapter in self.adapters.items()}

@@ -30,7 +30,16 @@ CLAIM_HOLDS = (
 )
 """Fields that may be replaced without making a recipe's claim untrue."""
 
-RESUMABLE = ("optimizer.epochs", "data.root", "data.download", "data.workers", "data.events.cache", "device", "graphs")
+RESUMABLE = (
+    "optimizer.epochs",
+    "data.root",
+    "data.download",
+    "data.workers",
+    "data.events.cache",
+    "data.scenes.cache",
+    "device",
+    "graphs",
+)
 """Fields that may be replaced when a run goes on: none of them changes a step that was taken. (More epochs stretch the
 schedule of the learning rate, so what follows is not what a longer run would have done from the start.)"""
 

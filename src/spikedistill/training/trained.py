@@ -190,21 +190,19 @@ class Trained:
             framing = Framing(**self.config["input"]["framing"])
             return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)
         if self.config["input"]["kind"] == "scenes":
-            return (
-                torch.from_numpy(last_window(file, Windowing(**self.config["input"]["framing"]))).float().unsqueeze(1)
-            )
+            windowing = Windowing(**self.config["input"]["framing"])
+            return torch.from_numpy(last_window(file, windowing)).float().unsqueeze(1)
         return prepared_picture(Path(file), self.config["input"])
 
     def answer(self, file: str | Path, precision: str = "fp32") -> str:
         """What the network says about a file, in words."""
-        return self.said(file, precision)[0]
+        return self.said(self.prepared(file), precision)[0]
 
     @torch.no_grad()
-    def said(self, file: str | Path, precision: str = "fp32") -> tuple[str, list[Mark]]:
-        """What the network says about a file, in words and to be drawn on it."""
-        images = self.prepared(file)
-        with autocast(precision, images.device):
-            logits = self.network(images, timesteps=self.timesteps).logits[0].float()
+    def said(self, inputs: torch.Tensor, precision: str = "fp32") -> tuple[str, list[Mark]]:
+        """What the network says about one sample (`prepared`), in words and to be drawn on it."""
+        with autocast(precision, inputs.device):
+            logits = self.network(inputs, timesteps=self.timesteps).logits[0]
         described = self.config["targets"]
         return self.task.answer(logits, described), self.task.marks(logits, described)
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from spikedistill.errors import DataError
+from spikedistill.errors import DataError, listed
 from spikedistill.machine.locks import locked
 from spikedistill.machine.output import say
 from spikedistill.machine.progress import show_progress
@@ -81,8 +81,12 @@ def key(source: FrameSource) -> str:
     return hashlib.sha256(json.dumps([FORMAT, stats, source.says()]).encode()).hexdigest()[:20]
 
 
-def prepared(source: FrameSource, folder: str | Path | None) -> np.ndarray:
+def prepared(source: FrameSource, folder: str | Path | None, setting: str = "data.events.cache") -> np.ndarray:
     """The frames [M, ...] of all samples, memory-mapped; made now if they are not there.
+
+    Args:
+        folder: of the caches (None: `default_folder`).
+        setting: the recipe field by which another folder is given, for an error.
 
     Raises:
         DataError: unusable recordings, all of them by name; or a cache folder that cannot be written.
@@ -101,7 +105,7 @@ def prepared(source: FrameSource, folder: str | Path | None) -> np.ndarray:
             megabytes = len(source) * math.prod(source.shape) * source.dtype.itemsize / 1e6
             raise DataError(
                 f"the frames cannot be kept in {folder}: {error}. Give a folder with room for {megabytes:.0f} MB: "
-                "--data.events.cache FOLDER"
+                f"--{setting} FOLDER"
             ) from error
     # Read-only, and shared by the processes of a run: the system keeps one copy in memory.
     return np.load(target / "frames.npy", mmap_mode="r", allow_pickle=False)
@@ -145,8 +149,7 @@ def _prepare(source: FrameSource, target: Path) -> None:
         # All files are tried before any is complained about: people mend a folder once, not file by file.
         bad = list(_fill(out, source))
         if bad:
-            shown = "\n  ".join(bad[:20]) + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
-            raise DataError(f"{len(bad)} of {len(source)} recordings cannot be used:\n  {shown}")
+            raise DataError(f"{len(bad)} of {len(source)} recordings cannot be used:{listed(bad)}")
         out.flush()
         about: dict[str, Any] = {"root": str(source.root), "samples": len(source)}
         about |= _seal(temporary / "frames.npy")

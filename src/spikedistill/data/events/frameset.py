@@ -31,7 +31,7 @@ class FrameSet:
     Attributes:
         frames: array [M, T, 2, H, W], in memory or memory-mapped.
         index: the rows of `frames` that are samples, int64 [n].
-        targets: n rows; they must hold for frames that are shifted or mirrored.
+        targets: n rows; those that are places allow no random change.
         framing: how the frames were made.
         device: where finished batches lie.
 
@@ -73,7 +73,7 @@ class FrameSet:
 
     def read_changed(self, index: Tensor, share: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Raw:
         """Changed frames [T, N, 2, H, W] in the type in which they are kept."""
-        augmentation.only(FRAME_CHANGES, "event frames")
+        augmentation.only(() if self.targets.are_places else FRAME_CHANGES, "event frames")
         changes = Changes.draw(len(index), augmentation, generator).rows(share)
         return Raw((change(self._frames(index[share]), changes),), self.targets.batch(index[share]))
 

@@ -23,14 +23,13 @@ from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import SUFFIXES, content, split_folder
 from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.data.pictures.prepare import resize
-from spikedistill.errors import DataError
+from spikedistill.errors import DataError, listed
 from spikedistill.machine.output import say
-from spikedistill.machine.reading import ReadError, plain_json, text_of
+from spikedistill.machine.reading import ReadError, by_name, plain_json, text_of
 from spikedistill.tasks.boxes import Boxes
 
 LARGEST = 256 * 1024**2
 """Bytes of a file of annotations."""
-SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +70,7 @@ def read_boxed(dataset: DataSet, request: Request) -> ImageSet:
         pictures.append(resize(picture, size, size))
         boxes.append(_resized(each, names, picture.shape[1], picture.shape[2], size))
     if bad:
-        more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise DataError(f"{len(bad)} of {len(found)} pictures cannot be used:\n  " + "\n  ".join(bad[:SHOWN]) + more)
+        raise DataError(f"{len(bad)} of {len(found)} pictures cannot be used:{listed(bad)}")
     empty = sum(not len(each) for each in boxes)
     if empty:
         say(f"{folder}: {empty} of {len(boxes)} pictures have no box", "stderr")
@@ -101,22 +99,28 @@ def annotated(root: Path, folder: Path) -> list[Annotated]:
     Raises:
         DataError: no annotations, or ones that do not go with the pictures.
     """
-    pictures = {path.name: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES}
     table = root / f"{folder.name}.json"
+    known_by = _name if table.exists() else _stem
+    pictures = by_name([path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES], known_by)
     if table.exists():
         found = coco_boxes(table)
     else:
-        found = {xml.stem: voc_boxes(xml) for xml in sorted(folder.rglob("*.xml"))}
-        stems = {Path(name).stem: name for name in pictures}
-        found = {stems.get(stem, f"{stem}.jpg"): boxes for stem, boxes in found.items()}
+        found = {name: voc_boxes(xml) for name, xml in by_name(sorted(folder.rglob("*.xml")), known_by).items()}
     if not found:
         raise DataError(f"{folder} has no annotations: expected {table}, as COCO has it, or NAME.xml beside NAME.jpg")
     alone = [f"{pictures[name]} has no annotation" for name in pictures if name not in found]
     alone += [f"{folder / name} is annotated and is not there" for name in found if name not in pictures]
     if alone:
-        more = f"\n  and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
-        raise DataError("pictures and annotations do not go together:\n  " + "\n  ".join(alone[:SHOWN]) + more)
+        raise DataError(f"pictures and annotations do not go together:{listed(alone)}")
     return [Annotated(path, tuple(found[name])) for name, path in pictures.items()]
+
+
+def _name(path: Path) -> str:
+    return path.name
+
+
+def _stem(path: Path) -> str:
+    return path.stem
 
 
 Named = list[tuple[float, float, float, float, str]]
@@ -128,6 +132,8 @@ def coco_boxes(path: Path) -> dict[str, Named]:
         content = plain_json(path, LARGEST)
         classes = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
         names = {entry["id"]: Path(str(entry["file_name"])).name for entry in content["images"]}
+        if len(set(names.values())) < len(content["images"]):
+            raise ValueError("two images have one id, or one file name")
         found: dict[str, Named] = {name: [] for name in names.values()}
         for entry in content["annotations"]:
             if not entry.get("iscrowd"):

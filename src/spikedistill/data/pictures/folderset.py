@@ -90,7 +90,7 @@ class FolderSet:
 
     def read_changed(self, index: Tensor, share: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Raw:
         """uint8 [N, 3, size, size]; with Cutout also the centres [N, 2] and the side of the squares."""
-        augmentation.only(FOLDER_CHANGES, "picture folders")
+        augmentation.only(("cutout",) if self.targets.are_places else FOLDER_CHANGES, "picture folders")
         # As many numbers for each picture, used or not: what one picture needs does not shift those of the next.
         numbers = torch.rand(len(index), NUMBERS, generator=generator)[share]
         unflipped = dataclasses.replace(augmentation, flip=False)

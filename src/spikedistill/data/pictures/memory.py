@@ -13,8 +13,7 @@ from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.changes import Draw, changed, finished, motion_of
 from spikedistill.data.samples import Raw, Wanted, check_rows
-from spikedistill.errors import DataError, InvalidArgument
-from spikedistill.tasks.classification import Labels
+from spikedistill.errors import DataError
 from spikedistill.tasks.task import Targets
 
 IMAGE_CHANGES = ("crop", "flip", "autoaugment", "cutout")
@@ -78,11 +77,8 @@ class ImageSet:
     def read_changed_batches(self, wanted: Sequence[Wanted], augmentation: Augmentation) -> list[Raw]:
         """As `read_changed` for each; AutoAugment makes one call for all pictures that get the same change."""
         augmentation.only(IMAGE_CHANGES, "pictures in memory")
-        if augmentation.autoaugment and not isinstance(self.targets, Labels):
-            raise InvalidArgument(
-                "autoaugment rotates and shears pictures, and only class labels stay what they are then; leave it out: "
-                "--data.augmentation.autoaugment false"
-            )
+        if self.targets.are_places:  # which AutoAugment would shear and rotate
+            augmentation.only(("crop", "flip", "cutout"), "pictures with boxes")
         height, width = self.images.shape[2:]
         # Drawn on the CPU for whole batches: the same numbers on every device and in every process.
         draws = [
@@ -95,12 +91,11 @@ class ImageSet:
         parts = [(each,) for each in images.split(sizes)]
         if square:  # a centre for each picture, and one side for all
             parts = [(*part, centre, square[1]) for part, centre in zip(parts, square[0].split(sizes), strict=True)]
-        return [
-            Raw(
-                part, self.targets.moved(self.targets.batch(share), motion_of(draw, augmentation.crop, (height, width)))
-            )
-            for part, share, draw in zip(parts, shares, draws, strict=True)
-        ]
+        targets = [self.targets.batch(share) for share in shares]
+        if self.targets.are_places:
+            motions = [motion_of(draw, augmentation.crop, (height, width)) for draw in draws]
+            targets = [self.targets.moved(each, motion) for each, motion in zip(targets, motions, strict=True)]
+        return [Raw(part, each) for part, each in zip(parts, targets, strict=True)]
 
     def finish(self, raw: Raw) -> Batch:
         """Images float32 [N, C, H, W], normalised, and cut out where that was drawn."""

@@ -13,10 +13,10 @@ from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.events.cache import prepared
-from spikedistill.data.events.event import Sensor
 from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, motion_of
 from spikedistill.data.samples import Raw, check_rows
 from spikedistill.data.scenes.layouts import SCENES
+from spikedistill.data.scenes.settings import Windowing
 from spikedistill.data.scenes.windows import find_windows
 from spikedistill.machine.output import say
 from spikedistill.tasks import Boxes, Targets
@@ -32,8 +32,7 @@ class SceneSet:
         packed: array uint8 [M, T, 2, rows, ⌈columns/8⌉], in memory or memory-mapped: a bit for each pixel.
         index: the rows of `packed` that are samples, int64 [n].
         targets: n rows.
-        sensor: of the camera.
-        window: ms that a sample shows.
+        windowing: how the frames were made.
         device: where finished batches lie.
 
     Raises:
@@ -43,8 +42,7 @@ class SceneSet:
     packed: np.ndarray
     index: Tensor
     targets: Targets
-    sensor: Sensor
-    window: float
+    windowing: Windowing
     device: torch.device = torch.device("cpu")
 
     def __post_init__(self) -> None:
@@ -64,8 +62,7 @@ class SceneSet:
 
     def description(self) -> dict[str, Any]:
         """What a network that learned these windows is fed."""
-        framing = {"timesteps": self.packed.shape[1], "window": self.window, "sensor": list(self.sensor)}
-        return {"kind": "scenes", "shape": [2, *self.sensor], "framing": framing}
+        return {"kind": "scenes", "shape": [2, *self.windowing.sensor], "framing": self.windowing.says()}
 
     def read(self, index: Tensor) -> Raw:
         """Frames uint8 [N, T, 2, rows, columns] of 0 and 1."""
@@ -74,12 +71,13 @@ class SceneSet:
     def read_changed(self, index: Tensor, share: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Raw:
         """Frames uint8 [N, T, 2, rows, columns], shifted and mirrored, the same at all time steps; boxes with them."""
         augmentation.only(SCENE_CHANGES, "scenes")
-        draw = Draw.make(len(index), *self.sensor, augmentation, generator).rows(share)
+        sensor = self.windowing.sensor
+        draw = Draw.make(len(index), *sensor, augmentation, generator).rows(share)
         frames = self._frames(index[share])
         if augmentation.crop or augmentation.flip:
             moved = cropped_and_flipped(frames.flatten(1, 2), augmentation.crop, draw.to(frames.device))
             frames = moved.view(frames.shape)
-        motion = motion_of(draw, augmentation.crop, self.sensor)
+        motion = motion_of(draw, augmentation.crop, sensor)
         return Raw((frames,), self.targets.moved(self.targets.batch(index[share]), motion))
 
     def finish(self, raw: Raw) -> Batch:
@@ -92,7 +90,7 @@ class SceneSet:
 
     def _frames(self, index: Tensor) -> Tensor:
         bits = np.ascontiguousarray(self.packed[self.index[index].numpy()])
-        frames = np.unpackbits(bits, axis=-1, count=self.sensor.columns)
+        frames = np.unpackbits(bits, axis=-1, count=self.windowing.sensor.columns)
         return torch.from_numpy(frames).to(self.device)
 
 
@@ -106,11 +104,11 @@ def read_scenes(dataset: DataSet, request: Request) -> SceneSet:
     settings, root = request.scenes, request.folder()
     part = "train" if request.train else "test"
     timesteps = settings.timesteps(request.timesteps)
-    windows, names = find_windows(root, part, SCENES[request.name], timesteps, settings.window, settings.repair)
+    windows = find_windows(root, part, SCENES[request.name], timesteps, settings.window, settings.repair)
     left_out = ", ".join(f"{count} {what}" for what, count in windows.left_out.items() if count)
     if left_out:
         say(f"{windows.root}: left out, or changed: {left_out}", "stderr")
     called = [windows.name(k) for k in range(len(windows))]
-    targets = Boxes.of(windows.boxes, names, windows.sensor, called)
-    packed = prepared(windows, settings.cache)
-    return SceneSet(packed, torch.arange(len(windows)), targets, windows.sensor, settings.window)
+    targets = Boxes.of(windows.boxes, windows.names, windows.windowing.sensor, called)
+    packed = prepared(windows, settings.cache, "data.scenes.cache")
+    return SceneSet(packed, torch.arange(len(windows)), targets, windows.windowing)

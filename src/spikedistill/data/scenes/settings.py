@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from spikedistill.data.events.event import Sensor
 from spikedistill.errors import InvalidArgument
@@ -33,6 +34,10 @@ class Windowing:
         whole = (self.timesteps, *self.sensor)
         if not all(isinstance(n, int) and n > 0 for n in whole) or not 0 < self.window < LONGEST:
             raise InvalidArgument(f"frames of a window need whole numbers above 0, and some ms; given {self}")
+
+    def says(self) -> dict[str, Any]:
+        """As plain values, in the form in which JSON gives them back."""
+        return {"timesteps": self.timesteps, "window": self.window, "sensor": list(self.sensor)}
 
 
 @dataclasses.dataclass(frozen=True)

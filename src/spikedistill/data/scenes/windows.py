@@ -23,14 +23,13 @@ from spikedistill.data.events.recordings import part_folder
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes
 from spikedistill.data.scenes.layouts import SceneLayout
 from spikedistill.data.scenes.settings import Windowing
-from spikedistill.errors import DataError
-from spikedistill.machine.reading import ReadError, text_of
-from spikedistill.tasks.boxes import wrong
+from spikedistill.errors import DataError, listed
+from spikedistill.machine.reading import ReadError, by_name, text_of
+from spikedistill.tasks.boxes import usable, wrong
 
 RECORDING, LABELS = "_td.dat", "_bbox.npy"
 OPEN = 64
 """Recordings that are open at a time."""
-SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,9 +42,8 @@ class Windows:
         recording: of each window, the number of its file, int64 [M].
         ends: of each window, in µs, int64 [M].
         boxes: of each window, [b, 5].
-        sensor: of the camera.
-        timesteps: T.
-        window: µs.
+        names: of the classes.
+        windowing: how they become frames.
         left_out: how many boxes or recordings do not count, by reason.
     """
 
@@ -54,9 +52,8 @@ class Windows:
     recording: np.ndarray
     ends: np.ndarray
     boxes: tuple[Tensor, ...]
-    sensor: Sensor
-    timesteps: int
-    window: int
+    names: tuple[str, ...]
+    windowing: Windowing
     left_out: Counter[str]
     dtype: np.dtype = np.dtype(np.uint8)
 
@@ -65,16 +62,15 @@ class Windows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.timesteps, 2, self.sensor.rows, -(-self.sensor.columns // 8))
+        rows, columns = self.windowing.sensor
+        return (self.windowing.timesteps, 2, rows, -(-columns // 8))
 
     def says(self) -> dict[str, Any]:
         return {
             "form": "windows",
             "recording": self.recording.tolist(),
             "ends": self.ends.tolist(),
-            "sensor": list(self.sensor),
-            "timesteps": self.timesteps,
-            "window": self.window,
+            **self.windowing.says(),
         }
 
     def make(self, k: int) -> np.ndarray:
@@ -87,21 +83,22 @@ class Windows:
         Raises:
             DataError: the recording is damaged.
         """
-        end = int(self.ends[k])
-        return binary_frames(_opened(self.files[self.recording[k]]), end, self.window, self.timesteps, self.sensor)
+        return binary_frames(_opened(self.files[self.recording[k]]), int(self.ends[k]), self.windowing)
 
     def name(self, k: int) -> str:
         """What to call a window: its recording and time."""
         return f"{self.files[self.recording[k]].name} at {self.ends[k] / 1000:g} ms"
 
 
-def binary_frames(file: DatFile, end: int, window: int, timesteps: int, sensor: Sensor) -> np.ndarray:
-    """Where anything happened in the `window` µs before `end`, in T parts of equal time: bool [T, 2, rows, columns].
+def binary_frames(file: DatFile, end: int, windowing: Windowing) -> np.ndarray:
+    """Where anything happened in the window before `end` (µs), in T parts of equal time: bool [T, 2, rows, columns].
 
     Raises:
         DataError: events outside the sensor.
     """
-    return to_frames_between(file.window(end - window, end, sensor), timesteps, end - window, end, sensor) > 0
+    start = end - round(windowing.window * 1000)
+    events = file.window(start, end, windowing.sensor)
+    return to_frames_between(events, windowing.timesteps, start, end, windowing.sensor) > 0
 
 
 def last_window(path: str | Path, windowing: Windowing) -> np.ndarray:
@@ -113,8 +110,7 @@ def last_window(path: str | Path, windowing: Windowing) -> np.ndarray:
     file = DatFile.open(path)
     if not len(file.records):
         raise DataError(f"{path} holds no events")
-    window = round(windowing.window * 1000)
-    return binary_frames(file, file.end + 1, window, windowing.timesteps, windowing.sensor)
+    return binary_frames(file, file.end + 1, windowing)
 
 
 def _opened(path: Path) -> DatFile:
@@ -138,8 +134,8 @@ def _kept_open(path: Path, modified: int, size: int) -> DatFile:
 
 def find_windows(
     root: Path, part: str, layout: SceneLayout, timesteps: int, window: float, repair: bool = False
-) -> tuple[Windows, tuple[str, ...]]:
-    """The windows of a part ("train", "test"), and the names of the classes.
+) -> Windows:
+    """The windows of a part ("train", "test").
 
     Raises:
         DataError: no such folder, recordings without boxes or boxes without recording, or unusable ones: all by name.
@@ -148,10 +144,7 @@ def find_windows(
     if not folder.is_dir():
         raise DataError(f"{root} holds no folder {part}/; expected {part}/NAME{RECORDING} and {part}/NAME{LABELS}")
     names = classes_of(root, layout)
-    recordings, labels = (
-        {path.name.removesuffix(suffix): path for path in sorted(folder.rglob(f"*{suffix}"))}
-        for suffix in (RECORDING, LABELS)
-    )
+    recordings, labels = (_with_suffix(folder, suffix) for suffix in (RECORDING, LABELS))
     _refuse_alone(folder, recordings, labels)
     sensor = layout.sensor or _sensor_of([*recordings.values()])
     left_out, problems, chosen = Counter[str](), list[str](), list[tuple[int, int, Tensor]]()
@@ -167,17 +160,17 @@ def find_windows(
             left_out["recordings without a box"] += 1
         chosen += [(number, int(t), found.boxes[torch.from_numpy(found.times == t)]) for t in np.unique(found.times)]
     if problems:
-        shown = "\n  ".join(problems[:SHOWN]) + (f"\n  and {len(problems) - SHOWN} more" * (len(problems) > SHOWN))
-        raise DataError(f"{len(problems)} of {len(recordings)} recordings cannot be used:\n  {shown}")
+        raise DataError(f"{len(problems)} of {len(recordings)} recordings cannot be used:{listed(problems)}")
     if not chosen:
         raise DataError(f"{folder} holds {len(recordings)} recordings, and no box that counts")
     numbers, ends, boxes = zip(*chosen, strict=True)
+    windowing = Windowing(timesteps, window, sensor)
     files = tuple(recordings.values())
-    end = np.array(ends, np.int64)
-    return (
-        Windows(folder, files, np.array(numbers), end, boxes, sensor, timesteps, round(window * 1000), left_out),
-        names,
-    )
+    return Windows(folder, files, np.array(numbers), np.array(ends), boxes, names, windowing, left_out)
+
+
+def _with_suffix(folder: Path, suffix: str) -> dict[str, Path]:
+    return by_name(sorted(folder.rglob(f"*{suffix}")), lambda path: path.name.removesuffix(suffix))
 
 
 def classes_of(root: Path, layout: SceneLayout) -> tuple[str, ...]:
@@ -202,11 +195,8 @@ def _refuse_alone(folder: Path, recordings: dict[str, Path], labels: dict[str, P
     alone = [f"{recordings[name]} has no {name}{LABELS}" for name in recordings if name not in labels]
     alone += [f"{labels[name]} has no {name}{RECORDING}" for name in labels if name not in recordings]
     if alone:
-        more = f"\n  and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
         raise DataError(
-            "recordings and boxes do not go together; add what is missing, or move these away:\n  "
-            + "\n  ".join(alone[:SHOWN])
-            + more
+            f"recordings and boxes do not go together; add what is missing, or move these away:{listed(alone)}"
         )
     if not recordings:
         raise DataError(f"{folder} holds no NAME{RECORDING} with NAME{LABELS} beside it")
@@ -245,17 +235,17 @@ def _checked(
         limit = torch.tensor([sensor.columns, sensor.rows])
         high = (found.boxes[:, :2] + found.boxes[:, 2:4]).minimum(limit)
         cut = torch.cat([low, high - low, found.boxes[:, 4:]], 1)
-        moved = (cut - found.boxes).abs().amax(1) > 0 if len(cut) else torch.zeros(0, dtype=torch.bool)
-        good = torch.tensor([not wrong(row[None], names, sensor) for row in cut], dtype=torch.bool)
+        moved = (cut != found.boxes).any(1)
+        good = usable(cut, len(names), sensor)
         left_out["boxes cut at the edge"] += int((moved & good).sum())
         left_out["boxes that cannot be used"] += int((~good).sum())
         return LabelledBoxes(found.times, cut).rows(good.numpy())
-    for row, time in zip(found.boxes, found.times, strict=True):
-        if problem := wrong(row[None], names, sensor):
-            raise DataError(
-                f"{path} at {time / 1000:g} ms: {problem.replace('box 0', 'the box')}. To cut boxes at the edge, and "
-                "to leave out what cannot be used: --data.scenes.repair true"
-            )
+    if problem := wrong(found.boxes, names, sensor):
+        time = found.times[int((~usable(found.boxes, len(names), sensor)).nonzero()[0])]
+        raise DataError(
+            f"{path} at {time / 1000:g} ms: {problem}. To cut boxes at the edge, and to leave out what cannot be used: "
+            "--data.scenes.repair true"
+        )
     return found
 
 
