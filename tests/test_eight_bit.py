@@ -140,7 +140,7 @@ def test_a_run_says_so_and_refuses_what_has_no_effect(tmp_path, capsys):
     sd.train(load_recipe("fashion-small", words), tmp_path / "run")
     assert re.search("[1-9] of [0-9]+ layers on spikes in 8 bits", "".join(capsys.readouterr()))
     for rule in ("bptt", "rate_twin"):
-        with pytest.raises(ValueError, match="for --rule rate, and this is .*; leave out --convolutions"):
+        with pytest.raises(ValueError, match="--convolutions 8bit is for --rule rate, and this is .*; leave it out"):
             sd.train(load_recipe("fashion-small", [*words, "--rule", rule]), tmp_path / rule)
 
 

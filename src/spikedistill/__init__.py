@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from spikedistill.training.statistics import retake_statistics
     from spikedistill.training.trained import Trained, load
     from spikedistill.training.tuning import Tuning, tune
+    from spikedistill.training.whitening import whiten
 
 _HOMES = {
     "core": ("rules",),
@@ -95,6 +96,7 @@ _HOMES = {
     "training.statistics": ("retake_statistics",),
     "training.trained": ("Trained", "load"),
     "training.tuning": ("Tuning", "tune"),
+    "training.whitening": ("whiten",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -170,6 +172,7 @@ __all__ = [
     "to_spiking",
     "train",
     "tune",
+    "whiten",
 ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spikedistill.bench.peers import SnnTorch, SpikingJelly
 from spikedistill.bench.point import Point
 from spikedistill.bench.two_pass import TwoPass
-from spikedistill.core.kernels import EAGER, Kernels, compiled, in_eight_bits, missing_eight_bit
+from spikedistill.core.kernels import EAGER, Kernels, compiled, in_eight_bits, in_parts, missing_eight_bit
 from spikedistill.core.learning import ANN, BPTT, LearningRule, Rate
 from spikedistill.core.network import Network
 from spikedistill.errors import InvalidArgument
@@ -111,16 +111,30 @@ def _ours(rule: Callable[[int], LearningRule], branches: tuple[str, ...] | None 
     return build
 
 
-def _ours_in_8_bits(branches: tuple[str, ...] | None = ()) -> Callable[..., Trainee]:
-    """Rate-based backpropagation with spikes and weights of 8 bits in the forward convolutions."""
+def _other_kernels(
+    change: Callable[[Kernels], Kernels], how: str, branches: tuple[str, ...] | None = ()
+) -> Callable[..., Trainee]:
+    """Rate-based backpropagation with its kernels changed; `how` says so."""
 
     def build(network: Network, point: Point, device: torch.device) -> Trainee:
         made = _ours(Rate, branches)(network, point, device)
         assert made.learner is not None
-        made.learner.kernels = in_eight_bits(made.learner.kernels)
-        return dataclasses.replace(made, setting=f"{made.setting}, 8-bit convolutions")
+        made.learner.kernels = change(made.learner.kernels)
+        return dataclasses.replace(made, setting=f"{made.setting}, {how}")
 
     return build
+
+
+def _in_8_bits(branches: tuple[str, ...] | None = ()) -> Callable[..., Trainee]:
+    return _other_kernels(in_eight_bits, "8-bit convolutions", branches)
+
+
+PARTS = 8
+"""Of the batch, for the subjects in parts."""
+
+
+def _in_parts(branches: tuple[str, ...] | None = ()) -> Callable[..., Trainee]:
+    return _other_kernels(lambda kernels: in_parts(kernels, PARTS), f"in {PARTS} parts of the batch", branches)
 
 
 def _kernels(rule: LearningRule, device: torch.device) -> tuple[Kernels, str]:
@@ -191,9 +205,11 @@ SUBJECTS: dict[str, Subject] = {
     "bptt": Subject("our BPTT", _ours(BPTT)),
     "ann": Subject("ANN twin", _ours(_ann)),
     "self-distillation-8bit": Subject(
-        "self-distillation, 8-bit convolutions", _ours_in_8_bits(branches=None), missing=missing_eight_bit
+        "self-distillation, 8-bit convolutions", _in_8_bits(branches=None), missing=missing_eight_bit
     ),
-    "rate-8bit": Subject("rate-based alone, 8-bit convolutions", _ours_in_8_bits(), missing=missing_eight_bit),
+    "rate-8bit": Subject("rate-based alone, 8-bit convolutions", _in_8_bits(), missing=missing_eight_bit),
+    "self-distillation-parts": Subject("self-distillation, in parts of the batch", _in_parts(branches=None)),
+    "rate-parts": Subject("rate-based alone, in parts of the batch", _in_parts()),
     "self-distillation-graph": Subject(
         "self-distillation as a CUDA graph", _ours(Rate, branches=None), missing=no_gpu, graphs=True
     ),

@@ -228,7 +228,7 @@ def _refuse_equal_seeds(records: list[Record]) -> None:
 
 CHOICES = ("objectives.", "model.", "rule.", "task.")
 """Groups in which a field that is missing means another choice, and not another version."""
-ADDED = ("learned.", "data.augmentation.", "phases.", "init_fit")
+ADDED = ("learned.", "data.augmentation.", "phases.", "init_fit", "whiten", "parts")
 """Groups that grow with the versions; what a version does not know is off in it."""
 OFF = (None, 0, False, "")
 ON = {"phases.branches": True}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spikedistill.core.kernels import Kernels, count_eight_bit, in_eight_bits
+from spikedistill.core.kernels import Kernels, count_eight_bit, in_eight_bits, in_parts
 from spikedistill.core.kernels.eight_bit import FEWEST_CHANNELS
 from spikedistill.core.learning import Rate
 from spikedistill.core.modules import evaluating
@@ -23,7 +23,7 @@ from spikedistill.models.tensor_train import ranks_of
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
 from spikedistill.training.checkpoints import apply_state, load_checkpoint, load_weights
-from spikedistill.training.fitting import Fit, fit_to_spikes
+from spikedistill.training.fitting import fit_to_spikes
 from spikedistill.training.impossible import refuse_impossible
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.loop import Progress, Session, not_finite
@@ -35,9 +35,10 @@ from spikedistill.training.recipe_files import RESUMABLE
 from spikedistill.training.recipe_values import changed_fields, flat_values
 from spikedistill.training.trust import Trust, imports_of
 from spikedistill.training.tuning import choose_kernels
+from spikedistill.training.whitening import whiten
 
 CHECKPOINT = "checkpoint.pt"
-FIT_SAMPLES, FIT_BATCH = 1024, 128
+START_SAMPLES, START_BATCH = 1024, 128
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -86,7 +87,7 @@ class Prepared:
     session: Session
     kernels_reason: str
     precision_reason: str
-    fit: Fit | None = None
+    start: str | None = None
 
     @property
     def kernels(self) -> Kernels:
@@ -104,7 +105,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     learner = make_learner(built, run.splits.train, run.network, run.trust, run.teachers).to(run.device)
     run = _with_ranks(run, learner)
     refuse_impossible(run.recipe, learner, run.splits.train, run.device, run.process)
-    fit = _fitted(run, learner) if state is None else None
+    start = _start(run, learner) if state is None else None
     random = torch.get_rng_state()  # measuring must not move what training draws
     precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
@@ -113,6 +114,9 @@ def prepare(run: Run, resume: bool) -> Prepared:
     if run.recipe.convolutions == "8bit":
         kernels_reason += f"; {_in_eight_bits(learner, example)}"
         learner.kernels = in_eight_bits(learner.kernels)
+    if run.recipe.parts is not None:
+        kernels_reason += f"; in {run.recipe.parts} parts of the batch"
+        learner.kernels = in_parts(learner.kernels, run.recipe.parts)
     torch.set_rng_state(random)
     compile = "off" if kernels_reason.startswith("eager") else "on"
     recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile)  # type: ignore[arg-type]
@@ -123,15 +127,18 @@ def prepare(run: Run, resume: bool) -> Prepared:
     session = Session(learner, phases, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
-    return Prepared(run, session, kernels_reason, precision_reason, fit)
+    return Prepared(run, session, kernels_reason, precision_reason, start)
 
 
-def _fitted(run: Run, learner: SelfDistillation) -> Fit | None:
-    """The weights of `init` fitted to spikes on some training samples, where the recipe wants that.
+def _start(run: Run, learner: SelfDistillation) -> str | None:
+    """First weights that come of training samples, where the recipe wants that: what was done, in words.
 
     Raises:
-        InvalidArgument: they are of a spiking network.
+        InvalidArgument: the weights of `init` are to be fitted to spikes and are of a spiking network; or whitening a
+            network that does not begin with a convolution of images.
     """
+    if run.recipe.whiten:
+        return f"whitened: {whiten(learner.network, _some_inputs(run))} directions in the first layer"
     if not run.recipe.init_fit:
         return None
     assert run.recipe.timesteps is not None
@@ -142,10 +149,14 @@ def _fitted(run: Run, learner: SelfDistillation) -> Fit | None:
             f"init_fit is for the weights of an ANN twin, and {run.recipe.init} was trained on spikes with T = {of}; "
             "leave it out"
         )
+    return str(fit_to_spikes(learner.network, _some_inputs(run), run.recipe.timesteps))
+
+
+def _some_inputs(run: Run) -> list[Tensor]:
+    """Training inputs, as they are without augmentation."""
     # drawn, for the rows of a folder are sorted by class
-    order = torch.randperm(len(run.splits.train), generator=generator_for(run.recipe.seed))[:FIT_SAMPLES]
-    inputs = [run.splits.train.batch(index).inputs.to(run.device) for index in order.split(FIT_BATCH)]
-    return fit_to_spikes(learner.network, inputs, run.recipe.timesteps)
+    order = torch.randperm(len(run.splits.train), generator=generator_for(run.recipe.seed))[:START_SAMPLES]
+    return [run.splits.train.batch(index).inputs.to(run.device) for index in order.split(START_BATCH)]
 
 
 def _with_ranks(run: Run, learner: SelfDistillation) -> Run:
@@ -298,7 +309,7 @@ def about(prepared: Prepared) -> list[str]:
         f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
         f"{run.device}, {prepared.precision_reason}",
         f"kernels {prepared.kernels_reason}",
-        *([] if prepared.fit is None else [f"start {prepared.fit}"]),
+        *([] if prepared.start is None else [f"start {prepared.start}"]),
         f"folder {run.folder}",
     ]
 

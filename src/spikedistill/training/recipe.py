@@ -122,11 +122,15 @@ class Recipe:
         optimizer: how weights follow from gradients.
         init: folder of a finished run whose weights this one starts from (null: random ones).
         init_fit: whether those weights, of an ANN twin, are first fitted to spikes on training samples.
+        whiten: whether the first convolution starts from the principal directions of training samples' patches and
+            their negatives, all equally strong, instead of random weights.
         seed: of initialisation, order and augmentation.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "fp32", "bf16", or "auto": the faster of the two, by a short measurement where bf16 has units.
         compile: fuse the neurons' kernels: "on", "off", or "auto": where it pays.
         convolutions: of spikes: "full", in that precision; or "8bit", with weights rounded to 8 bits, on a CPU.
+        parts: of the batch, in which the spike path of rate-based backpropagation is computed: twice, and with nothing
+            kept but spikes, so that memory hardly grows with T (null: in one, once).
         graphs: record each form of the training step as a CUDA graph and replay it; only with one process on a GPU.
         claim: what the recipe promises.
     """
@@ -145,11 +149,13 @@ class Recipe:
     optimizer: OptimizerSettings = SGD()
     init: str | None = None
     init_fit: bool = False
+    whiten: bool = False
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     convolutions: Literal["full", "8bit"] = "full"
+    parts: int | None = None
     graphs: bool = False
     claim: Claim = Claim()
 
@@ -160,6 +166,10 @@ class Recipe:
             raise InvalidArgument("phases.branches false has no effect on a network without branches; leave it out")
         if self.tensor_train.form is None and self.tensor_train != TensorTrainSettings():
             raise InvalidArgument("tensor_train has no effect without a form: --tensor_train.form ptt")
+        if self.parts is not None and self.parts < 2:
+            raise InvalidArgument(f"parts is {self.parts}; expected 2 or more parts of a batch, or null for one")
+        if self.whiten and self.init is not None:
+            raise InvalidArgument("whiten would replace the first layer's weights of --init; leave out one of them")
         if self.init_fit and (self.init is None or self.rule.timesteps is None or self.phases.epochs):
             raise InvalidArgument(
                 "init_fit fits the weights of --init to spikes, and has no effect without them, in an ANN twin, or "

@@ -9,7 +9,8 @@ from spikedistill.core.kernels.eight_bit import (
     missing_eight_bit,
 )
 from spikedistill.core.kernels.fused import FUSED, Fused
-from spikedistill.core.kernels.terms import Curve, Norm, Term, computed, per_channel, time_mean, total
+from spikedistill.core.kernels.in_parts import InParts, in_parts
+from spikedistill.core.kernels.terms import Curve, Deferred, Norm, Term, computed, per_channel, time_mean, total
 
 
 def compiled() -> Kernels:
@@ -21,9 +22,11 @@ __all__ = [
     "EAGER",
     "FUSED",
     "Curve",
+    "Deferred",
     "EightBit",
     "Fused",
     "FusedEightBit",
+    "InParts",
     "Kernels",
     "Norm",
     "Term",
@@ -32,6 +35,7 @@ __all__ = [
     "computed",
     "count_eight_bit",
     "in_eight_bits",
+    "in_parts",
     "missing_eight_bit",
     "norm_backward",
     "per_channel",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.core import neuron as lif
-from spikedistill.core.kernels.terms import Curve, Norm, Term, per_channel, time_mean, total
+from spikedistill.core.kernels.terms import Curve, Deferred, Norm, Term, per_channel, time_mean, total
 from spikedistill.core.learned import Learned, LearnedResponse, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import Neuron, RateResponse
 
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 class Weighted(NamedTuple):
     """What a layer with weights gives on a spike path."""
 
-    values: Tensor  # [T·N, C, ...]
+    path: Tensor | Deferred  # the values, [T·N, C, ...]
     mean: Tensor  # [N, C, ...], over time
     moments: tuple[Tensor, Tensor] | None  # mean and biased variance [C] of the values, where they come for free
 
@@ -71,7 +71,8 @@ class Kernels:
         options: Mapping[str, object],
     ) -> Tensor:
         """The layer itself, [T·N, C, ...]; arguments as `weighted`."""
-        return operation(values, weight, bias, **options)
+        # spikes may be kept as 8-bit numbers
+        return operation(values if values.is_floating_point() else values.to(weight.dtype), weight, bias, **options)
 
     def apply(self, function: Callable[..., Result], args: Iterable[object], kwargs: Mapping[str, object]) -> Result:
         """Any other operation that acts on each time step alone (pooling, concatenation, ...)."""

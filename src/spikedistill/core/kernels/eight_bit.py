@@ -74,8 +74,7 @@ class _EightBit(Kernels):
         if self.fits(operation, values, weight, options):
             both = {name: _pair(options[name]) for name in ("stride", "padding", "dilation")}
             return convolution(values, weight, bias, **both, groups=options["groups"])  # type: ignore[arg-type]
-        # images, or what an average has made of spikes, are numbers already
-        return operation(values if values.is_floating_point() else values.to(weight.dtype), weight, bias, **options)
+        return super().layer(operation, values, weight, bias, options)
 
 
 def _pair(value: object) -> list[int]:

@@ -5,6 +5,8 @@ Shapes: values [S·N, C, ...] with S = T, or 1 where they are the same at every 
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,19 +27,41 @@ class Norm(NamedTuple):
         return scale, self.beta.detach() - self.mean * scale
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Deferred:
+    """Values that are not kept, but computed whenever they are read (in_parts.py).
+
+    Attributes:
+        part: part(first, last) -> the values of samples first to last - 1, [T·n, C, ...].
+        shape, dtype: of all values, [T·N, C, ...].
+        timesteps: T.
+    """
+
+    part: Callable[[int, int], Tensor]
+    shape: torch.Size
+    dtype: torch.dtype
+    timesteps: int
+
+
 class Term(NamedTuple):
     """One summand of a spike path: values without gradient, their rate with gradient, and what is pending on both."""
 
     # One norm for both: normalised by the same mean and variance, the rate stays the time mean of the values.
 
-    values: Tensor
+    path: Tensor | Deferred
     rate: Tensor
     norm: Norm | None = None
     moments: tuple[Tensor, Tensor] | None = None  # mean and biased variance [C] of the values, where known
 
+    @property
+    def values(self) -> Tensor:
+        """All of them, [T·N, C, ...]."""
+        path = self.path
+        return path.part(0, path.shape[0] // path.timesteps) if isinstance(path, Deferred) else path
+
     def is_floating(self) -> bool:
         """Whether the values are floating-point numbers; spikes may be kept as 8-bit ones."""
-        return self.values.is_floating_point()
+        return self.path.dtype.is_floating_point
 
 
 class Curve(NamedTuple):

@@ -54,7 +54,7 @@ def _batch_norm_dual(
     with torch.no_grad():
         # Behind a convolution the moments are there already, from the sweep for its time mean.
         mean, var = term.moments or x.kernels.moments(term.values, x.timesteps)[1:]
-        _update(mean, var, term.values.numel() // term.values.shape[1], buffers, momentum)
+        _update(mean, var, x.timesteps * term.rate.numel() // term.rate.shape[1], buffers, momentum)
         # eps stands inside the root, as in nn.BatchNorm.
         norm = Norm(gamma, beta, mean, torch.rsqrt(var + eps))
     return Dual((term._replace(norm=norm),), x.context)

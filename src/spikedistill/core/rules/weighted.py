@@ -121,7 +121,7 @@ def _on_dual(
         out = x.kernels.weighted(function, kept(x), weight, bias, options, x.timesteps)
     # x.rate is of size N and has the gradient; its values play no part in those of the result.
     rate = linear_of_rate(out.mean, x.rate, weight, bias, adjoint)
-    return Dual((Term(out.values, rate, moments=out.moments),), x.context)
+    return Dual((Term(out.path, rate, moments=out.moments),), x.context)
 
 
 # The rules below have the arguments of torch's functions, in the same order and with the same names.

@@ -1,0 +1,94 @@
+"""SpikingJelly's BPTT on a recipe's network, data and schedule: accuracy, and seconds of training by epoch.
+
+    SPIKEDISTILL_PRECISION=bf16 python scripts/peer_accuracy.py FOLDER.csv RECIPE [--FIELD VALUE ...]
+
+The recipe says all but the learning rule: network, first weights, batches, augmentation, optimizer, learning rates, T.
+SpikingJelly computes in its best setting here: its own layers, its neuron as a function, the whole network compiled,
+channels_last. Seconds count from the start of the program, compiling and data included, without evaluations.
+Validation rows are evaluated where the recipe holds some out, and else the test rows after the last epoch.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import spikedistill as sd
+from spikedistill.bench.peers import SpikingJelly
+from spikedistill.data import Samples, in_order, load
+from spikedistill.training.build import make_network
+from spikedistill.training.optimizers import decay_groups, learning_rate, set_learning_rate
+
+DTYPE = torch.bfloat16 if os.environ.get("SPIKEDISTILL_PRECISION") == "bf16" else torch.float32
+
+
+def logits_of(module: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.autocast("cpu", DTYPE, enabled=torch.float32 != DTYPE):
+        return module(inputs.contiguous(memory_format=torch.channels_last))
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, samples: Samples, size: int) -> float:
+    module.eval()
+    right = seen = 0
+    for batch in in_order(samples, size):
+        answers = logits_of(module, batch.inputs).argmax(1)
+        right, seen = right + int((answers == batch.targets).sum()), seen + len(answers)
+    module.train()
+    return right / seen
+
+
+def main() -> None:
+    begin = time.perf_counter()
+    recipe = sd.load_recipe(sys.argv[2], sys.argv[3:])
+    splits = load(recipe.data)
+    assert recipe.timesteps is not None
+    torch.manual_seed(recipe.seed)
+    network = make_network(recipe, splits.train)
+    if recipe.whiten:
+        sd.whiten(network, [splits.train.batch(torch.arange(1024)).inputs])
+    peer = SpikingJelly(network.body, recipe.timesteps, functional_neurons=True).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    peer.compile(fullgraph=True)
+    settings = recipe.optimizer
+    optimizer = settings.make(decay_groups(peer.modules(), settings.weight_decay, settings.decayed))
+    batches = sd.Batches(
+        splits.train, settings.batch_size, recipe.data.augmentation, seed=recipe.seed, drop_last=settings.drop_last
+    )
+    smoothing = recipe.objectives["self_distillation"].label_smoothing  # pyright: ignore[reportAttributeAccessIssue]
+    evaluating = 0.0
+    with Path(sys.argv[1]).open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("epoch", "lr", "loss", "seconds", "accuracy"))
+        for epoch in range(settings.epochs):
+            losses = []
+            steps = len(splits.train) // settings.batch_size
+            for step, batch in enumerate(batches.epoch(epoch)):
+                set_learning_rate(optimizer, learning_rate(settings, epoch, step, steps))
+                logits = logits_of(peer, batch.inputs)
+                loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=smoothing)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(float(loss.detach()))
+            seconds = time.perf_counter() - begin - evaluating
+            found: float | str = ""
+            samples = splits.test if splits.validation is None else splits.validation
+            if splits.validation is not None or epoch == settings.epochs - 1:
+                start = time.perf_counter()
+                found = accuracy(peer, samples, settings.batch_size)
+                evaluating += time.perf_counter() - start
+            row = (epoch + 1, optimizer.param_groups[0]["lr"], sum(losses) / len(losses), round(seconds, 1), found)
+            table.writerow(row)
+            file.flush()
+            print(*row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
