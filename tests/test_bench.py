@@ -172,6 +172,23 @@ def test_spikingjelly_computes_the_same_logits_and_gradients(name, functional):
         torch.testing.assert_close(gradients[1][shape], size, rtol=1e-10, atol=1e-18)
 
 
+def test_peers_have_the_neurons_of_the_network():
+    pytest.importorskip("spikingjelly")
+    torch.manual_seed(0)
+    neuron = Neuron(decay=1.0, start=0.5, detach_reset=False, threshold=0.7)
+    network = create_model("speednet", 7, width=8, neuron=neuron).double()
+    peer = peers.SpikingJelly(network.body, 4, functional_neurons=True).double()
+    images = torch.randn(4, 3, 32, 32).double()
+    found = []
+    for logits, module in ((network(images, timesteps=4).logits, network), (peer(images), peer)):
+        F.cross_entropy(logits, torch.arange(4)).backward()
+        found.append([logits.detach(), next(m for m in module.modules() if isinstance(m, torch.nn.Linear)).weight.grad])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="starts at 0 and leaks"):
+        peers.SpikingJelly(network.body, 4)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_spikingjelly_compiled_computes_the_same():

@@ -11,6 +11,7 @@ import torch
 
 import spikedistill as sd
 from spikedistill.core.kernels import EAGER, Norm, Term, compiled
+from spikedistill.core.kernels.uniform import uniform_like
 from spikedistill.machine.compiler import missing_compiler
 
 pytestmark = [
@@ -235,3 +236,28 @@ def test_spikes_are_exact_in_8_bits():
     exact, rounded = losses.values()
     assert rounded == pytest.approx(exact, rel=0.1)
     assert rounded != exact
+
+
+# ---------------------------------------------------------------- random numbers for rounding
+
+
+@pytest.mark.parametrize("shape", [(128, 24, 31, 31), (4, 8, 16, 16), (1, 3, 5, 5), (32, 100), (2, 2048, 32, 33)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_uniform_numbers_are_uniform_and_new_at_each_call(shape, channels_last):
+    current = torch.zeros(shape, dtype=torch.bfloat16)
+    if channels_last and len(shape) == 4:
+        current = current.contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    first, second = uniform_like(current), uniform_like(current)
+    assert first.shape == current.shape
+    assert first.dtype == torch.float32
+    assert 0 <= float(first.min()) <= float(first.max()) < 1
+    count = first.numel()
+    assert float(first.mean()) == pytest.approx(0.5, abs=5 / (12 * count) ** 0.5 * 2)
+    assert (first == second).float().mean() < 0.01
+    if shape[0] > 1 and count > 1000:  # neither do samples round alike
+        pair = torch.stack([first[0].flatten(), first[1].flatten()])
+        assert torch.corrcoef(pair)[0, 1].abs() < 5 / (count / shape[0]) ** 0.5
+    torch.manual_seed(0)
+    assert torch.equal(uniform_like(current), first)
+    assert uniform_like(current[:0]).shape == current[:0].shape

@@ -1,4 +1,4 @@
-"""The same network in other libraries, trained by BPTT, with the neurons of the preset (method.md §1).
+"""The same network in other libraries, trained by BPTT, with the same neurons (method.md §1).
 
 Every peer takes a network's body, whose weights it copies, and maps images [N, C, H, W] to logits [N, classes], the
 mean over T steps. An image is the same at every step, so what comes before the first neuron (the stem, where a network
@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from spikedistill.core.lif import LIF
 from spikedistill.core.modules import replace_modules
 from spikedistill.core.neuron import Neuron, compute_dtype
+from spikedistill.errors import InvalidArgument
 from spikedistill.models.layers import Head, StridedPointwise
 
-PRESET = Neuron()
-TAU = 1 / (1 - PRESET.decay)
 FEWEST_CHANNELS = 16
 """Fewer channels in a strided 1×1 convolution are not safe in oneDNN, see `StridedPointwise`."""
 
@@ -72,18 +71,36 @@ class SpikingJelly(nn.Module):
         return self.body(current.unsqueeze(0).expand(self.timesteps, *current.shape)).mean(0)
 
 
-def spikingjelly_neuron() -> nn.Module:
+def spikingjelly_neuron(constants: Neuron) -> nn.Module:
+    """SpikingJelly's neuron module with a neuron's constants.
+
+    Raises:
+        InvalidArgument: one that the module does not have: a membrane that begins elsewhere than at 0, or no decay.
+    """
     from spikingjelly.activation_based import neuron, surrogate
 
+    if constants.start != 0 or constants.decay == 1:
+        raise InvalidArgument(f"SpikingJelly's LIFNode starts at 0 and leaks; given {constants}")
+    _check_surrogate(constants)
     return neuron.LIFNode(
-        tau=TAU,
+        tau=1 / (1 - constants.decay),
         decay_input=False,
-        v_threshold=PRESET.threshold,
-        v_reset=None,  # soft reset
-        surrogate_function=surrogate.Sigmoid(PRESET.surrogate.alpha),
-        detach_reset=PRESET.detach_reset,
+        v_threshold=constants.threshold,
+        v_reset=_reset(constants),
+        surrogate_function=surrogate.Sigmoid(constants.surrogate.alpha),
+        detach_reset=constants.detach_reset,
         step_mode="m",
     )
+
+
+def _check_surrogate(constants: Neuron) -> None:
+    if constants.surrogate.name != "sigmoid":
+        raise InvalidArgument(f"peers are built with the sigmoid surrogate gradient; given {constants.surrogate}")
+
+
+def _reset(constants: Neuron) -> float | None:
+    """In SpikingJelly's terms: what the membrane is set to, None for a soft reset."""
+    return None if constants.reset == "soft" else constants.reset_value
 
 
 class FunctionalLIF(nn.Module):
@@ -92,20 +109,24 @@ class FunctionalLIF(nn.Module):
     Its module takes the membrane's type from the current; in bf16 that is slower and coarser.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, constants: Neuron) -> None:
         super().__init__()
         from spikingjelly.activation_based import functional, surrogate
 
-        self.function = functional.lif_multi_step
-        self.surrogate = surrogate.Sigmoid(PRESET.surrogate.alpha)
+        _check_surrogate(constants)
+        leaks = constants.decay < 1
+        self.function = functional.lif_multi_step if leaks else functional.if_multi_step
+        leak = (1 / (1 - constants.decay), False) if leaks else ()  # tau, and the input is not scaled by it
+        gradient = surrogate.Sigmoid(constants.surrogate.alpha)
+        self.arguments = (*leak, constants.threshold, _reset(constants), gradient, constants.detach_reset)
+        self.start = constants.start
 
     def forward(self, current: Tensor) -> Tensor:
-        membrane = torch.zeros_like(current[0], dtype=compute_dtype(current.dtype))
-        constants = (TAU, False, PRESET.threshold, None)  # input not scaled, soft reset
-        return self.function(current, membrane, *constants, self.surrogate, PRESET.detach_reset)[0]
+        membrane = torch.full_like(current[0], self.start, dtype=compute_dtype(current.dtype))
+        return self.function(current, membrane, *self.arguments)[0]
 
 
-def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[], nn.Module]) -> nn.Module | None:
+def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[Neuron], nn.Module]) -> nn.Module | None:
     """SpikingJelly's layer for one of ours, in multi-step mode and with its weights; None for containers.
 
     Raises:
@@ -114,7 +135,7 @@ def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[], nn.Module]) 
     from spikingjelly.activation_based import layer
 
     if isinstance(module, LIF):
-        return make_neuron()
+        return make_neuron(module.neuron)
     # Its own convolution is faster than picking pixels, so it is taken wherever it is safe.
     if isinstance(module, StridedPointwise) and module.in_channels < FEWEST_CHANNELS:
         return layer.SeqToANNContainer(module)
@@ -166,7 +187,7 @@ class SnnTorch(nn.Module):
         self.timesteps = timesteps
         self.body = copy.deepcopy(body)
         self.stem = take_stem(self.body)
-        replace_modules(self.body, lambda module: snntorch_neuron() if isinstance(module, LIF) else None)
+        replace_modules(self.body, lambda module: snntorch_neuron(module.neuron) if isinstance(module, LIF) else None)
 
     def forward(self, images: Tensor) -> Tensor:
         from snntorch import utils
@@ -176,11 +197,15 @@ class SnnTorch(nn.Module):
         return torch.stack([self.body(current) for _ in range(self.timesteps)]).mean(0)
 
 
-def snntorch_neuron() -> nn.Module:
+def snntorch_neuron(constants: Neuron) -> nn.Module:
     import snntorch
     from snntorch import surrogate
 
+    if constants.start != 0 or constants.reset != "soft":
+        raise InvalidArgument(f"snnTorch's Leaky starts at 0 here and has a soft reset; given {constants}")
+    _check_surrogate(constants)
     # `reset_delay=False` resets in the step of the spike, as method.md §1 does. Where a membrane reaches twice the
-    # threshold it still subtracts otherwise than the preset; that changes spikes, not the work of a step.
-    gradient = surrogate.sigmoid(slope=int(PRESET.surrogate.alpha))
-    return snntorch.Leaky(beta=PRESET.decay, spike_grad=gradient, init_hidden=True, reset_delay=False)
+    # threshold it still subtracts otherwise than ours; that changes spikes, not the work of a step.
+    gradient = surrogate.sigmoid(slope=int(constants.surrogate.alpha))
+    both = {"init_hidden": True, "reset_delay": False}
+    return snntorch.Leaky(beta=constants.decay, threshold=constants.threshold, spike_grad=gradient, **both)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spikedistill.core import neuron as lif
 from spikedistill.core.kernels.terms import Curve, Deferred, Norm, Term, per_channel, time_mean, total
+from spikedistill.core.kernels.uniform import uniform_like
 from spikedistill.core.learned import Learned, LearnedResponse, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import Neuron, RateResponse
 
@@ -108,7 +109,7 @@ class Kernels:
 
     def curve_response(self, current: Tensor, curve: Curve, timesteps: int) -> tuple[Tensor, Tensor]:
         """Rate and eligibility [N, C, ...] of neurons whose current fluctuates around a mean [N, C, ...]."""
-        return curve.at(current, torch.rand_like(current, dtype=torch.float32), timesteps)
+        return curve.at(current, uniform_like(current), timesteps)
 
     def rate_backward(
         self, grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]

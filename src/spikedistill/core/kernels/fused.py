@@ -21,6 +21,7 @@ from torch import Tensor
 from spikedistill.core import neuron as lif
 from spikedistill.core.kernels.eager import Gradients, Kernels
 from spikedistill.core.kernels.terms import Curve, Norm, Term
+from spikedistill.core.kernels.uniform import uniform_like
 from spikedistill.core.learned import Learned, LearnedResponse, learned_backward_through_time, learned_response
 from spikedistill.core.neuron import Neuron, RateResponse
 
@@ -240,7 +241,7 @@ class Fused(Kernels):
     def curve_response(self, current: Tensor, curve: Curve, timesteps: int) -> tuple[Tensor, Tensor]:
         if current.shape[0] == 1:
             return super().curve_response(current, curve, timesteps)
-        uniform = torch.rand_like(current, dtype=torch.float32)
+        uniform = uniform_like(current)
         sweep = _fused_curve_response(timesteps, curve.first, curve.step)
         # reading a table is not vectorised, and converting number by number would take as long again
         full = current.to(uniform.dtype)
