@@ -20,7 +20,7 @@ from spikedistill.core.kernels import Kernels, compiled, in_parts
 from spikedistill.training.optimizers import SGD, make_optimizer
 
 TIMESTEPS = (2, 4, 8)
-PARTS = (1, 2, 4, 8)
+PARTS = (1, 4, 8, 16)
 BRANCHES: dict[str, tuple[str, ...] | None] = {"rate-based alone": (), "self-distillation": None}
 
 

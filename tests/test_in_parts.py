@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import spikedistill as sd
 from spikedistill.core.kernels import EAGER, FUSED, EightBit, InParts, Kernels, Term, in_parts
@@ -138,3 +139,43 @@ def test_convolutions_of_8_bits_in_parts():
     images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
     whole, parts = (learned(network, each, images, labels) for each in (EightBit(), in_parts(EightBit(), 2)))
     torch.testing.assert_close(parts[0], whole[0], rtol=0.1, atol=0.1)
+
+
+def test_neurons_that_learn_in_parts():
+    torch.manual_seed(0)
+    network = sd.create_model("resnet18", 5, width=8, neuron=sd.Neuron(threshold=0.3))
+    sd.learn_neurons(network, decay="channel", example=torch.zeros(1, 3, 16, 16))
+    network = network.double()
+    images, labels = torch.randn(4, 3, 16, 16, dtype=torch.float64), torch.arange(4)
+    whole, parts = (learned(network, each, images, labels) for each in (EAGER, InParts(2)))
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)
+
+
+class Checkpointed(torch.nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        return checkpoint(self.block, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("kernels", [EAGER, InParts(2)])
+@pytest.mark.parametrize("rule", [sd.Rate(3), sd.BPTT(3)])
+def test_torch_checkpoint_goes_with_every_signal(kernels, rule):
+    torch.manual_seed(0)
+    network = sd.create_model("resnet18", 5, width=8, neuron=sd.Neuron(threshold=0.3)).double()
+    images, labels = torch.randn(4, 3, 16, 16, dtype=torch.float64), torch.arange(4)
+    found = []
+    for wrapped in (False, True):
+        learner = sd.SelfDistillation(copy.deepcopy(network), rule, branches=(), kernels=kernels)
+        body = learner.network.body
+        if wrapped:
+            for stage in ("layer1", "layer2", "layer3"):
+                setattr(body, stage, Checkpointed(getattr(body, stage)))
+        output = learner(images)
+        learner.loss(output, labels).total.backward()
+        found.append([output.logits.detach(), *(p.grad for p in learner.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)

@@ -1,4 +1,4 @@
-"""A first convolution that sees what differs between patches: their principal directions, each as strong as any other.
+"""A first convolution of the principal directions of its patches, all equally strong (method.md §5).
 
 Neighbouring pixels say nearly the same, so what a random filter answers is mostly brightness. Jordan (arXiv 2404.00498)
 starts the first layer of a network from the eigenvectors of its patches, divided by the roots of their eigenvalues, and
