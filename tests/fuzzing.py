@@ -24,11 +24,12 @@ from pathlib import Path
 import bad_files
 import numpy as np
 import torch
-from made_events import recording
+from made_events import aedat3, recording
 
 import spikedistill as sd
 from spikedistill.data.events import Framing, write_aedat2
 from spikedistill.data.events.aedat import read_aedat2
+from spikedistill.data.events.aedat3 import read_aedat3
 from spikedistill.data.events.atis import read_atis
 from spikedistill.data.events.dat import read_dat, write_dat
 from spikedistill.data.events.event import Sensor
@@ -170,6 +171,10 @@ def readers() -> dict[str, Reader]:
     framing = Framing(2, size=16)
     return {
         "aedat2": Reader(read_aedat2, (_aedat2(40), _aedat2(1)), 250_000, ".aedat"),
+        "aedat3": Reader(read_aedat3, (aedat3(recording(40), 16), aedat3(recording(1))), 50_000, ".aedat"),
+        "aedat3 repaired": Reader(
+            lambda p: read_aedat3(p, repair=True), (aedat3(recording(40), 16),), 20_000, ".aedat"
+        ),
         "aedat2 repaired": Reader(lambda p: read_aedat2(p, repair=True), (_aedat2(40),), 100_000, ".aedat"),
         "atis": Reader(lambda p: read_atis(p, Sensor(34, 34)), (_atis(40), _atis(1)), 150_000, ".bin"),
         "dat": Reader(read_dat, (_dat(40), _dat(1)), 150_000, ".dat"),

@@ -46,6 +46,18 @@ def atis(events):
     return np.stack(rows, 1).astype(np.uint8).tobytes()
 
 
+def aedat3(events, packet=64, over=0):
+    """A recording in AEDAT 3.1, written from its description, with a packet of another kind at its beginning."""
+    header = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"
+    content = header + struct.pack("<hhiiiiii", 0, 1, 8, 4, 0, 1, 1, 1) + struct.pack("<Ii", 3, 0)
+    for start in range(0, len(events), packet):
+        rows = slice(start, start + packet)
+        word = events.x[rows].astype(np.int64) << 17 | events.y[rows].astype(np.int64) << 2 | events.p[rows] << 1 | 1
+        pairs = np.stack([word, events.t[rows] - (over << 31)], 1).astype("<u4")
+        content += struct.pack("<hhiiiiii", 1, 1, 8, 4, over, len(pairs), len(pairs), len(pairs)) + pairs.tobytes()
+    return content
+
+
 def of_digit(seed, count=300):
     """A recording on 34×34 pixels."""
     return recording(count, seed, sensor=34)

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     scenes.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     scenes.set_defaults(run=_make_scenes)
 
+    gestures = commands.add_parser("cut-gestures", help="DVS128 Gesture as published: a file for each gesture")
+    gestures.add_argument("--root", type=Path, required=True, help="folder with trials_to_train.txt and *.aedat")
+    gestures.add_argument("--out", type=Path, required=True, help="folder for the gestures, new or empty")
+    gestures.add_argument("--repair", action="store_true", help="leave out impossible events and sort by time")
+    gestures.set_defaults(run=_cut_gestures)
+
     simulate = commands.add_parser("simulate-dvs", help="recordings of pictures, in the layout of CIFAR10-DVS")
     _add_simulate_dvs(simulate)
 
@@ -66,9 +72,9 @@ def _show(given: argparse.Namespace) -> None:
     everything, generator = torch.arange(len(shown)), generator_for(recipe.seed, 0, 0, 1)
     raw = train.read_changed(shown, everything, recipe.data.augmentation, generator)
     batch = train.finish(raw)
-    grid(batch.inputs, train.targets.captions(shown), given.out, train.targets.marks(batch.targets))
+    count = grid(batch.inputs, train.targets.captions(shown), given.out, train.targets.marks(batch.targets))
     mixing = " (but for mixing)" if recipe.data.augmentation.mixes else ""
-    print(f"{len(shown)} training samples of {recipe.data.name}, after augmentation{mixing}: {given.out}")
+    print(f"{count} training samples of {recipe.data.name}, after augmentation{mixing}: {given.out}")
 
 
 def _prepare(given: argparse.Namespace) -> None:
@@ -96,6 +102,13 @@ def _make_scenes(given: argparse.Namespace) -> None:
         raise InvalidArgument(f"--train is {given.train}, --test {given.test}; expected at least one scene of each")
     boxes = make_scenes(given.root, given.out, {"train": given.train, "test": given.test}, given.seed)
     print(f"{given.train} training and {given.test} test scenes, {boxes} boxes, in {given.out}")
+
+
+def _cut_gestures(given: argparse.Namespace) -> None:
+    from spikedistill.data.events.gestures import cut_gestures
+
+    found = cut_gestures(given.root, given.out, given.repair)
+    print(f"{found['train']} training and {found['test']} test gestures in {given.out}")
 
 
 def _add_simulate_dvs(parser: argparse.ArgumentParser) -> None:

@@ -132,7 +132,7 @@ def _recordings(folder: Path, where: str | None) -> list[Part]:
 
 
 ANYTHING = Sensor(LARGEST_SENSOR, LARGEST_SENSOR)
-ANY_SENSOR = {"atis": Sensor(240, 256), "events_np": ANYTHING, "aedat4": ANYTHING}
+ANY_SENSOR = {"atis": Sensor(240, 256), "events_np": ANYTHING, "aedat3": ANYTHING, "aedat4": ANYTHING}
 """The largest sensor that a form can say."""
 
 

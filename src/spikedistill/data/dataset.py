@@ -68,8 +68,8 @@ class DataSet:
     Attributes:
         summary: what it is, in a line.
         reader: the function that reads a part of it.
-        kind: pictures held in "memory", a "folder" of picture files read as needed, recordings of "events", or such
-            with boxes ("scenes"), or pictures with boxes ("boxes").
+        kind: pictures held in "memory", such as events ("shifts"), a "folder" of picture files read as needed,
+            recordings of "events", or such with boxes ("scenes"), or pictures with boxes ("boxes").
         settings: those of `DataSettings` that only some data sets know, and this is one of them.
         channels, size: a picture is channels × size × size.
         classes: how many (None: as many as there are folders).
@@ -82,7 +82,7 @@ class DataSet:
     # What every data set has to say:
     summary: str
     reader: Callable[[DataSet, Request], Samples]
-    kind: Literal["memory", "folder", "events", "scenes", "boxes"]
+    kind: Literal["memory", "shifts", "folder", "events", "scenes", "boxes"]
     settings: tuple[str, ...]
     channels: int
     size: int

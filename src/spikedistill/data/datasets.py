@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NoReturn
 
 from spikedistill.data.dataset import DataSet, Request
@@ -9,6 +10,7 @@ from spikedistill.data.events.layouts import LAYOUTS
 from spikedistill.data.events.read import read_events
 from spikedistill.data.pictures.boxed import read_boxed
 from spikedistill.data.pictures.folderset import read_folder
+from spikedistill.data.pictures.shifts import reader_of
 from spikedistill.data.pictures.small import read_embedded, read_small
 from spikedistill.data.scenes.sceneset import read_scenes
 from spikedistill.errors import DataError
@@ -150,3 +152,13 @@ DATASETS: dict[str, DataSet] = {
         size=1,
     ),
 }
+
+
+def _shifted(name: str) -> DataSet:
+    """A row for the pictures of another data set, as events of I2E."""
+    pictures = DATASETS[name]
+    summary = f"{pictures.summary}, as events of I2E with T = 8, 4, 2 or 1"
+    return dataclasses.replace(pictures, summary=summary, reader=reader_of(name, pictures), kind="shifts", channels=2)
+
+
+DATASETS |= {f"{name}-i2e": _shifted(name) for name in ("fashion-small", "fashion-mnist", "cifar10", "cifar100")}

@@ -22,8 +22,8 @@ CELL, SINGLE = 1.5, 4.0
 """Inches, of one sample in a grid and of one alone."""
 
 
-def grid(inputs: Tensor, captions: list[str], path: Path, marks: Sequence[Sequence[Mark]] = ()) -> None:
-    """Draw a batch, in the format that the name of `path` ends with.
+def grid(inputs: Tensor, captions: list[str], path: Path, marks: Sequence[Sequence[Mark]] = ()) -> int:
+    """Draw a batch, in the format that the name of `path` ends with; returns how many samples are shown.
 
     Args:
         inputs: images [N, C, H, W], eight in a row with a caption over each; or event frames [T, N, 2, H, W], a row
@@ -33,8 +33,9 @@ def grid(inputs: Tensor, captions: list[str], path: Path, marks: Sequence[Sequen
     """
     if inputs.dim() == 5:
         _event_grid(inputs, captions, path, marks)
-    else:
-        _picture_grid(inputs, captions, path, marks)
+        return min(RECORDINGS_SHOWN, inputs.shape[1])
+    _picture_grid(inputs, captions, path, marks)
+    return len(inputs)
 
 
 def _picture_grid(images: Tensor, captions: list[str], path: Path, marks: Sequence[Sequence[Mark]]) -> None:

@@ -87,6 +87,10 @@ INPUTS: dict[str, dict[str, tuple[Check, str]]] = {
     },
     "events": {"framing": (_makes(Framing), "how recordings are cut into frames")},
     "scenes": {"framing": (_makes(Windowing), "how windows of recordings are cut into frames")},
+    "shifts": {
+        "channels": (lambda value: _is_count(value) and value in (1, 3), "1 or 3"),
+        "timesteps": (lambda value: _is_count(value) and value in (1, 2, 4, 8), "8, 4, 2 or 1"),
+    },
     "tensor": {},
 }
 """Kinds of input, and what each needs beside its shape."""

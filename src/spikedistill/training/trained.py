@@ -16,6 +16,7 @@ from spikedistill.core.network import Network
 from spikedistill.data import Framing, ImageSet, Samples, in_order
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
+from spikedistill.data.pictures.shifts import shifted_picture
 from spikedistill.data.samples import refuse_other_input
 from spikedistill.data.scenes.settings import Windowing
 from spikedistill.data.scenes.windows import last_window
@@ -178,8 +179,8 @@ class Trained:
         """A file as input, as in evaluation.
 
         Returns:
-            A picture [1, C, H, W], grey or colour; a recording's frames [T, 1, 2, H, W], of scenes those of its last
-            window; or the numbers of a .npy file.
+            A picture [1, C, H, W], grey or colour, or its events [T, 1, 2, H, W]; a recording's frames [T, 1, 2, H, W],
+            of scenes those of its last window; or the numbers of a .npy file.
 
         Raises:
             DataError: not a readable picture, recording or .npy file of the shape that was learned.
@@ -192,6 +193,8 @@ class Trained:
         if self.config["input"]["kind"] == "scenes":
             windowing = Windowing(**self.config["input"]["framing"])
             return torch.from_numpy(last_window(file, windowing)).float().unsqueeze(1)
+        if self.config["input"]["kind"] == "shifts":
+            return shifted_picture(file, self.config["input"])
         return prepared_picture(Path(file), self.config["input"])
 
     def answer(self, file: str | Path, precision: str = "fp32") -> str:

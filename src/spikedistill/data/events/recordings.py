@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from spikedistill.data.events.aedat import VERSION_4, read_aedat2, read_aedat4
+from spikedistill.data.events.aedat3 import VERSION_3, read_aedat3
 from spikedistill.data.events.atis import read_atis
 from spikedistill.data.events.dat import read_dat
 from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, to_frames
+from spikedistill.data.events.gestures import LISTS
 from spikedistill.data.npz import npz_keys, read_npz
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import regular
@@ -44,12 +46,13 @@ def _atis(path: Path, repair: bool, sensor: Sensor) -> Events:
 
 READERS: dict[str, Callable[[Path, bool, Sensor], Events]] = {
     "aedat2": _upright_aedat2,
+    "aedat3": read_aedat3,
     "aedat4": read_aedat4,
     "atis": _atis,
     "events_np": read_events_npz,
     "dat": read_dat,
 }
-"""Readers of upright events by form. The fifth form, "frames", is read by `read_frames_npz`."""
+"""Readers of upright events by form. The other form, "frames", is read by `read_frames_npz`."""
 RAW = {".aedat": "aedat", ".aedat4": "aedat", ".bin": "atis", ".dat": "dat", ".npz": "npz"}
 """Kinds of files by suffix; the first bytes, or the arrays of a file, say more."""
 
@@ -221,7 +224,7 @@ def find_recordings(
 ) -> Recordings:
     """The recordings under `root`, in the first form found.
 
-    CLASS/*.aedat (2.0 or 4), CLASS/*.bin, events_np/CLASS/*.npz, or frames_number_T_split_by_number/CLASS/*.npz.
+    CLASS/*.aedat (2.0, 3.1 or 4), CLASS/*.bin, events_np/CLASS/*.npz, or frames_number_T_split_by_number/CLASS/*.npz.
 
     Args:
         framing: what the frames shall be; ready-made ones must have been cut so, and those of that T are preferred.
@@ -241,6 +244,11 @@ def find_recordings(
     for kind, folder, suffixes in candidates:
         if folder.is_dir() and any(_files(c, suffixes) for c in _class_folders(folder)):
             return _collect(kind, folder, suffixes, classes)
+    if (root / LISTS["train"]).is_file():
+        raise DataError(
+            f"{root} is DVS128 Gesture as it was published, whose recordings hold many gestures each; cut them first: "
+            f"spikedistill data cut-gestures --root {root} --out FOLDER, and give --data.root FOLDER"
+        )
     archives = sorted(p.name for p in root.iterdir() if p.suffix in (".zip", ".gz", ".tar", ".tgz"))
     if archives:
         raise DataError(f"{root} holds archives ({', '.join(archives[:4])}) and no folders of recordings; unpack them")
@@ -275,10 +283,10 @@ def _collect(kind: str, folder: Path, suffixes: tuple[str, ...], classes: tuple[
 
 def _form(kind: str, files: tuple[Path, ...]) -> str:
     """The form of a folder's files, from the first of them that can be opened."""
-    # Versions 2 and 4 share the suffix .aedat; the first bytes tell them apart.
+    # Three versions share the suffix .aedat; the first bytes tell them apart.
     if kind == "aedat":
         with regular(files[0]).open("rb") as file:
-            return "aedat4" if file.read(len(VERSION_4)) == VERSION_4 else "aedat2"
+            return {VERSION_3: "aedat3", VERSION_4: "aedat4"}.get(file.read(len(VERSION_4)), "aedat2")
     if kind != "npz":
         return kind
     problems = []

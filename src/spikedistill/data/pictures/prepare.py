@@ -46,8 +46,8 @@ def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     return images.div_(255).sub_(middle).div_(spread)
 
 
-def prepared_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor:
-    """A picture file as a network sees it in evaluation: float32 [1, C, H, W].
+def whole_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor:
+    """A picture file in the size that a network learned: uint8 [1, C, H, W].
 
     A picture of another size is resized by its shorter side and cut from the middle (of samples that were stretched:
     each side by its own factor); one of the right size is kept.
@@ -62,7 +62,10 @@ def prepared_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor
     channels, size, width = description["shape"]
     decoded = decode(Path(path), channels)
     if description.get("stretched"):
-        picture = resize(decoded, size, width)
-    else:
-        picture = centre(decoded, description.get("enlarged", size), size)
-    return normalised(picture.unsqueeze(0), tuple(description["mean"]), tuple(description["std"]))
+        return resize(decoded, size, width).unsqueeze(0)
+    return centre(decoded, description.get("enlarged", size), size).unsqueeze(0)
+
+
+def prepared_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor:
+    """A picture file as a network sees it in evaluation: float32 [1, C, H, W], by `whole_picture`."""
+    return normalised(whole_picture(path, description), tuple(description["mean"]), tuple(description["std"]))
