@@ -19,6 +19,7 @@ from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes, write_
 from spikedistill.data.scenes.layouts import SCENES, SceneLayout
 from spikedistill.data.scenes.make import Scenery, make_scenes
 from spikedistill.data.scenes.settings import SceneSettings
+from spikedistill.data.scenes.things import TOGETHER, Digits, Shown
 from spikedistill.data.scenes.windows import find_windows
 from spikedistill.errors import DataError, InvalidArgument
 
@@ -205,32 +206,39 @@ def test_boxes_move_with_the_events(root, tmp_path):
 # ---------------------------------------------------------------- scenes that are made
 
 
+def digits(root):
+    return {part: Digits(root, part) for part in ("train", "test")}
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     n_mnist(folder / "N-MNIST")
-    make_scenes(folder / "N-MNIST", folder / "scenes", {"train": 24, "test": 8}, 0)
+    make_scenes(digits(folder / "N-MNIST"), folder / "scenes", {"train": 24, "test": 8}, 0)
     return folder
 
 
 def test_scenes_do_not_depend_on_how_many_there_are(scenes, tmp_path):
     few = {"train": 2, "test": 1}
-    make_scenes(scenes / "N-MNIST", tmp_path / "a", few, 0)
+    things = digits(scenes / "N-MNIST")
+    make_scenes(things, tmp_path / "a", few, 0)
     for name in ("train/scene_00001_td.dat", "train/scene_00001_bbox.npy", "test/scene_00000_td.dat"):
         assert (tmp_path / "a" / name).read_bytes() == (scenes / "scenes" / name).read_bytes()
-    make_scenes(scenes / "N-MNIST", tmp_path / "b", few, 1)
+    make_scenes(things, tmp_path / "b", few, 1)
     name = "train/scene_00001_td.dat"
     assert (tmp_path / "b" / name).read_bytes() != (scenes / "scenes" / name).read_bytes()
     with pytest.raises(DataError, match="is not overwritten"):
-        make_scenes(scenes / "N-MNIST", tmp_path / "b", few, 1)
-    with pytest.raises(InvalidArgument, match="a scene needs a sensor"):
-        Scenery(sensor=Sensor(20, 20))
+        make_scenes(things, tmp_path / "b", few, 1)
+    with pytest.raises(InvalidArgument, match="a scene needs a sensor of at least 34 × 34 pixels"):
+        make_scenes(things, tmp_path / "c", few, 1, Scenery(sensor=Sensor(20, 40)))
+    with pytest.raises(InvalidArgument, match="a thing and some time"):
+        Scenery(most=0)
 
 
 def test_boxes_of_scenes_are_around_their_digits(tmp_path):
     """Without noise and motion nearly all late events lie in a box."""
     n_mnist(tmp_path / "N")
-    make_scenes(tmp_path / "N", tmp_path / "s", {"train": 6}, 3, Scenery(speed=0.0, noise=0.0))
+    make_scenes(digits(tmp_path / "N"), tmp_path / "s", {"train": 6}, 3, Scenery(speed=0.0, noise=0.0))
     for path in sorted((tmp_path / "s/train").glob("*_td.dat")):
         events = DatFile.open(path).events()
         boxes = read_boxes(path.with_name(path.name.replace("_td.dat", "_bbox.npy"))).boxes
@@ -241,6 +249,43 @@ def test_boxes_of_scenes_are_around_their_digits(tmp_path):
             inside |= (across > x - 1) & (across < x + w + 1) & (down > y - 1) & (down < y + h + 1)
         assert inside.mean() > 0.9
         assert 1 <= len(boxes) <= 4
+
+
+def test_pictures_are_things_that_a_camera_records():
+    """Where the picture is as dark as what is around it, nothing is seen, and the order of asking changes nothing."""
+    pictures = load(DataSettings("fashion-small", train_rows=TOGETHER + 8)).train
+    shown = Shown(pictures, "fashion-small", 5)
+    assert (shown.sensor, len(shown), shown.classes) == (Sensor(36, 36), TOGETHER + 8, pictures.targets.names)
+    again = Shown(pictures, "fashion-small", 5)
+    last, label = again[TOGETHER + 2]
+    assert label == int(pictures.targets.numbers[TOGETHER + 2])
+    for k in (3, TOGETHER + 2):
+        events = shown[k][0].checked("a picture", shown.sensor)
+        ink = pictures.images[k, 0] > 20
+        rows, columns = ink.any(1).nonzero()[:, 0] + 4, ink.any(0).nonzero()[:, 0] + 4
+        assert int(rows[0]) - 5 <= events.y.min() <= events.y.max() <= int(rows[-1]) + 5
+        assert int(columns[0]) - 5 <= events.x.min() <= events.x.max() <= int(columns[-1]) + 5
+        assert len(events) > 1000
+    assert np.array_equal(events.t, last.t)
+    assert np.array_equal(events.x, last.x)
+
+
+def test_scenes_of_pictures_need_no_folder(tmp_path, capsys):
+    out = tmp_path / "scenes"
+    main(["data", "make-scenes", "--source", "fashion-small", "--out", str(out), "--train", "3", "--test", "2"])
+    assert "3 training and 2 test scenes" in capsys.readouterr().out
+    assert "pictures of fashion-small that a simulated camera recorded" in (out / "README.txt").read_text()
+    settings = DataSettings("event-boxes", str(out), scenes=SceneSettings(cache=str(tmp_path / "cache")))
+    splits = load(settings, 4)
+    assert (len(splits.train), len(splits.test)) == (3, 2)
+    assert splits.train.targets.description()["classes"][0] == "T-shirt"
+    for words, message in (
+        (["--source", "cifar10"], "cifar10"),
+        ([], "where is n-mnist"),
+        (["--source", "fashion-mnist"], "where is fashion-mnist"),
+    ):
+        assert main(["data", "make-scenes", "--out", str(tmp_path / "b"), *words]) != 0
+        assert message in capsys.readouterr().err
 
 
 def test_thirty_windows_a_second_and_more(scenes, tmp_path):

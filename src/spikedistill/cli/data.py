@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spikedistill.cli.parser import add_recipe, check_picture, recipe_from
 from spikedistill.errors import DataError, InvalidArgument, choose
 
+if TYPE_CHECKING:
+    from spikedistill.data.scenes.things import Things
+
 SHOWN = 16
+ON_DARK = ("fashion-small", "fashion-mnist")
+"""Pictures whose ground is dark, so that a thing has edges of its own."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
@@ -28,8 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
         if not words or words[0] == name:
             add_recipe(one, words, default=None)
 
-    scenes = commands.add_parser("make-scenes", help="recordings with boxes: digits of N-MNIST on a larger sensor")
-    scenes.add_argument("--root", type=Path, required=True, help="folder of N-MNIST: Train/DIGIT/*.bin and Test/")
+    scenes = commands.add_parser("make-scenes", help="recordings with boxes: digits or pictures on a larger sensor")
+    scenes.add_argument(
+        "--source", default="n-mnist", help="n-mnist, or pictures that a simulated camera records (default: n-mnist)"
+    )
+    scenes.add_argument(
+        "--root", default=None, help="folder of N-MNIST (Train/DIGIT/*.bin and Test/), or of the pictures"
+    )
     scenes.add_argument("--out", type=Path, required=True, help="folder for the scenes, new or empty")
     scenes.add_argument("--train", type=int, default=2000, help="training scenes (default: 2000)")
     scenes.add_argument("--test", type=int, default=500, help="test scenes (default: 500)")
@@ -100,8 +111,23 @@ def _make_scenes(given: argparse.Namespace) -> None:
 
     if min(given.train, given.test) < 1:
         raise InvalidArgument(f"--train is {given.train}, --test {given.test}; expected at least one scene of each")
-    boxes = make_scenes(given.root, given.out, {"train": given.train, "test": given.test}, given.seed)
+    things = {part: _things(given.source, given.root, part, given.seed) for part in ("train", "test")}
+    boxes = make_scenes(things, given.out, {"train": given.train, "test": given.test}, given.seed)
     print(f"{given.train} training and {given.test} test scenes, {boxes} boxes, in {given.out}")
+
+
+def _things(source: str, root: str | None, part: str, seed: int) -> Things:
+    from spikedistill.data import DataSettings, ImageSet, load_split
+    from spikedistill.data.scenes.things import N_MNIST, Digits, Shown
+
+    choose("source", source, [N_MNIST, *ON_DARK])
+    # whatever the source, the data set says how a folder is given, and that it is missing
+    settings = DataSettings(source, root)
+    if source == N_MNIST:
+        return Digits(settings.request(part == "train", None).folder(), part)
+    pictures = load_split(settings, part == "train")
+    assert isinstance(pictures, ImageSet)
+    return Shown(pictures, source, seed)
 
 
 def _cut_gestures(given: argparse.Namespace) -> None:

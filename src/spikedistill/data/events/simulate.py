@@ -34,7 +34,9 @@ class Camera:
         refractory: µs for which a pixel is blind after an event.
         noise: events per pixel and second that nothing causes.
         dark: intensity (of 0..1) added before the logarithm.
+        sensor: its rows and columns.
         side: rows and columns of the sensor that the picture covers.
+        around: intensity beside the picture.
         amplitude: how far the picture moves from the middle, in pixels of the sensor.
         loops: how often it goes around.
         loop_time: µs of one loop.
@@ -46,7 +48,9 @@ class Camera:
     refractory: int = 1000
     noise: float = 0.2
     dark: float = 0.05
+    sensor: int = SENSOR
     side: int = 96
+    around: float = 0.5
     amplitude: float = 5.0
     loops: int = 4
     loop_time: int = 200_000
@@ -56,7 +60,7 @@ class Camera:
         for name in ("threshold", "dark", "side", "loops", "loop_time", "steps"):
             if not getattr(self, name) > 0:
                 raise InvalidArgument(f"camera: {name} is {getattr(self, name)}; expected more than 0")
-        if self.side + 2 * self.amplitude > SENSOR:
+        if self.side + 2 * self.amplitude > self.sensor:
             raise InvalidArgument(
                 f"camera: a picture of {self.side} pixels moved by {self.amplitude} leaves the sensor"
             )
@@ -73,20 +77,22 @@ def path(camera: Camera) -> Tensor:
 
 
 def seen(pictures: Tensor, offset: Tensor, camera: Camera) -> Tensor:
-    """Log intensity [N, SENSOR, SENSOR] of grey pictures [N, H, W] (0..1), shifted by `offset` (x, y); grey around."""
+    """Log intensity [N, sensor, sensor] of grey pictures [N, H, W] (0..1), shifted by `offset` (x, y)."""
     # affine_grid maps from the sensor to the picture in coordinates −1..1, so the scale is the inverse of the size.
-    scale = SENSOR / camera.side
+    scale = camera.sensor / camera.side
     shift = -offset * 2 / camera.side
     theta = torch.tensor([[scale, 0.0, float(shift[0])], [0.0, scale, float(shift[1])]]).repeat(len(pictures), 1, 1)
-    grid = F.affine_grid(theta, [len(pictures), 1, SENSOR, SENSOR], align_corners=False)
-    # Shifted by a half, so that the zeros around the picture are middle grey.
-    shown = F.grid_sample(pictures[:, None] - 0.5, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return (shown[:, 0] + 0.5 + camera.dark).log()
+    grid = F.affine_grid(theta, [len(pictures), 1, camera.sensor, camera.sensor], align_corners=False)
+    # Shifted, so that the zeros around the picture are what is around it.
+    shown = F.grid_sample(
+        pictures[:, None] - camera.around, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return (shown[:, 0] + camera.around + camera.dark).log()
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The sensor's pixels, one for each of N pictures, flat [N · SENSOR²]; the first two are changed in place.
+    """The sensor's pixels, one for each of N pictures, flat [N · sensor²]; the first two are changed in place.
 
     Attributes:
         reference: log intensity of the last report.
@@ -110,7 +116,8 @@ def simulate(pictures: Tensor, camera: Camera, generator: torch.Generator) -> li
         pictures: uint8 [N, C, H, W], grey or colour.
     """
     grey, count = _grey(pictures), len(pictures)
-    threshold = camera.threshold * (1 + camera.mismatch * torch.randn(count, SENSOR, SENSOR, generator=generator))
+    spread = torch.randn(count, camera.sensor, camera.sensor, generator=generator)
+    threshold = camera.threshold * (1 + camera.mismatch * spread)
     threshold = threshold.clamp(min=camera.threshold / 4)  # one near 0 would report without end
     offsets, step_time = path(camera), camera.loop_time / camera.steps
     before = seen(grey, offsets[0], camera)
@@ -122,7 +129,7 @@ def simulate(pictures: Tensor, camera: Camera, generator: torch.Generator) -> li
         found += _crossings(before.flatten(), now.flatten(), pixels, (k * step_time, step_time), camera.refractory)
         before = now
     found.append(_noise(count, camera, generator))
-    return _recordings(count, found)
+    return _recordings(count, camera.sensor, found)
 
 
 def _grey(pictures: Tensor) -> Tensor:
@@ -156,18 +163,18 @@ def _crossings(before: Tensor, now: Tensor, pixels: Pixels, span: tuple[float, f
 def _noise(count: int, camera: Camera, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     length = camera.loops * camera.loop_time
     # Poisson noise is the same for all pixels and times, so it is drawn at once for all recordings.
-    mean = torch.tensor(camera.noise * length * 1e-6 * count * SENSOR**2)
+    mean = torch.tensor(camera.noise * length * 1e-6 * count * camera.sensor**2)
     events = int(torch.poisson(mean, generator=generator))
-    pixels = torch.randint(count * SENSOR**2, (events,), generator=generator)
+    pixels = torch.randint(count * camera.sensor**2, (events,), generator=generator)
     polarity = torch.rand(events, generator=generator) < 0.5
     return pixels, polarity, torch.rand(events, generator=generator) * length
 
 
-def _recordings(count: int, found: Found) -> list[Events]:
+def _recordings(count: int, sensor: int, found: Found) -> list[Events]:
     """Events of each picture, sorted by time."""
     flat, polarity, time = (np.concatenate([piece[k].numpy() for piece in found]) for k in range(3))
     # A flat number says which picture and which pixel of its sensor.
-    which, pixel = np.divmod(flat, SENSOR**2)
+    which, pixel = np.divmod(flat, sensor**2)
     time = time.astype(np.int64)
     # By recording, and by time within each; the last key counts most.
     order = np.lexsort((time, which))
@@ -175,6 +182,6 @@ def _recordings(count: int, found: Found) -> list[Events]:
     out = []
     for k in range(count):
         rows = order[ends[k] : ends[k + 1]]
-        y, x = np.divmod(pixel[rows], SENSOR)
+        y, x = np.divmod(pixel[rows], sensor)
         out.append(Events(x.astype(np.int16), y.astype(np.int16), polarity[rows].astype(np.int8), time[rows]))
     return out

@@ -1,13 +1,14 @@
-"""Scenes of real recordings: digits of N-MNIST that move over a larger sensor, in the files of GEN1.
+"""Scenes of recorded things that move over a larger sensor, in the files of GEN1.
 
-Every event of a digit was recorded by a camera (which saccades over a still digit, Orchard et al. 2015); position,
-start time and motion are drawn. Noise events are uniform over sensor and time. So boxes are known exactly: where the
-digit's own events lie at the labelled time.
+Digits of N-MNIST were recorded by a camera (which saccades over a still digit, Orchard et al. 2015), pictures by a
+simulated one. Position, start time and motion are drawn. Noise events are uniform over sensor and time. So boxes are
+known exactly: where the thing's own events lie at the labelled time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,20 @@ import torch
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events.dat import write_dat
 from spikedistill.data.events.event import Events, Sensor
-from spikedistill.data.events.layouts import LAYOUTS
-from spikedistill.data.events.recordings import READERS, Recordings, find_recordings
 from spikedistill.data.scenes.box_files import LabelledBoxes, write_boxes
+from spikedistill.data.scenes.things import Things
 from spikedistill.data.scenes.windows import LABELS, RECORDING
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.files import whole_folder
 from spikedistill.machine.progress import show_progress
 
-SOURCE = "n-mnist"
 EDGE = 0.01
-"""Share of a digit's events that may lie beyond each side of its box: single ones far off are the camera's noise."""
+"""Share of a thing's events that may lie beyond each side of its box: single ones far off are the camera's noise."""
 TRIES = 100
-"""Positions that are drawn for a digit before it is left out of a scene."""
+"""Positions that are drawn for a thing before it is left out of a scene."""
 PERIOD = 100_000
 """µs of events before the label from which a box is taken: one saccade."""
-NOTE = """Scenes made by spikedistill: real recordings of N-MNIST (Orchard et al. 2015, CC BY-SA 4.0) that were moved
-over a larger sensor. Numbers measured on them are not comparable with those of other data sets.
+NOTE = """Numbers measured on these scenes are not comparable with those of other data sets.
 """
 
 
@@ -42,14 +40,14 @@ class Scenery:
 
     Args:
         sensor: rows and columns.
-        most: digits in a scene, 1 to so many.
+        most: things in a scene, 1 to so many.
         length: of a scene, in µs; the label is at its end.
         speed: largest motion in each direction, in pixels per second.
         noise: events per pixel and second.
         overlap: intersection over union of two boxes, at most.
 
     Raises:
-        InvalidArgument: a sensor that is smaller than a digit, no digit, or no time.
+        InvalidArgument: no pixel, no thing, or no time.
     """
 
     sensor: Sensor = Sensor(96, 128)
@@ -60,12 +58,8 @@ class Scenery:
     overlap: float = 0.1
 
     def __post_init__(self) -> None:
-        digit = LAYOUTS[SOURCE].sensor
-        if self.sensor.rows < digit.rows or self.sensor.columns < digit.columns or self.most < 1 or self.length < 1:
-            raise InvalidArgument(
-                f"a scene needs a sensor of at least {digit.columns} × {digit.rows} pixels, a digit and some time; "
-                f"given {self}"
-            )
+        if min(*self.sensor, self.most, self.length) < 1:
+            raise InvalidArgument(f"a scene needs a sensor, a thing and some time; given {self}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,59 +75,48 @@ class Scene:
     boxes: LabelledBoxes
 
 
-def make_scenes(root: str | Path, out: Path, counts: dict[str, int], seed: int, scenery: Scenery | None = None) -> int:
-    """Write scenes of the recordings of N-MNIST; training scenes are of its training recordings, test of test ones.
+def make_scenes(
+    things: Mapping[str, Things], out: Path, counts: Mapping[str, int], seed: int, scenery: Scenery | None = None
+) -> int:
+    """Write scenes: of each part those of its own things.
 
     Args:
-        root: folder of N-MNIST.
-        counts: scenes by part ("train", "test").
+        things: by part ("train", "test"), of the same classes.
+        counts: scenes by part.
 
     Returns:
         The number of boxes.
 
     Raises:
-        DataError: `out` holds something already, or there are no recordings.
+        DataError: `out` holds something already, or a recording cannot be used.
+        InvalidArgument: a sensor that is smaller than a thing's.
         WriteError: a file could not be written; `out` is then not there.
     """
-    scenery, layout, boxes = scenery or Scenery(), LAYOUTS[SOURCE], 0
+    scenery, boxes = scenery or Scenery(), 0
+    some = next(iter(things.values()))
+    if some.sensor.rows > scenery.sensor.rows or some.sensor.columns > scenery.sensor.columns:
+        raise InvalidArgument(
+            f"a scene needs a sensor of at least {some.sensor.columns} × {some.sensor.rows} pixels; given {scenery}"
+        )
     with whole_folder(out) as unfinished:
-        found = {part: find_recordings(root, None, layout.classes, part) for part in counts}
         for number, (part, count) in enumerate(counts.items()):
             (unfinished / part).mkdir()
-            digits = _Digits(found[part])
             for k in range(count):
                 # numbers of its own, so that a scene does not depend on how many there are
-                scene = make_scene(digits, scenery, generator_for(seed, number, k))
+                scene = make_scene(things[part], scenery, generator_for(seed, number, k))
                 name = f"scene_{k:05}"
                 write_dat(unfinished / part / f"{name}{RECORDING}", scene.events, scenery.sensor)
                 write_boxes(unfinished / part / f"{name}{LABELS}", scene.boxes)
                 boxes += len(scene.boxes)
                 show_progress(f"making {part}", k + 1, k, count)
-        classes = next(iter(found.values())).classes
-        (unfinished / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
-        (unfinished / "README.txt").write_text(f"{NOTE}seed {seed}, {scenery}\n")
+        (unfinished / "classes.txt").write_text("".join(f"{name}\n" for name in some.classes))
+        about = f"Scenes made by spikedistill: {some.note}\n{NOTE}seed {seed}, {scenery}\n"
+        (unfinished / "README.txt").write_text(about)
     return boxes
 
 
-class _Digits:
-    """Recordings in memory, read when they are first needed."""
-
-    def __init__(self, recordings: Recordings) -> None:
-        self.recordings = recordings
-        self._read: dict[int, Events] = {}
-
-    def __len__(self) -> int:
-        return len(self.recordings)
-
-    def __getitem__(self, k: int) -> tuple[Events, int]:
-        if k not in self._read:
-            path = self.recordings.paths[k]
-            self._read[k] = READERS[self.recordings.form](path, False, LAYOUTS[SOURCE].sensor)
-        return self._read[k], self.recordings.labels[k]
-
-
-def make_scene(digits: _Digits, scenery: Scenery, generator: torch.Generator) -> Scene:
-    """Draw a scene: 1 to `most` digits that do not hide each other, and noise."""
+def make_scene(things: Things, scenery: Scenery, generator: torch.Generator) -> Scene:
+    """Draw a scene: 1 to `most` things that do not hide each other, and noise."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
@@ -143,7 +126,7 @@ def make_scene(digits: _Digits, scenery: Scenery, generator: torch.Generator) ->
 
     parts, boxes = [_noise(scenery, generator)], list[tuple[float, float, float, float, int]]()
     for _ in range(1 + whole(scenery.most)):
-        events, label = digits[whole(len(digits))]
+        events, label = things[whole(len(things))]
         shown = _cut(events, uniform(0, max(0, int(events.t[-1]) - scenery.length)), scenery.length)
         if not len(shown):
             continue
@@ -171,7 +154,7 @@ def _cut(events: Events, start: float, length: int) -> Events:
 
 
 def _own_box(events: Events, length: int) -> tuple[float, float, float, float]:
-    """Left, top, width and height of a digit in its recording, by its events of the last saccade."""
+    """Left, top, width and height of a thing in its recording, by its events of the last saccade."""
     late = events.t >= length - PERIOD
     sides = [np.quantile(values[late] if late.any() else values, [EDGE, 1 - EDGE]) for values in (events.x, events.y)]
     (left, right), (top, bottom) = sides
@@ -180,7 +163,7 @@ def _own_box(events: Events, length: int) -> tuple[float, float, float, float]:
 
 
 def _moved(events: Events, place: tuple[float, float], velocity: tuple[float, float], scenery: Scenery) -> Events:
-    """A digit on the large sensor, at `place` at the end; what lies beyond the sensor is not seen."""
+    """A thing on the large sensor, at `place` at the end; what lies beyond the sensor is not seen."""
     before = (events.t - scenery.length) / 1e6
     x = np.floor(events.x + place[0] + velocity[0] * before + 0.5).astype(np.int64)
     y = np.floor(events.y + place[1] + velocity[1] * before + 0.5).astype(np.int64)
