@@ -34,6 +34,7 @@ from spikedistill.data.events.atis import read_atis
 from spikedistill.data.events.dat import read_dat, write_dat
 from spikedistill.data.events.event import Sensor
 from spikedistill.data.events.frames import read_frames_npz
+from spikedistill.data.events.hdf5 import read_hdf5
 from spikedistill.data.events.recordings import frames_of_file, read_events_npz
 from spikedistill.data.pictures.boxed import coco_boxes, voc_boxes
 from spikedistill.data.pictures.decode import decode
@@ -80,6 +81,16 @@ def _aedat2(count: int) -> bytes:
         place = Path(folder) / "a.aedat"
         write_aedat2(place, recording(count))
         return place.read_bytes()
+
+
+def _hdf5() -> bytes:
+    import h5py
+
+    file, events = io.BytesIO(), recording(60)
+    with h5py.File(file, "w") as recorded:
+        for name in "xypt":
+            recorded.create_dataset(f"events/{name}", data=getattr(events, name), chunks=True, compression="gzip")
+    return file.getvalue()
 
 
 def _dat(count: int) -> bytes:
@@ -175,6 +186,7 @@ def readers() -> dict[str, Reader]:
         "aedat3 repaired": Reader(
             lambda p: read_aedat3(p, repair=True), (aedat3(recording(40), 16),), 20_000, ".aedat"
         ),
+        "hdf5": Reader(read_hdf5, (_hdf5(),), 10_000, ".h5"),
         "aedat2 repaired": Reader(lambda p: read_aedat2(p, repair=True), (_aedat2(40),), 100_000, ".aedat"),
         "atis": Reader(lambda p: read_atis(p, Sensor(34, 34)), (_atis(40), _atis(1)), 150_000, ".bin"),
         "dat": Reader(read_dat, (_dat(40), _dat(1)), 150_000, ".dat"),

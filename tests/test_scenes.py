@@ -300,7 +300,7 @@ def test_from_a_folder_to_a_detector_and_drawn_predictions(scenes, tmp_path, cap
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root, run = str(scenes / "scenes"), str(tmp_path / "run")
     assert main(["data", "check", root]) == 0
-    assert "recordings with boxes (dat), 24 files, boxes by class" in capsys.readouterr().out
+    assert "recordings with boxes, 24 files, boxes by class" in capsys.readouterr().out
     assert main(["data", "show", "event-boxes", "--data.root", root, "--out", str(tmp_path / "seen.png")]) == 0
     words = ["--model.width", "2", "--optimizer.epochs", "1", "--timesteps", "3", "--task.sure", "0.05"]
     words += ["--optimizer.warmup_epochs", "0"]

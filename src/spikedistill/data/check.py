@@ -11,7 +11,6 @@ from pathlib import Path
 
 from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
-from spikedistill.data.events.dat import DatFile
 from spikedistill.data.events.event import DVS128, Sensor
 from spikedistill.data.events.frames import checked_frames
 from spikedistill.data.events.layouts import CIFAR10_CLASSES, LAYOUTS
@@ -23,7 +22,8 @@ from spikedistill.data.pictures.folder import content, find_pictures, split_fold
 from spikedistill.data.pictures.tables import bad_rows, parquet_table
 from spikedistill.data.pictures.torchvision_files import read_torchvision
 from spikedistill.data.scenes.layouts import SCENES, SceneLayout
-from spikedistill.data.scenes.windows import RECORDING, find_windows
+from spikedistill.data.scenes.opened import opened, recordings_in
+from spikedistill.data.scenes.windows import find_windows
 from spikedistill.errors import DataError
 from spikedistill.tasks import Boxes
 
@@ -165,12 +165,12 @@ def _frame_problems(found: Recordings) -> list[str]:
 def _all_scenes(root: Path) -> list[Part]:
     """Of the parts that hold recordings in the form of GEN1."""
     folders = {part: part_folder(root, part) for part in PART_NAMES}
-    return [_scenes(root, part, folder) for part, folder in folders.items() if any(folder.rglob(f"*{RECORDING}"))]
+    return [_scenes(root, part, folder) for part, folder in folders.items() if recordings_in(folder)]
 
 
 def _scenes(root: Path, part: str, folder: Path) -> Part:
-    recordings = sorted(folder.rglob(f"*{RECORDING}"))
-    bad = _problems(DatFile.open, recordings)
+    recordings = [*recordings_in(folder).values()]
+    bad = _problems(opened, recordings)
     everything = dataclasses.replace(_scene_layout(root, recordings[0]), skip=0.0, diagonal=0.0, side=0.0)
     counts: dict[str, int] = {}
     try:
@@ -178,7 +178,7 @@ def _scenes(root: Path, part: str, folder: Path) -> Part:
         counts = Boxes.of(windows.boxes, windows.names, windows.windowing.sensor).counts()
     except DataError as error:
         bad.append(str(error))
-    return Part(str(folder), f"recordings with boxes (dat), {len(recordings)} files, boxes by class", counts, bad)
+    return Part(str(folder), f"recordings with boxes, {len(recordings)} files, boxes by class", counts, bad)
 
 
 def _scene_layout(root: Path, recording: Path) -> SceneLayout:
@@ -186,7 +186,7 @@ def _scene_layout(root: Path, recording: Path) -> SceneLayout:
     if (root / "classes.txt").exists():
         return SCENES["event-boxes"]
     try:
-        sensor = DatFile.open(recording).sensor
+        sensor = opened(recording).sensor
     except DataError:
         sensor = None
     return next((layout for layout in SCENES.values() if sensor and layout.sensor == sensor), SCENES["gen1"])

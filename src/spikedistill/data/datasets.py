@@ -158,7 +158,16 @@ def _shifted(name: str) -> DataSet:
     """A row for the pictures of another data set, as events of I2E."""
     pictures = DATASETS[name]
     summary = f"{pictures.summary}, as events of I2E with T = 8, 4, 2 or 1"
-    return dataclasses.replace(pictures, summary=summary, reader=reader_of(name, pictures), kind="shifts", channels=2)
+    # its files are those of the pictures, and found and read by that row
+    return dataclasses.replace(
+        pictures,
+        summary=summary,
+        reader=reader_of(name, pictures),
+        kind="shifts",
+        channels=2,
+        torchvision=None,
+        parquet=None,
+    )
 
 
 DATASETS |= {f"{name}-i2e": _shifted(name) for name in ("fashion-small", "fashion-mnist", "cifar10", "cifar100")}

@@ -71,6 +71,9 @@ class DatFile:
         _refuse_backwards(records["t"], path)
         return cls(path, records, _sensor(said, path))
 
+    def __len__(self) -> int:
+        return len(self.records)
+
     @property
     def end(self) -> int:
         """Time of the last event, in µs; 0 of an empty recording."""

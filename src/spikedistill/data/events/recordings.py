@@ -18,6 +18,7 @@ from spikedistill.data.events.dat import read_dat
 from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, to_frames
 from spikedistill.data.events.gestures import LISTS
+from spikedistill.data.events.hdf5 import read_hdf5
 from spikedistill.data.npz import npz_keys, read_npz
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import regular
@@ -51,9 +52,18 @@ READERS: dict[str, Callable[[Path, bool, Sensor], Events]] = {
     "atis": _atis,
     "events_np": read_events_npz,
     "dat": read_dat,
+    "hdf5": read_hdf5,
 }
 """Readers of upright events by form. The other form, "frames", is read by `read_frames_npz`."""
-RAW = {".aedat": "aedat", ".aedat4": "aedat", ".bin": "atis", ".dat": "dat", ".npz": "npz"}
+RAW = {
+    ".aedat": "aedat",
+    ".aedat4": "aedat",
+    ".bin": "atis",
+    ".dat": "dat",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".npz": "npz",
+}
 """Kinds of files by suffix; the first bytes, or the arrays of a file, say more."""
 
 
@@ -194,7 +204,7 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     raw = [
         (kind, folder, suffixes)
         for folder in (root, root / "extract")
-        for kind, suffixes in ((kind, _suffixes(kind)) for kind in ("aedat", "atis", "dat"))
+        for kind, suffixes in ((kind, _suffixes(kind)) for kind in ("aedat", "atis", "dat", "hdf5"))
     ]
     ready = [("frames", folder, (".npz",)) for folder in frames]
     return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]

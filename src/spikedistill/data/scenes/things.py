@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events.event import Events, Sensor
 from spikedistill.data.events.layouts import LAYOUTS
 from spikedistill.data.events.recordings import READERS, find_recordings
 from spikedistill.data.events.simulate import Camera, simulate
 from spikedistill.data.pictures.memory import ImageSet
+from spikedistill.tasks.classification import Labels
 
 N_MNIST = "n-mnist"
 TOGETHER = 32
@@ -84,10 +83,12 @@ class Shown:
         # The recording is cut out of two loops. Noise comes over the whole scene, not only where a picture is.
         self.camera = Camera(sensor=side + 2 * MARGIN, side=side, around=0.0, noise=0.0, amplitude=MARGIN - 1, loops=2)
         self.sensor = Sensor(self.camera.sensor, self.camera.sensor)
-        self.classes: tuple[str, ...] = tuple(pictures.targets.description()["classes"])
+        labels = pictures.targets
+        assert isinstance(labels, Labels)
+        self.classes = labels.names
         self.note = f"pictures of {source} that a simulated camera recorded, moved over a larger sensor; {self.camera}."
         self._pictures, self._seed = pictures, seed
-        self._labels = pictures.targets.batch(torch.arange(len(pictures))).tolist()
+        self._labels = labels.numbers.tolist()
         self._recorded: dict[int, list[Events]] = {}
 
     def __len__(self) -> int:

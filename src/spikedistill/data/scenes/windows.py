@@ -1,13 +1,12 @@
 """The windows of events before labelled times: found in a folder, checked against their recordings, made into frames.
 
-train/*_td.dat, train/*_bbox.npy, test/...    a recording and its boxes have one name
+train/*_td.dat, train/*_bbox.npy, test/...    a recording (also *_td.h5) and its boxes have one name
 classes.txt                                   the names of the classes, a line each, where the data set has none
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikedistill.data.events.dat import DatFile
 from spikedistill.data.events.event import Sensor
 from spikedistill.data.events.frames import to_frames_between
 from spikedistill.data.events.recordings import part_folder
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes
 from spikedistill.data.scenes.layouts import SceneLayout
+from spikedistill.data.scenes.opened import Opened, opened, recordings_in
 from spikedistill.data.scenes.settings import Windowing
 from spikedistill.errors import DataError, listed
 from spikedistill.machine.reading import ReadError, by_name, text_of
 from spikedistill.tasks.boxes import usable, wrong
 
 RECORDING, LABELS = "_td.dat", "_bbox.npy"
-OPEN = 64
-"""Recordings that are open at a time."""
+"""The ends of the names of a recording (its usual form) and of its boxes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,14 +81,14 @@ class Windows:
         Raises:
             DataError: the recording is damaged.
         """
-        return binary_frames(_opened(self.files[self.recording[k]]), int(self.ends[k]), self.windowing)
+        return binary_frames(opened(self.files[self.recording[k]]), int(self.ends[k]), self.windowing)
 
     def name(self, k: int) -> str:
         """What to call a window: its recording and time."""
         return f"{self.files[self.recording[k]].name} at {self.ends[k] / 1000:g} ms"
 
 
-def binary_frames(file: DatFile, end: int, windowing: Windowing) -> np.ndarray:
+def binary_frames(file: Opened, end: int, windowing: Windowing) -> np.ndarray:
     """Where anything happened in the window before `end` (µs), in T parts of equal time: bool [T, 2, rows, columns].
 
     Raises:
@@ -107,29 +105,10 @@ def last_window(path: str | Path, windowing: Windowing) -> np.ndarray:
     Raises:
         DataError: not a readable recording of this camera, or without events.
     """
-    file = DatFile.open(path)
-    if not len(file.records):
+    file = opened(Path(path))
+    if not len(file):
         raise DataError(f"{path} holds no events")
     return binary_frames(file, file.end + 1, windowing)
-
-
-def _opened(path: Path) -> DatFile:
-    """
-    Raises:
-        DataError: as `DatFile.open`.
-    """
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return _kept_open(path, found.st_mtime_ns, found.st_size)
-
-
-@functools.lru_cache(maxsize=OPEN)
-def _kept_open(path: Path, modified: int, size: int) -> DatFile:
-    # the windows of a recording follow each other, and opening one looks at all of its times; a file that was replaced
-    # is another one
-    return DatFile.open(path)
 
 
 def find_windows(
@@ -144,7 +123,8 @@ def find_windows(
     if not folder.is_dir():
         raise DataError(f"{root} holds no folder {part}/; expected {part}/NAME{RECORDING} and {part}/NAME{LABELS}")
     names = classes_of(root, layout)
-    recordings, labels = (_with_suffix(folder, suffix) for suffix in (RECORDING, LABELS))
+    recordings = recordings_in(folder)
+    labels = by_name(sorted(folder.rglob(f"*{LABELS}")), lambda path: path.name.removesuffix(LABELS))
     _refuse_alone(folder, recordings, labels)
     sensor = layout.sensor or _sensor_of([*recordings.values()])
     left_out, problems, chosen = Counter[str](), list[str](), list[tuple[int, int, Tensor]]()
@@ -167,10 +147,6 @@ def find_windows(
     windowing = Windowing(timesteps, window, sensor)
     files = tuple(recordings.values())
     return Windows(folder, files, np.array(numbers), np.array(ends), boxes, names, windowing, left_out)
-
-
-def _with_suffix(folder: Path, suffix: str) -> dict[str, Path]:
-    return by_name(sorted(folder.rglob(f"*{suffix}")), lambda path: path.name.removesuffix(suffix))
 
 
 def classes_of(root: Path, layout: SceneLayout) -> tuple[str, ...]:
@@ -208,7 +184,7 @@ def _sensor_of(paths: list[Path]) -> Sensor:
     Raises:
         DataError: one says nothing, or something else than the others.
     """
-    said = {path: _opened(path).sensor for path in paths}
+    said = {path: opened(path).sensor for path in paths}
     silent = [str(path) for path, sensor in said.items() if sensor is None]
     if silent:
         raise DataError(f"{silent[0]} does not say rows and columns of its camera (% Height, % Width in its header)")
@@ -261,7 +237,7 @@ def _counting(found: LabelledBoxes, layout: SceneLayout, left_out: Counter[str])
 
 def _refuse_late(found: LabelledBoxes, path: Path, window: float) -> None:
     """A box long after the last event is of another recording."""
-    file = _opened(path)
+    file = opened(path)
     last = int(found.times.max()) if len(found) else 0
     if len(found) and (int(found.times.min()) < 0 or last > file.end + window * 1000):
         raise DataError(
