@@ -1,0 +1,70 @@
+"""Accuracy over minutes of finished runs, as a figure.
+
+    python scripts/time_to_accuracy.py FIGURE.png RUN ... [PEER.csv ...]
+
+A line for each run: accuracy on the training images as they were shown, by epoch, coloured by what trained (ANN twin,
+rate twin, spikes), and a point for the test accuracy on spikes. A peer's table (`scripts/peer_accuracy.py`) is a line
+of its accuracy on held-out rows and a point for the test rows; it has to come from the same machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from itertools import accumulate
+from pathlib import Path
+
+import yaml
+
+from spikedistill.machine.reading import plain_json
+from spikedistill.report.figure import new_figure, save_figure
+from spikedistill.report.metrics import read_metrics
+
+COLOURS = {"ANN twin": "tab:gray", "rate twin": "tab:orange", "spikes": "tab:blue"}
+
+
+def phases_of(folder: Path, epochs: int) -> list[str]:
+    """What trained in each epoch."""
+    phases = yaml.safe_load((folder / "recipe.yaml").read_text()).get("phases", {})
+    ann, twin = phases.get("ann", 0), phases.get("rate_twin", 0)
+    return ["ANN twin"] * ann + ["rate twin"] * twin + ["spikes"] * (epochs - ann - twin)
+
+
+def main() -> None:
+    figure = new_figure(6.5, 3.6)
+    axes = figure.subplots()
+    for name in sys.argv[2:]:
+        path = Path(name)
+        if path.suffix == ".csv":
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            minutes = [float(row["seconds"]) / 60 for row in rows]
+            axes.plot(minutes, [100 * float(row["validation"] or "nan") for row in rows], "--", color="tab:red", lw=1)
+            axes.plot(minutes[-1], 100 * float(rows[-1]["test"] or "nan"), "*", color="tab:red", ms=10)
+            continue
+        rows = read_metrics(path / "metrics.csv")
+        minutes = [0.0, *accumulate(float(row["seconds"]) / 60 for row in rows)]
+        shown = [100 * float(row["train_accuracy"]) for row in rows]
+        phases = phases_of(path, len(rows))
+        for k in range(len(rows)):
+            start = max(k - 1, 0)  # a line from the epoch before; the first epoch is a point
+            axes.plot(minutes[start + 1 : k + 2], shown[start : k + 1], ".-", color=COLOURS[phases[k]], lw=1, ms=4)
+        result = plain_json(path / "result.json")
+        best = 100 * max(result["test_accuracy"].values())
+        axes.plot(minutes[-1], best, "*", color="tab:blue", ms=10)
+    for phase, colour in COLOURS.items():
+        axes.plot([], [], ".-", color=colour, label=f"{phase}, training images")
+    axes.plot([], [], "*", color="tab:blue", ms=10, ls="none", label="spikes, test images")
+    if any(name.endswith(".csv") for name in sys.argv[2:]):
+        axes.plot([], [], "*--", color="tab:red", label="SpikingJelly's BPTT, held-out and test images")
+    axes.axhline(85, color="k", lw=0.5, ls=":")
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel("accuracy, %")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save_figure(figure, Path(sys.argv[1]), dpi=110)
+
+
+if __name__ == "__main__":
+    main()
