@@ -50,8 +50,8 @@ def main() -> None:
             start = max(k - 1, 0)  # a line from the epoch before; the first epoch is a point
             axes.plot(minutes[start + 1 : k + 2], shown[start : k + 1], ".-", color=COLOURS[phases[k]], lw=1, ms=4)
         result = plain_json(path / "result.json")
-        best = 100 * max(result["test_accuracy"].values())
-        axes.plot(minutes[-1], best, "*", color="tab:blue", ms=10)
+        steps = yaml.safe_load((path / "recipe.yaml").read_text())["rule"]["timesteps"]
+        axes.plot(minutes[-1], 100 * result["test_accuracy"][str(steps)], "*", color="tab:blue", ms=10)
     for phase, colour in COLOURS.items():
         axes.plot([], [], ".-", color=colour, label=f"{phase}, training images")
     axes.plot([], [], "*", color="tab:blue", ms=10, ls="none", label="spikes, test images")

@@ -239,7 +239,7 @@ def test_the_neuron_of_snntorch_is_the_preset_below_twice_the_threshold():
     pytest.importorskip("snntorch")
     current = 1.2 * torch.rand(6, 1000)  # v < 0.2 · 1 + 1.2
     expected = spike_response(current, Neuron())
-    neuron = peers.snntorch_neuron()
+    neuron = peers.snntorch_neuron(Neuron())
     assert torch.equal(torch.stack([neuron(step) for step in current]), expected)
     assert (expected.sum(0) > 1).any()
 

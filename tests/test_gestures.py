@@ -12,6 +12,7 @@ from made_events import aedat3, recording
 
 from spikedistill.cli import main
 from spikedistill.data import DataSettings, load
+from spikedistill.data.check import check
 from spikedistill.data.events import Events, to_frames
 from spikedistill.data.events.aedat3 import read_aedat3
 from spikedistill.data.events.event import Sensor
@@ -134,6 +135,17 @@ def test_gestures_are_cut_and_read_by_their_name(published, tmp_path, capsys):
 def test_the_published_folder_says_what_to_do(published):
     with pytest.raises(DataError, match="data cut-gestures --root"):
         load(DataSettings("dvs128-gesture", str(published)), 3)
+    with pytest.raises(DataError, match="data cut-gestures --root"):
+        check(published)
+
+
+def test_the_command_says_how_it_repairs(published, tmp_path, capsys):
+    whole = (published / "user02_led.aedat").read_bytes()
+    (published / "user02_led.aedat").write_bytes(whole[:-4])
+    words = ["data", "cut-gestures", "--root", str(published), "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    assert "sort by time: --repair" in capsys.readouterr().err
+    assert main([*words, "--repair"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -141,6 +153,8 @@ def test_the_published_folder_says_what_to_do(published):
     [
         ("trials_to_test.txt", "../other.aedat\n", "recordings of its own folder, one in a line; given ../other.aedat"),
         ("trials_to_test.txt", "\n", "given none"),
+        ("trials_to_test.txt", "user01_led.aedat\n", "user01_led.aedat stands in the lists more than once"),
+        ("user02_led_labels.csv", "class,startTime_usec,endTime_usec\n" + "9" * 200_000, "line 2: 999"),
         ("trials_to_test.txt", "user09_lab.aedat\n", "user09_lab.aedat is missing; copy or unpack"),
         (
             "user02_led_labels.csv",

@@ -157,6 +157,40 @@ def test_a_damaged_chunk_is_said_and_not_zeros(tmp_path):
         read_hdf5(tmp_path / "a.h5")
 
 
+def test_repair_sorts_by_time(tmp_path):
+    _backwards(tmp_path / "a.h5")
+    found = read_hdf5(tmp_path / "a.h5", repair=True)
+    assert np.array_equal(found.t, recording().t)
+    order = np.argsort(recording().t[::-1], kind="stable")
+    assert np.array_equal(found.x, recording().x[order])
+
+
+def test_what_a_small_file_claims_is_not_believed(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in "xypt":
+            file.create_dataset(f"events/{name}", (2**26,), "i8", chunks=(2**16,))
+    with pytest.raises(DataError, match="claims 67108864 numbers and holds none"):
+        Hdf5File.open(tmp_path / "a.h5")
+    write_arrays(tmp_path / "b.h5", recording())
+    monkeypatch.setattr("spikedistill.data.events.hdf5.AT_ONCE", 100)
+    with pytest.raises(DataError, match="holds 200 events, more than the 100"):
+        read_hdf5(tmp_path / "b.h5")
+
+
+def test_a_geometry_of_bytes_is_read_too(tmp_path):
+    write_records(tmp_path / "a.h5", recording())
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file.attrs["geometry"] = np.bytes_("1280x720")
+    assert Hdf5File.open(tmp_path / "a.h5").sensor == Sensor(720, 1280)
+
+
+def test_check_takes_recordings_of_wider_cameras(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_records(tmp_path / name / "r_0.h5", recording(sensor=1000), Sensor(1000, 1000))
+    assert [part.bad for part in check(tmp_path)] == [[]]
+
+
 def test_a_refused_file_is_closed_and_can_be_written_again(tmp_path):
     for _ in range(2):
         _backwards(tmp_path / "a.h5")

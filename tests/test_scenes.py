@@ -19,7 +19,7 @@ from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes, write_
 from spikedistill.data.scenes.layouts import SCENES, SceneLayout
 from spikedistill.data.scenes.make import Scenery, make_scenes
 from spikedistill.data.scenes.settings import SceneSettings
-from spikedistill.data.scenes.things import TOGETHER, Digits, Shown
+from spikedistill.data.scenes.things import Digits, Shown
 from spikedistill.data.scenes.windows import find_windows
 from spikedistill.errors import DataError, InvalidArgument
 
@@ -253,13 +253,13 @@ def test_boxes_of_scenes_are_around_their_digits(tmp_path):
 
 def test_pictures_are_things_that_a_camera_records():
     """Where the picture is as dark as what is around it, nothing is seen, and the order of asking changes nothing."""
-    pictures = load(DataSettings("fashion-small", train_rows=TOGETHER + 8)).train
+    pictures = load(DataSettings("fashion-small", train_rows=40)).train
     shown = Shown(pictures, "fashion-small", 5)
-    assert (shown.sensor, len(shown), shown.classes) == (Sensor(36, 36), TOGETHER + 8, pictures.targets.names)
+    assert (shown.sensor, len(shown), shown.classes) == (Sensor(36, 36), 40, pictures.targets.names)
     again = Shown(pictures, "fashion-small", 5)
-    last, label = again[TOGETHER + 2]
-    assert label == int(pictures.targets.numbers[TOGETHER + 2])
-    for k in (3, TOGETHER + 2):
+    last, label = again[34]
+    assert label == int(pictures.targets.numbers[34])
+    for k in (3, 34):
         events = shown[k][0].checked("a picture", shown.sensor)
         ink = pictures.images[k, 0] > 20
         rows, columns = ink.any(1).nonzero()[:, 0] + 4, ink.any(0).nonzero()[:, 0] + 4
@@ -281,8 +281,8 @@ def test_scenes_of_pictures_need_no_folder(tmp_path, capsys):
     assert splits.train.targets.description()["classes"][0] == "T-shirt"
     for words, message in (
         (["--source", "cifar10"], "cifar10"),
-        ([], "where is n-mnist"),
-        (["--source", "fashion-mnist"], "where is fashion-mnist"),
+        ([], "where is n-mnist? Give its folder: --root FOLDER"),
+        (["--source", "fashion-mnist"], "where is fashion-mnist? Give its folder: --root FOLDER"),
     ):
         assert main(["data", "make-scenes", "--out", str(tmp_path / "b"), *words]) != 0
         assert message in capsys.readouterr().err

@@ -99,8 +99,16 @@ def _check_surrogate(constants: Neuron) -> None:
 
 
 def _reset(constants: Neuron) -> float | None:
-    """In SpikingJelly's terms: what the membrane is set to, None for a soft reset."""
-    return None if constants.reset == "soft" else constants.reset_value
+    """In SpikingJelly's terms: what the membrane is set to, None for a soft reset.
+
+    Raises:
+        InvalidArgument: a neuron that leaks and is reset to another value than 0: SpikingJelly's leaks towards it.
+    """
+    if constants.reset == "soft":
+        return None
+    if constants.reset_value != 0 and constants.decay < 1:
+        raise InvalidArgument(f"SpikingJelly's neurons leak towards the value they are reset to; given {constants}")
+    return constants.reset_value
 
 
 class FunctionalLIF(nn.Module):
@@ -201,9 +209,13 @@ def snntorch_neuron(constants: Neuron) -> nn.Module:
     import snntorch
     from snntorch import surrogate
 
-    if constants.start != 0 or constants.reset != "soft":
-        raise InvalidArgument(f"snnTorch's Leaky starts at 0 here and has a soft reset; given {constants}")
+    if constants.start != 0 or constants.reset != "soft" or not constants.detach_reset:
+        raise InvalidArgument(
+            f"snnTorch's Leaky starts at 0 here and has a soft reset without gradient; given {constants}"
+        )
     _check_surrogate(constants)
+    if constants.surrogate.alpha != int(constants.surrogate.alpha):
+        raise InvalidArgument(f"snnTorch's sigmoid has a whole slope; given {constants.surrogate}")
     # `reset_delay=False` resets in the step of the spike, as method.md §1 does. Where a membrane reaches twice the
     # threshold it still subtracts otherwise than ours; that changes spikes, not the work of a step.
     gradient = surrogate.sigmoid(slope=int(constants.surrogate.alpha))

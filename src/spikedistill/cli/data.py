@@ -117,15 +117,15 @@ def _make_scenes(given: argparse.Namespace) -> None:
 
 
 def _things(source: str, root: str | None, part: str, seed: int) -> Things:
-    from spikedistill.data import DataSettings, ImageSet, load_split
+    from spikedistill.data import DATASETS, DataSettings, ImageSet, load_split
     from spikedistill.data.scenes.things import N_MNIST, Digits, Shown
 
     choose("source", source, [N_MNIST, *ON_DARK])
-    # whatever the source, the data set says how a folder is given, and that it is missing
-    settings = DataSettings(source, root)
+    if root is None and "root" in DATASETS[source].settings:
+        raise DataError(f"where is {source}? Give its folder: --root FOLDER")
     if source == N_MNIST:
-        return Digits(settings.request(part == "train", None).folder(), part)
-    pictures = load_split(settings, part == "train")
+        return Digits(Path(root or ""), part)
+    pictures = load_split(DataSettings(source, root), part == "train")
     assert isinstance(pictures, ImageSet)
     return Shown(pictures, source, seed)
 

@@ -13,6 +13,7 @@ from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
 from spikedistill.data.events.event import DVS128, Sensor
 from spikedistill.data.events.frames import checked_frames
+from spikedistill.data.events.gestures import refuse_published_gestures
 from spikedistill.data.events.layouts import CIFAR10_CLASSES, LAYOUTS
 from spikedistill.data.events.recordings import PART_NAMES, READERS, Recordings, find_recordings, part_folder
 from spikedistill.data.events.settings import LARGEST as LARGEST_SENSOR
@@ -76,6 +77,7 @@ def check(root: str | Path) -> list[Part]:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
+    refuse_published_gestures(root)
     recordings = _all_scenes(root) or _all_recordings(root)
     parts = _tables(root) + _all_torchvision(root) + recordings
     if not recordings:  # classes lie in train/ and test/ in both forms; recordings are no pictures by their names
@@ -132,14 +134,14 @@ def _recordings(folder: Path, where: str | None) -> list[Part]:
 
 
 ANYTHING = Sensor(LARGEST_SENSOR, LARGEST_SENSOR)
-ANY_SENSOR = {"atis": Sensor(240, 256), "events_np": ANYTHING, "aedat3": ANYTHING, "aedat4": ANYTHING}
+LIMITED = {"aedat2": DVS128, "atis": Sensor(240, 256)}
 """The largest sensor that a form can say."""
 
 
 def _sensor_of(found: Recordings) -> Sensor:
     """That of the data set with these classes; of an unknown one whatever the form can say."""
     known = [layout.sensor for layout in LAYOUTS.values() if layout.classes == found.classes]
-    return known[0] if known else ANY_SENSOR.get(found.form, DVS128)
+    return known[0] if known else LIMITED.get(found.form, ANYTHING)
 
 
 def _frame_problems(found: Recordings) -> list[str]:

@@ -136,10 +136,11 @@ DATASETS: dict[str, DataSet] = {
     ),
     "n-mnist": _recordings("n-mnist", "N-MNIST, 60,000 + 10,000 recordings of 34×34: Train/DIGIT/*.bin and Test/"),
     "dvs128-gesture": _recordings(
-        "dvs128-gesture", "DVS128 Gesture, 11 gestures: SpikingJelly's events_np/train/CLASS/*.npz, or its frames"
+        "dvs128-gesture",
+        "DVS128 Gesture, 11 gestures: as data cut-gestures makes it, or SpikingJelly's events or frames",
     ),
     "n-caltech101": _recordings("n-caltech101", "N-Caltech101, 8,709 recordings: CLASS/*.bin"),
-    "recordings": _recordings("recordings", "any CLASS/*.aedat, *.bin or *.npz of events, of any camera"),
+    "recordings": _recordings("recordings", "any CLASS/*.aedat, *.bin, *.dat, *.h5 or *.npz of events, of any camera"),
     "gen1": _scenes("Prophesee GEN1, boxes of cars and pedestrians: train/*_td.dat with *_bbox.npy, and test/"),
     "megapixel": _scenes("Prophesee 1 Megapixel, boxes of seven classes, in the form of gen1"),
     "event-boxes": _scenes("any recordings with boxes in the form of gen1, and classes.txt"),

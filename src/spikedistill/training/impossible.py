@@ -25,7 +25,7 @@ def refuse_impossible(
     """
     _other_steps(recipe, samples)
     _graphs(recipe, device, process)
-    _spike_path(recipe, device)
+    _spike_path(recipe, learner, device)
     # the rate twin would say so only when its phase begins
     if (recipe.phases.rate_twin or isinstance(recipe.rule, RateTwin)) and neurons_learn(learner.network):
         raise InvalidArgument(NO_LEARNED)
@@ -50,7 +50,7 @@ def _graphs(recipe: Recipe, device: torch.device, process: Process) -> None:
         raise InvalidArgument(f"graphs records steps of one process on a GPU, and this is {where}; leave out --graphs")
 
 
-def _spike_path(recipe: Recipe, device: torch.device) -> None:
+def _spike_path(recipe: Recipe, learner: SelfDistillation, device: torch.device) -> None:
     """Only rate-based backpropagation has a spike path that is kept without gradient."""
     missing = None if recipe.convolutions == "full" else missing_eight_bit(device)
     if missing is not None:
@@ -58,3 +58,5 @@ def _spike_path(recipe: Recipe, device: torch.device) -> None:
     options = ["--convolutions 8bit"] * (recipe.convolutions != "full") + ["--parts"] * (recipe.parts is not None)
     if options and not isinstance(recipe.rule, Rate):
         raise InvalidArgument(f"{' and '.join(options)} is for --rule rate, and this is {recipe.rule}; leave it out")
+    if recipe.parts is not None and neurons_learn(learner.network):
+        raise InvalidArgument("--parts has no effect on neurons that learn, which read all currents; leave it out")

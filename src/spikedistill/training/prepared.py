@@ -194,6 +194,7 @@ def _precision(run: Run, learner: SelfDistillation) -> tuple[str, str]:
     if run.recipe.precision != "auto":  # as in every resumed run: then no batch has to be read for it
         return run.recipe.precision, f"{run.recipe.precision}, as the recipe says"
     size = max(1, min(run.recipe.optimizer.batch_size // run.process.count, len(run.splits.train)))
+    size = -(-size // (run.recipe.parts or 1))  # in parts, because a whole batch may not fit
     images = run.splits.train.batch(torch.arange(size)).inputs.to(run.device)
     return from_all_processes(choose_precision("auto", learner, images))[0]
 

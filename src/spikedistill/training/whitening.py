@@ -42,27 +42,13 @@ def whiten(network: Network, batches: Sequence[Tensor]) -> int:
     """
     if not batches:
         raise InvalidArgument("whitening needs training samples")
-    first: list[tuple[nn.Conv2d, Tensor]] = []
-
-    def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.Conv2d)
-        first.append((module, args[0]))
-
-    handles = [m.register_forward_pre_hook(look) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    try:
-        with evaluating(network):
-            layer: nn.Conv2d | None = None
-            total, squares, count = torch.zeros(()), torch.zeros(()), 0
-            for inputs in batches:
-                first.clear()
-                network(inputs, timesteps=None)  # the ANN twin: every layer sees one tensor
-                layer, seen = _checked(first)
-                for patches in _patches(layer, seen):
-                    total, squares = total + patches.sum(0), squares + patches.T @ patches
-                    count += len(patches)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layer: nn.Conv2d | None = None
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
+    for inputs in batches:
+        layer, seen = _first_convolution(network, inputs)
+        for patches in _patches(layer, seen):
+            total, squares = total + patches.sum(0), squares + patches.T @ patches
+            count += len(patches)
     assert layer is not None
     mean = total / count
     variances, directions = torch.linalg.eigh(squares / count - mean.outer(mean))  # in rising order
@@ -75,11 +61,31 @@ def whiten(network: Network, batches: Sequence[Tensor]) -> int:
     return kept
 
 
-def _checked(first: list[tuple[nn.Conv2d, Tensor]]) -> tuple[nn.Conv2d, Tensor]:
-    """The convolution that was called first, and its input [N, C, H, W]."""
-    if not first:
+class _Found(Exception):
+    """Leaves the forward pass at the first convolution: the rest would only take time and memory."""
+
+    def __init__(self, layer: nn.Conv2d, seen: Tensor) -> None:
+        self.layer, self.seen = layer, seen
+
+
+def _first_convolution(network: Network, inputs: Tensor) -> tuple[nn.Conv2d, Tensor]:
+    """The convolution that is called first, and its input [N, C, H, W]."""
+
+    def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        raise _Found(module, args[0])
+
+    handles = [m.register_forward_pre_hook(look) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        with evaluating(network):
+            network(inputs, timesteps=None)  # the ANN twin: every layer sees one tensor
+    except _Found as found:
+        layer, seen = found.layer, found.seen
+    else:
         raise InvalidArgument("whitening is for a network whose first layer is a Conv2d, and this one has none")
-    layer, seen = first[0]
+    finally:
+        for handle in handles:
+            handle.remove()
     if layer.groups > 1 or layer.out_channels < 2:
         raise InvalidArgument(
             f"whitening needs a first convolution of all input channels with at least 2 output channels; given {layer}"

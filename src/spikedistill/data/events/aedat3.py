@@ -30,12 +30,13 @@ CLOCK = 31
 """Bits of a time."""
 
 
-def read_aedat3(path: str | Path, repair: bool = False, sensor: Sensor = DVS128) -> Events:
+def read_aedat3(path: str | Path, repair: bool = False, sensor: Sensor = DVS128, remedy: str = REPAIR) -> Events:
     """Decode an AEDAT 3.1 recording; packets of other events (frames, inertial data) are passed over.
 
     Args:
         repair: leave out events that are not of the sensor, what follows a damaged packet, and sort by time, instead of
             refusing the file.
+        remedy: what an error says that one can do.
 
     Raises:
         DataError: not AEDAT 3.1, truncated, without events, of another sensor, or with time running backwards.
@@ -46,13 +47,13 @@ def read_aedat3(path: str | Path, repair: bool = False, sensor: Sensor = DVS128)
     except ReadError as error:
         raise DataError(str(error)) from error
     words, times = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
-    for over, packet in _polarity_packets(path, content, _end_of_header(path, content), repair):
+    for over, packet in _polarity_packets(path, content, _end_of_header(path, content), None if repair else remedy):
         valid = packet[:, 0] & 1 == 1
         words.append(packet[valid, 0])
         times.append(packet[valid, 1].astype(np.int64) + (over << CLOCK))
     word = np.concatenate(words)
     events = Events.of(word >> 17, word >> 2 & 0x7FFF, word >> 1 & 1, np.concatenate(times), path)
-    return (events.repaired(sensor) if repair else events).checked(path, sensor)
+    return (events.repaired(sensor) if repair else events).checked(path, sensor, remedy)
 
 
 def _end_of_header(path: Path, content: bytes) -> int:
@@ -66,8 +67,12 @@ def _end_of_header(path: Path, content: bytes) -> int:
     return end + 1
 
 
-def _polarity_packets(path: Path, content: bytes, start: int, repair: bool) -> Iterator[tuple[int, np.ndarray]]:
-    """How often the clock ran over, and words and times uint32 [n, 2], of each packet of polarity events."""
+def _polarity_packets(path: Path, content: bytes, start: int, remedy: str | None) -> Iterator[tuple[int, np.ndarray]]:
+    """How often the clock ran over, and words and times uint32 [n, 2], of each packet of polarity events.
+
+    Args:
+        remedy: what the error about a damaged packet says that one can do; None: end there without one.
+    """
     while start < len(content):
         header = np.frombuffer(content[start : start + PACKET.itemsize].ljust(PACKET.itemsize, b"\0"), PACKET)[0]
         kind, size, count, over = (int(header[name]) for name in ("type", "size", "count", "over"))
@@ -84,6 +89,6 @@ def _polarity_packets(path: Path, content: bytes, start: int, repair: bool) -> I
                 yield over, np.frombuffer(content[first:end], "<u4").reshape(-1, 2)
             start = end
             continue
-        if repair:
+        if remedy is None:
             return
-        raise DataError(f"{path} is damaged or truncated: at byte {start} it announces {problem}; {REPAIR}")
+        raise DataError(f"{path} is damaged or truncated: at byte {start} it announces {problem}; {remedy}")

@@ -46,8 +46,11 @@ class DatFile:
     sensor: Sensor | None
 
     @classmethod
-    def open(cls, path: str | Path) -> DatFile:
+    def open(cls, path: str | Path, in_order: bool = True) -> DatFile:
         """
+        Args:
+            in_order: look at the order of time; without it, only `events` may be asked for.
+
         Raises:
             DataError: not readable, cut off, of another kind of event, or with times that run backwards.
         """
@@ -68,7 +71,8 @@ class DatFile:
                 "copy or unpack it again"
             )
         records = np.memmap(path, EVENT, "r", offset=start) if rest else np.zeros(0, EVENT)
-        _refuse_backwards(records["t"], path)
+        if in_order:
+            _refuse_backwards(records["t"], path)
         return cls(path, records, _sensor(said, path))
 
     def __len__(self) -> int:
@@ -149,10 +153,13 @@ def _sensor(said: dict[str, str], path: Path) -> Sensor | None:
 def read_dat(path: Path, repair: bool = False, sensor: Sensor = DVS128) -> Events:
     """All events of a recording.
 
+    Args:
+        repair: leave out events that are not of the sensor, and sort by time, instead of refusing the file.
+
     Raises:
         DataError: damaged, or not a usable recording.
     """
-    events = DatFile.open(path).events()
+    events = DatFile.open(path, in_order=not repair).events()
     return (events.repaired(sensor) if repair else events).checked(path, sensor)
 
 

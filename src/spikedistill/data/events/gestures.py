@@ -8,8 +8,9 @@ to 11 become 0 to 10, as in other libraries.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from spikedistill.machine.progress import show_progress
 from spikedistill.machine.reading import ReadError, text_of
 
 LISTS = {"train": "trials_to_train.txt", "test": "trials_to_test.txt"}
+REMEDY = "is the file damaged? To leave such events out and sort by time: --repair"
 COLUMNS = ("class", "startTime_usec", "endTime_usec")
 CLASSES = 11
 
@@ -57,9 +59,13 @@ def cut_gestures(root: str | Path, out: Path, repair: bool = False) -> dict[str,
     """
     root = Path(root).expanduser()
     tables, problems = dict[str, dict[Path, list[Gesture]]](), list[str]()
-    for part, name in LISTS.items():
+    files = {part: _listed_files(root / name) for part, name in LISTS.items()}
+    twice = [path.name for path, count in Counter(itertools.chain(*files.values())).items() if count > 1]
+    if twice:
+        raise DataError(f"{root}: {', '.join(twice)} stands in the lists more than once; a recording trains or tests")
+    for part, paths in files.items():
         tables[part] = {}
-        for path in _listed_files(root / name):
+        for path in paths:
             try:
                 tables[part][path] = read_gestures(path)
             except DataError as error:
@@ -77,6 +83,18 @@ def cut_gestures(root: str | Path, out: Path, repair: bool = False) -> dict[str,
     return counts
 
 
+def refuse_published_gestures(root: Path) -> None:
+    """
+    Raises:
+        DataError: the published folder, with what to do.
+    """
+    if (root / LISTS["train"]).is_file():
+        raise DataError(
+            f"{root} is DVS128 Gesture as it was published, whose recordings hold many gestures each; cut them first: "
+            f"spikedistill data cut-gestures --root {root} --out FOLDER, and give --data.root FOLDER"
+        )
+
+
 def read_gestures(recording: Path) -> list[Gesture]:
     """The table of labels beside a recording.
 
@@ -87,10 +105,10 @@ def read_gestures(recording: Path) -> list[Gesture]:
     if not recording.is_file():
         raise DataError(f"{recording} is missing; copy or unpack it again, or leave its line out of the list")
     path = recording.with_name(f"{recording.stem}_labels.csv")
-    lines = list(csv.reader(_text(path).splitlines()))
+    lines = [line.split(",") for line in _text(path).splitlines()]
     if not lines or tuple(cell.strip() for cell in lines[0]) != COLUMNS:
         found = ",".join(lines[0]) if lines else "nothing"
-        raise DataError(f"{path} should begin with {','.join(COLUMNS)}; it begins with {found}")
+        raise DataError(f"{path} should begin with {','.join(COLUMNS)}; it begins with {found[:100]}")
     gestures = []
     for number, line in enumerate(lines[1:], 2):
         if not any(cell.strip() for cell in line):
@@ -101,8 +119,8 @@ def read_gestures(recording: Path) -> list[Gesture]:
             label, start, end = 0, 0, 0
         if not (1 <= label <= CLASSES and 0 <= start < end):
             raise DataError(
-                f"{path}, line {number}: {','.join(line)}; expected a class from 1 to {CLASSES}, a start and a later "
-                "end in µs"
+                f"{path}, line {number}: {','.join(line)[:100]}; expected a class from 1 to {CLASSES}, a start and a "
+                "later end in µs"
             )
         gestures.append(Gesture(label - 1, start, end))
     return gestures
@@ -131,7 +149,7 @@ def _text(path: Path) -> str:
 
 def _cut(path: Path, gestures: list[Gesture], folder: Path, repair: bool) -> int:
     """Write the gestures of one recording; how many they are."""
-    events = read_aedat3(path, repair)
+    events = read_aedat3(path, repair, remedy=REMEDY)
     for k, gesture in enumerate(gestures):
         first, last = np.searchsorted(events.t, (gesture.start, gesture.end))
         rows = slice(int(first), int(last))

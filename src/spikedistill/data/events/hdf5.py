@@ -26,8 +26,8 @@ STRIDE = 4096
 """Of so many events the first time is kept in memory, to find windows by."""
 PART = 1024 * STRIDE
 """Events whose times are looked at at once."""
-MOST = 2**34
-"""Events of a recording; a damaged or foreign file can claim any number."""
+MOST, AT_ONCE = 2**34, 2**28
+"""Events of a recording, and of one that is read whole; a damaged or foreign file can claim any number."""
 LARGEST_SIDE = 1 << 16
 REMEDY = "leave such events out, or give the camera's own size"
 
@@ -51,8 +51,11 @@ class Hdf5File:
     sensor: Sensor | None
 
     @classmethod
-    def open(cls, path: str | Path) -> Hdf5File:
+    def open(cls, path: str | Path, in_order: bool = True) -> Hdf5File:
         """
+        Args:
+            in_order: look at all times and their order; without it, only `events` may be asked for.
+
         Raises:
             DataError: h5py is missing; or not readable, of another form, or with times that run backwards.
         """
@@ -63,7 +66,7 @@ class Hdf5File:
             regular(path)
             file = h5py.File(path, "r")
             columns = _columns(h5py, file, path)
-            times = _times(columns["t"], path)
+            times = _times(columns["t"], path) if in_order else np.zeros(0, np.int64)
             # the file is open as long as its columns are needed
             return cls(path, columns, len(columns["t"]), times, _sensor(h5py, file, path))
         except Exception as error:  # libhdf5 meets damage in many ways
@@ -103,8 +106,10 @@ class Hdf5File:
         """All events, not checked.
 
         Raises:
-            DataError: a damaged file.
+            DataError: a damaged file, or more than are read at once.
         """
+        if self.count > AT_ONCE:
+            raise DataError(f"{self.path} holds {self.count} events, more than the {AT_ONCE} that are read whole")
         return self._decoded(slice(0, self.count))
 
     def _decoded(self, rows: slice) -> Events:
@@ -174,6 +179,8 @@ def _inside(h5py: Any, file: Any, name: str, path: Path) -> Any:
         return None
     if place.external or place.is_virtual:
         raise DataError(f"{path}: the numbers of {name} lie in another file; copy them into this one")
+    if place.size and not place.id.get_storage_size():
+        raise DataError(f"{path}: {name} claims {place.size} numbers and holds none; copy or download the file again")
     return place
 
 
@@ -198,11 +205,12 @@ def _times(column: Any, path: Path) -> np.ndarray:
 
 def _sensor(h5py: Any, file: Any, path: Path) -> Sensor | None:
     said = [_inside(h5py, file, f"events/{name}", path) for name in ("height", "width")]
-    if all(side is not None for side in said):
+    if all(side is not None and side.size == 1 for side in said):
         rows, columns = (int(np.asarray(side[()]).reshape(-1)[0]) for side in said)
     else:
         geometry = file.attrs.get("geometry", "")
-        found = re.fullmatch(r"(\d+)\s*x\s*(\d+)", geometry if isinstance(geometry, str) else "")
+        text = geometry.decode("latin-1") if isinstance(geometry, bytes) else str(geometry)
+        found = re.fullmatch(r"(\d+)\s*x\s*(\d+)", text)
         if found is None:
             return None
         columns, rows = int(found.group(1)), int(found.group(2))
@@ -220,8 +228,11 @@ def _words(error: Exception) -> str:
 def read_hdf5(path: Path, repair: bool = False, sensor: Sensor = DVS128) -> Events:
     """All events of a recording.
 
+    Args:
+        repair: leave out events that are not of the sensor, and sort by time, instead of refusing the file.
+
     Raises:
         DataError: damaged, or not a usable recording.
     """
-    events = Hdf5File.open(path).events()
+    events = Hdf5File.open(path, in_order=not repair).events()
     return (events.repaired(sensor) if repair else events).checked(path, sensor)

@@ -17,7 +17,7 @@ from spikedistill.data.events.atis import read_atis
 from spikedistill.data.events.dat import read_dat
 from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, to_frames
-from spikedistill.data.events.gestures import LISTS
+from spikedistill.data.events.gestures import refuse_published_gestures
 from spikedistill.data.events.hdf5 import read_hdf5
 from spikedistill.data.npz import npz_keys, read_npz
 from spikedistill.errors import DataError
@@ -234,7 +234,8 @@ def find_recordings(
 ) -> Recordings:
     """The recordings under `root`, in the first form found.
 
-    CLASS/*.aedat (2.0, 3.1 or 4), CLASS/*.bin, events_np/CLASS/*.npz, or frames_number_T_split_by_number/CLASS/*.npz.
+    CLASS/* of the suffixes in `RAW` (AEDAT 2.0, 3.1 or 4), events_np/CLASS/*.npz, or
+    frames_number_T_split_by_number/CLASS/*.npz.
 
     Args:
         framing: what the frames shall be; ready-made ones must have been cut so, and those of that T are preferred.
@@ -254,11 +255,7 @@ def find_recordings(
     for kind, folder, suffixes in candidates:
         if folder.is_dir() and any(_files(c, suffixes) for c in _class_folders(folder)):
             return _collect(kind, folder, suffixes, classes)
-    if (root / LISTS["train"]).is_file():
-        raise DataError(
-            f"{root} is DVS128 Gesture as it was published, whose recordings hold many gestures each; cut them first: "
-            f"spikedistill data cut-gestures --root {root} --out FOLDER, and give --data.root FOLDER"
-        )
+    refuse_published_gestures(root)
     archives = sorted(p.name for p in root.iterdir() if p.suffix in (".zip", ".gz", ".tar", ".tgz"))
     if archives:
         raise DataError(f"{root} holds archives ({', '.join(archives[:4])}) and no folders of recordings; unpack them")
@@ -266,7 +263,7 @@ def find_recordings(
     cut = f"frames_number_{framing.timesteps}_split_by_{framing.by}" if framing else "frames_number_T_split_by_number"
     inside = "" if part is None else f"{part}/"
     raise DataError(
-        f"{root} holds no recordings: expected {inside}CLASS/*.aedat or *.bin, events_np/{inside}CLASS/*.npz or "
+        f"{root} holds no recordings: expected {inside}CLASS/* of {', '.join(RAW)}, events_np/{inside}CLASS/*.npz or "
         f"{cut}/{inside}CLASS/*.npz; it holds {there or 'nothing'}"
     )
 

@@ -20,7 +20,7 @@ from spikedistill.data.events.frames import to_frames_between
 from spikedistill.data.events.recordings import part_folder
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes
 from spikedistill.data.scenes.layouts import SceneLayout
-from spikedistill.data.scenes.opened import Opened, opened, recordings_in
+from spikedistill.data.scenes.opened import FORMS, Opened, opened, recordings_in
 from spikedistill.data.scenes.settings import Windowing
 from spikedistill.errors import DataError, listed
 from spikedistill.machine.reading import ReadError, by_name, text_of
@@ -28,6 +28,7 @@ from spikedistill.tasks.boxes import usable, wrong
 
 RECORDING, LABELS = "_td.dat", "_bbox.npy"
 """The ends of the names of a recording (its usual form) and of its boxes."""
+OTHERS = ", ".join(suffix for suffix in FORMS if suffix != RECORDING)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,7 +122,9 @@ def find_windows(
     """
     folder = part_folder(root, part)
     if not folder.is_dir():
-        raise DataError(f"{root} holds no folder {part}/; expected {part}/NAME{RECORDING} and {part}/NAME{LABELS}")
+        raise DataError(
+            f"{root} holds no folder {part}/; expected {part}/NAME{RECORDING} (or {OTHERS}) and {part}/NAME{LABELS}"
+        )
     names = classes_of(root, layout)
     recordings = recordings_in(folder)
     labels = by_name(sorted(folder.rglob(f"*{LABELS}")), lambda path: path.name.removesuffix(LABELS))
@@ -169,13 +172,13 @@ def classes_of(root: Path, layout: SceneLayout) -> tuple[str, ...]:
 
 def _refuse_alone(folder: Path, recordings: dict[str, Path], labels: dict[str, Path]) -> None:
     alone = [f"{recordings[name]} has no {name}{LABELS}" for name in recordings if name not in labels]
-    alone += [f"{labels[name]} has no {name}{RECORDING}" for name in labels if name not in recordings]
+    alone += [f"{labels[name]} has no {name}{RECORDING} (or {OTHERS})" for name in labels if name not in recordings]
     if alone:
         raise DataError(
             f"recordings and boxes do not go together; add what is missing, or move these away:{listed(alone)}"
         )
     if not recordings:
-        raise DataError(f"{folder} holds no NAME{RECORDING} with NAME{LABELS} beside it")
+        raise DataError(f"{folder} holds no NAME{RECORDING} (or {OTHERS}) with NAME{LABELS} beside it")
 
 
 def _sensor_of(paths: list[Path]) -> Sensor:
@@ -187,7 +190,10 @@ def _sensor_of(paths: list[Path]) -> Sensor:
     said = {path: opened(path).sensor for path in paths}
     silent = [str(path) for path, sensor in said.items() if sensor is None]
     if silent:
-        raise DataError(f"{silent[0]} does not say rows and columns of its camera (% Height, % Width in its header)")
+        raise DataError(
+            f"{silent[0]} does not say rows and columns of its camera (DAT: % Height and % Width in its header; HDF5: "
+            'events/height and events/width, or the attribute "geometry")'
+        )
     kinds = Counter(said.values())
     if len(kinds) > 1:
         usual = kinds.most_common(1)[0][0]
