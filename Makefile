@@ -2,15 +2,16 @@
 # make test-otherwise: the same tests with every automatic choice turned the other way (small networks choose fp32, eager).
 PYTHON ?= python3
 BIN := .venv/bin
+TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 demo: .venv/installed
 	$(BIN)/spikedistill train
 
 test: .venv/installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest $(TOGETHER)
 
 test-otherwise: .venv/installed-test
-	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on OMP_NUM_THREADS=1 $(BIN)/pytest
+	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(BIN)/pytest $(TOGETHER)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

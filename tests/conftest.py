@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Several processes of pytest-xdist share the cores; their threads would wait for one another. Before torch is imported,
+# and for the processes that tests start.
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+
 import pytest
 import torch
 from hypothesis import settings

@@ -85,7 +85,7 @@ def test_missing_and_empty_folders(root, tmp_path):
     with pytest.raises(DataError, match="missing or empty: cat, ship"):
         find_recordings(root, classes=CIFAR10_CLASSES)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no recordings: expected CLASS/\*.aedat.*it holds nothing"):
+    with pytest.raises(DataError, match=r"holds no recordings: expected CLASS/\* of .aedat.*it holds nothing"):
         find_recordings(tmp_path / "empty")
     with pytest.raises(DataError, match="is not a folder"):
         find_recordings(tmp_path / "nowhere")
