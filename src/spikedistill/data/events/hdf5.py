@@ -126,7 +126,8 @@ def _h5py(path: Path) -> Any:
     except ImportError as error:
         raise DataError(f"reading {path} needs the package h5py: pip install 'spikedistill[hdf5]'") from error
     with contextlib.suppress(ImportError):  # plain and gzip files need none
-        import hdf5plugin  # noqa: F401  # tells libhdf5 of more compressions
+        # tells libhdf5 of more compressions
+        import hdf5plugin  # noqa: F401  # pyright: ignore[reportMissingImports]
     return h5py
 
 
