@@ -11,7 +11,7 @@ test: .venv/installed-test
 	$(BIN)/pytest $(TOGETHER)
 
 test-otherwise: .venv/installed-test
-	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(BIN)/pytest $(TOGETHER)
+	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on $(BIN)/pytest $(TOGETHER)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
