@@ -23,10 +23,9 @@ from torch import Tensor, nn
 import spikedistill as sd
 from spikedistill.bench.peers import SpikingJelly
 from spikedistill.data import Samples, in_order, load
-from spikedistill.data.batches import generator_for
 from spikedistill.training.build import make_network
 from spikedistill.training.optimizers import decay_groups, learning_rate, set_learning_rate
-from spikedistill.training.prepared import START_BATCH, START_SAMPLES
+from spikedistill.training.prepared import start_inputs
 
 DTYPE = torch.bfloat16 if os.environ.get("SPIKEDISTILL_PRECISION") == "bf16" else torch.float32
 
@@ -55,8 +54,7 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     network = make_network(recipe, splits.train)
     if recipe.whiten:
-        order = torch.randperm(len(splits.train), generator=generator_for(recipe.seed))[:START_SAMPLES]
-        sd.whiten(network, [splits.train.batch(index).inputs for index in order.split(START_BATCH)])
+        sd.whiten(network, start_inputs(splits.train, recipe.seed))
     peer = SpikingJelly(network.body, recipe.timesteps, functional_neurons=True).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     peer.compile(fullgraph=True)
     settings = recipe.optimizer

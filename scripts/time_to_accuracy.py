@@ -14,20 +14,22 @@ import sys
 from itertools import accumulate
 from pathlib import Path
 
-import yaml
-
+from spikedistill.core.learning import ANN, RateTwin
 from spikedistill.machine.reading import plain_json
 from spikedistill.report.figure import new_figure, save_figure
 from spikedistill.report.metrics import read_metrics
+from spikedistill.training.phases import Phases
+from spikedistill.training.recipe import Recipe
+from spikedistill.training.recipe_files import saved_recipe
 
 COLOURS = {"ANN twin": "tab:gray", "rate twin": "tab:orange", "spikes": "tab:blue"}
 
 
-def phases_of(folder: Path, epochs: int) -> list[str]:
+def phases_of(recipe: Recipe, epochs: int) -> list[str]:
     """What trained in each epoch."""
-    phases = yaml.safe_load((folder / "recipe.yaml").read_text()).get("phases", {})
-    ann, twin = phases.get("ann", 0), phases.get("rate_twin", 0)
-    return ["ANN twin"] * ann + ["rate twin"] * twin + ["spikes"] * (epochs - ann - twin)
+    phases = Phases(recipe.rule, recipe.phases, epochs, recipe.seed)
+    rules = [phases.at(epoch, 0, 1).rule for epoch in range(epochs)]
+    return ["ANN twin" if isinstance(r, ANN) else "rate twin" if isinstance(r, RateTwin) else "spikes" for r in rules]
 
 
 def main() -> None:
@@ -45,13 +47,13 @@ def main() -> None:
         rows = read_metrics(path / "metrics.csv")
         minutes = [0.0, *accumulate(float(row["seconds"]) / 60 for row in rows)]
         shown = [100 * float(row["train_accuracy"]) for row in rows]
-        phases = phases_of(path, len(rows))
+        recipe = saved_recipe(path, teachers=False)
+        phases = phases_of(recipe, len(rows))
         for k in range(len(rows)):
             start = max(k - 1, 0)  # a line from the epoch before; the first epoch is a point
             axes.plot(minutes[start + 1 : k + 2], shown[start : k + 1], ".-", color=COLOURS[phases[k]], lw=1, ms=4)
         result = plain_json(path / "result.json")
-        steps = yaml.safe_load((path / "recipe.yaml").read_text())["rule"]["timesteps"]
-        axes.plot(minutes[-1], 100 * result["test_accuracy"][str(steps)], "*", color="tab:blue", ms=10)
+        axes.plot(minutes[-1], 100 * result["test_accuracy"][str(recipe.timesteps)], "*", color="tab:blue", ms=10)
     for phase, colour in COLOURS.items():
         axes.plot([], [], ".-", color=colour, label=f"{phase}, training images")
     axes.plot([], [], "*", color="tab:blue", ms=10, ls="none", label="spikes, test images")

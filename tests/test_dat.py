@@ -47,6 +47,17 @@ def test_a_recording_byte_by_byte(tmp_path):
     assert DatFile.open(tmp_path / "a.dat").sensor is None
 
 
+def test_repair_sorts_by_time(tmp_path):
+    write_dat(tmp_path / "a.dat", events_of(), SMALL)
+    content = (tmp_path / "a.dat").read_bytes()
+    start = len(content) - 8 * len(events_of())
+    records = [content[k : k + 8] for k in range(start, len(content), 8)]
+    (tmp_path / "a.dat").write_bytes(content[:start] + b"".join(reversed(records)))
+    with pytest.raises(DataError, match="time runs backwards"):
+        read_dat(tmp_path / "a.dat", sensor=SMALL)
+    assert np.array_equal(read_dat(tmp_path / "a.dat", repair=True, sensor=SMALL).t, events_of().t)
+
+
 def dat(*events, kind=b"\x0c\x08", header=b"% Height 40\n% Width 60\n"):
     return header + kind + b"".join(t.to_bytes(4, "little") + (x | y << 14).to_bytes(4, "little") for x, y, t in events)
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import spikedistill as sd
 from spikedistill.core.kernels import EAGER, FUSED, EightBit, InParts, Kernels, Term, in_parts
 from spikedistill.machine.compiler import missing_compiler
+from spikedistill.training import prepared as prepared_room
 from spikedistill.training.recipe_files import load_recipe
 
 KINDS = {"resnet18": 16, "resnet19": 16, "preact_resnet18": 16, "ms_resnet18": 16, "vgg11": 16, "speednet": 16}
@@ -123,6 +124,21 @@ def test_a_run_says_so_and_refuses_what_has_no_effect(tmp_path, capsys):
             sd.train(load_recipe("fashion-small", [*words, "--rule", rule]), tmp_path / rule)
     with pytest.raises(ValueError, match="--parts has no effect on neurons that learn"):
         sd.train(load_recipe("fashion-small", [*words, "--learned.decay", "channel"]), tmp_path / "learned")
+
+
+def test_the_precision_is_measured_on_a_part(tmp_path, monkeypatch):
+    """Because a whole batch may not fit."""
+    sizes = []
+
+    def choose(wish, learner, images):
+        sizes.append(len(images))
+        return "fp32", "fp32"
+
+    monkeypatch.setattr(prepared_room, "choose_precision", choose)
+    words = "--optimizer.epochs 1 --optimizer.batch_size 40 --timesteps 2 --data.train_rows 80 --data.validation_rows 0"
+    for parts in ((), ("--parts", "3")):
+        sd.train(load_recipe("fashion-small", [*words.split(), *parts]), tmp_path / str(len(parts)))
+    assert sizes == [40, 14]
 
 
 def test_what_is_no_number_of_parts_is_refused():

@@ -15,6 +15,7 @@ from spikedistill.data.batches import generator_for
 from spikedistill.data.check import check
 from spikedistill.data.events.dat import DatFile, write_dat
 from spikedistill.data.events.event import Sensor
+from spikedistill.data.scenes import things as things_room
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes, write_boxes
 from spikedistill.data.scenes.layouts import SCENES, SceneLayout
 from spikedistill.data.scenes.make import Scenery, make_scenes
@@ -268,6 +269,15 @@ def test_pictures_are_things_that_a_camera_records():
         assert len(events) > 1000
     assert np.array_equal(events.t, last.t)
     assert np.array_equal(events.x, last.x)
+
+
+def test_no_more_pictures_are_recorded_than_are_kept(monkeypatch):
+    monkeypatch.setattr(things_room, "MOST", 5)
+    shown = Shown(load(DataSettings("fashion-small", train_rows=40)).train, "fashion-small", 0)
+    assert len(shown) == 5
+    assert len(shown[4][0]) > 1000
+    with pytest.raises(IndexError):
+        shown[5]
 
 
 def test_scenes_of_pictures_need_no_folder(tmp_path, capsys):

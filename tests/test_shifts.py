@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from PIL import Image
@@ -44,6 +46,11 @@ def test_events_are_those_of_each_pixel():
     for k, picture in enumerate(pictures()):
         assert torch.equal(found[:, k], by_pixel(picture))
     assert 0.2 < found.mean() < 0.5  # neither all pixels nor none
+
+
+def test_the_directions_are_eight_of_the_half_circle():
+    angles = {math.degrees(math.atan2(r0 - r1, c1 - c0)) % 180 for (r0, c0), (r1, c1) in STEPS}
+    assert sorted(round(angle) for angle in angles) == [0, 27, 45, 63, 90, 117, 135, 153]
 
 
 def test_fewer_frames_count_the_events_of_steps_that_follow_each_other():

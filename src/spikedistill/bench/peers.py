@@ -77,16 +77,17 @@ def spikingjelly_neuron(constants: Neuron) -> nn.Module:
     Raises:
         InvalidArgument: one that the module does not have: a membrane that begins elsewhere than at 0, or no decay.
     """
-    from spikingjelly.activation_based import neuron, surrogate
-
     if constants.start != 0 or constants.decay == 1:
         raise InvalidArgument(f"SpikingJelly's LIFNode starts at 0 and leaks; given {constants}")
     _check_surrogate(constants)
+    reset = _reset(constants)
+    from spikingjelly.activation_based import neuron, surrogate
+
     return neuron.LIFNode(
         tau=1 / (1 - constants.decay),
         decay_input=False,
         v_threshold=constants.threshold,
-        v_reset=_reset(constants),
+        v_reset=reset,
         surrogate_function=surrogate.Sigmoid(constants.surrogate.alpha),
         detach_reset=constants.detach_reset,
         step_mode="m",
@@ -206,9 +207,6 @@ class SnnTorch(nn.Module):
 
 
 def snntorch_neuron(constants: Neuron) -> nn.Module:
-    import snntorch
-    from snntorch import surrogate
-
     if constants.start != 0 or constants.reset != "soft" or not constants.detach_reset:
         raise InvalidArgument(
             f"snnTorch's Leaky starts at 0 here and has a soft reset without gradient; given {constants}"
@@ -216,6 +214,9 @@ def snntorch_neuron(constants: Neuron) -> nn.Module:
     _check_surrogate(constants)
     if constants.surrogate.alpha != int(constants.surrogate.alpha):
         raise InvalidArgument(f"snnTorch's sigmoid has a whole slope; given {constants.surrogate}")
+    import snntorch
+    from snntorch import surrogate
+
     # `reset_delay=False` resets in the step of the spike, as method.md §1 does. Where a membrane reaches twice the
     # threshold it still subtracts otherwise than ours; that changes spikes, not the work of a step.
     gradient = surrogate.sigmoid(slope=int(constants.surrogate.alpha))

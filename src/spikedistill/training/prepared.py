@@ -15,7 +15,7 @@ from spikedistill.core.kernels import Kernels, count_eight_bit, in_eight_bits, i
 from spikedistill.core.kernels.eight_bit import FEWEST_CHANNELS
 from spikedistill.core.learning import Rate
 from spikedistill.core.modules import evaluating
-from spikedistill.data import Splits
+from spikedistill.data import Samples, Splits
 from spikedistill.data.batches import generator_for
 from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.processes import Process, from_all_processes
@@ -138,7 +138,7 @@ def _start(run: Run, learner: SelfDistillation) -> str | None:
             network that does not begin with a convolution of images.
     """
     if run.recipe.whiten:
-        return f"whitened: {whiten(learner.network, _some_inputs(run))} directions in the first layer"
+        return f"whitened: {whiten(learner.network, _start_inputs(run))} directions in the first layer"
     if not run.recipe.init_fit:
         return None
     assert run.recipe.timesteps is not None
@@ -149,14 +149,18 @@ def _start(run: Run, learner: SelfDistillation) -> str | None:
             f"init_fit is for the weights of an ANN twin, and {run.recipe.init} was trained on spikes with T = {of}; "
             "leave it out"
         )
-    return str(fit_to_spikes(learner.network, _some_inputs(run), run.recipe.timesteps))
+    return str(fit_to_spikes(learner.network, _start_inputs(run), run.recipe.timesteps))
 
 
-def _some_inputs(run: Run) -> list[Tensor]:
-    """Training inputs, as they are without augmentation."""
+def _start_inputs(run: Run) -> list[Tensor]:
+    return [inputs.to(run.device) for inputs in start_inputs(run.splits.train, run.recipe.seed)]
+
+
+def start_inputs(samples: Samples, seed: int) -> list[Tensor]:
+    """Some training inputs, as they are without augmentation, from which first weights are taken."""
     # drawn, for the rows of a folder are sorted by class
-    order = torch.randperm(len(run.splits.train), generator=generator_for(run.recipe.seed))[:START_SAMPLES]
-    return [run.splits.train.batch(index).inputs.to(run.device) for index in order.split(START_BATCH)]
+    order = torch.randperm(len(samples), generator=generator_for(seed))[:START_SAMPLES]
+    return [samples.batch(index).inputs for index in order.split(START_BATCH)]
 
 
 def _with_ranks(run: Run, learner: SelfDistillation) -> Run:

@@ -39,14 +39,12 @@ class Hdf5File:
     Attributes:
         path: of the file.
         columns: HDF5 data sets, or one field of one, by name.
-        count: events.
         times: of every `STRIDE`th event, int64, and of the last one.
         sensor: what the file says of rows and columns; None where it says nothing.
     """
 
     path: Path
     columns: dict[str, Any]
-    count: int
     times: np.ndarray
     sensor: Sensor | None
 
@@ -68,7 +66,7 @@ class Hdf5File:
             columns = _columns(h5py, file, path)
             times = _times(columns["t"], path) if in_order else np.zeros(0, np.int64)
             # the file is open as long as its columns are needed
-            return cls(path, columns, len(columns["t"]), times, _sensor(h5py, file, path))
+            return cls(path, columns, times, _sensor(h5py, file, path))
         except Exception as error:  # libhdf5 meets damage in many ways
             if file is not None:
                 file.close()
@@ -77,12 +75,12 @@ class Hdf5File:
             raise DataError(f"{path} is not a readable HDF5 recording: {_words(error)}") from error
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.columns["t"])
 
     @property
     def end(self) -> int:
         """Time of the last event, in µs; 0 of an empty recording."""
-        return int(self.times[-1]) if self.count else 0
+        return int(self.times[-1]) if len(self) else 0
 
     def window(self, start: int, end: int, sensor: Sensor) -> Events:
         """The events from `start` to before `end`, in µs; none is no error, for nothing may have moved.
@@ -90,12 +88,12 @@ class Hdf5File:
         Raises:
             DataError: events outside the sensor, or a damaged file.
         """
-        if not self.count:
+        if not len(self):
             return self._decoded(slice(0, 0))
         # Between which of the times that are kept both lie; what is read is at most a stride too much at both ends.
         known = self.times[:-1]
         first = max(int(np.searchsorted(known, start)) - 1, 0) * STRIDE
-        last = min(int(np.searchsorted(known, end)) * STRIDE, self.count)
+        last = min(int(np.searchsorted(known, end)) * STRIDE, len(self))
         events = self._decoded(slice(first, last))
         low, high = np.searchsorted(events.t, (start, end))
         rows = slice(int(low), int(high))
@@ -108,9 +106,9 @@ class Hdf5File:
         Raises:
             DataError: a damaged file, or more than are read at once.
         """
-        if self.count > AT_ONCE:
-            raise DataError(f"{self.path} holds {self.count} events, more than the {AT_ONCE} that are read whole")
-        return self._decoded(slice(0, self.count))
+        if len(self) > AT_ONCE:
+            raise DataError(f"{self.path} holds {len(self)} events, more than the {AT_ONCE} that are read whole")
+        return self._decoded(slice(0, len(self)))
 
     def _decoded(self, rows: slice) -> Events:
         try:

@@ -26,7 +26,7 @@ from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.data.pictures.prepare import whole_picture
 from spikedistill.data.samples import Raw, Samples, Wanted
-from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.errors import InvalidArgument
 from spikedistill.tasks.task import Targets
 
 STEPS = (
@@ -169,8 +169,7 @@ def reader_of(name: str, pictures: DataSet) -> Callable[[DataSet, Request], Samp
     def read(dataset: DataSet, request: Request) -> ShiftedSet:
         steps = check_steps(request.timesteps)
         found = pictures.read(dataclasses.replace(request, name=name))
-        if not isinstance(found, ImageSet):
-            raise DataError(f"{name} is not read into memory, so its pictures cannot be shown as events")
+        assert isinstance(found, ImageSet)  # such rows are made of pictures in memory only
         return ShiftedSet(found, steps)
 
     return read

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -43,13 +42,10 @@ class Opened(Protocol):
         ...
 
 
-FORMS: dict[str, Callable[[Path], Opened]] = {
-    "_td.dat": DatFile.open,
-    "_td.h5": Hdf5File.open,
-    "_td.hdf5": Hdf5File.open,
-    "_td.dat.h5": Hdf5File.open,
-}
-"""By the end of a file's name."""
+ENDS = ("_td.dat", "_td.h5", "_td.hdf5", "_td.dat.h5")
+"""What the name of a recording ends with, behind the part that its boxes have too."""
+HDF5 = (".h5", ".hdf5")
+"""Suffixes; what has another one is taken for DAT."""
 
 
 def recordings_in(folder: Path) -> dict[str, Path]:
@@ -58,12 +54,8 @@ def recordings_in(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: two of one name.
     """
-    found = [path for path in sorted(folder.rglob("*")) if _suffix(path) is not None]
-    return by_name(found, lambda path: path.name.removesuffix(_suffix(path) or ""))
-
-
-def _suffix(path: Path) -> str | None:
-    return next((suffix for suffix in FORMS if path.name.endswith(suffix)), None)
+    found = [path for path in sorted(folder.rglob("*")) if path.name.endswith(ENDS)]
+    return by_name(found, lambda path: path.name[: path.name.rindex("_td.")])
 
 
 def opened(path: Path) -> Opened:
@@ -82,6 +74,4 @@ def opened(path: Path) -> Opened:
 def _kept_open(path: Path, modified: int, size: int) -> Opened:
     # the windows of a recording follow each other, and opening one looks at all of its times; a file that was replaced
     # is another one
-    suffix = _suffix(path)
-    by_end = Hdf5File.open if path.suffix in (".h5", ".hdf5") else DatFile.open
-    return (FORMS[suffix] if suffix else by_end)(path)
+    return Hdf5File.open(path) if path.suffix in HDF5 else DatFile.open(path)

@@ -14,6 +14,8 @@ from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.tasks.classification import Labels
 
 N_MNIST = "n-mnist"
+MOST, TOGETHER = 1000, 32
+"""Pictures that are shown at most, and recorded at a time: 0.3 MB each are kept, and one alone takes 0.1 s."""
 MARGIN = 4
 """Pixels of the sensor beside a picture."""
 
@@ -69,9 +71,10 @@ class Digits:
 
 
 class Shown:
-    """Pictures on a dark ground that a simulated camera records each time they are asked for: one pixel for each.
+    """Pictures on a dark ground that a simulated camera records when they are first needed, one pixel for each.
 
     Args:
+        pictures: of which the first `MOST` are shown.
         source: name of the pictures' data set.
         seed: of the camera's pixels.
     """
@@ -85,13 +88,17 @@ class Shown:
         assert isinstance(labels, Labels)
         self.classes = labels.names
         self.note = f"pictures of {source} that a simulated camera recorded, moved over a larger sensor; {self.camera}."
-        self._pictures, self._seed = pictures, seed
+        self._images, self._seed = pictures.images[:MOST], seed
         self._labels = labels.numbers.tolist()
+        self._recorded: dict[int, list[Events]] = {}
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, k: int) -> tuple[Events, int]:
-        # Nothing is kept: a recording is 0.3 MB, and of 60,000 pictures hardly one is drawn twice.
-        images = self._pictures.images[k : k + 1]
-        return simulate(images, self.camera, generator_for(self._seed, k))[0], self._labels[k]
+        # Each group has random numbers of its own, so that a recording is the same whatever else is shown.
+        group, place = divmod(k, TOGETHER)
+        if group not in self._recorded:
+            images = self._images[group * TOGETHER : (group + 1) * TOGETHER]
+            self._recorded[group] = simulate(images, self.camera, generator_for(self._seed, group))
+        return self._recorded[group][place], self._labels[k]

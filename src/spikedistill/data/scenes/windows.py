@@ -20,7 +20,7 @@ from spikedistill.data.events.frames import to_frames_between
 from spikedistill.data.events.recordings import part_folder
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes
 from spikedistill.data.scenes.layouts import SceneLayout
-from spikedistill.data.scenes.opened import FORMS, Opened, opened, recordings_in
+from spikedistill.data.scenes.opened import ENDS, Opened, opened, recordings_in
 from spikedistill.data.scenes.settings import Windowing
 from spikedistill.errors import DataError, listed
 from spikedistill.machine.reading import ReadError, by_name, text_of
@@ -28,7 +28,7 @@ from spikedistill.tasks.boxes import usable, wrong
 
 RECORDING, LABELS = "_td.dat", "_bbox.npy"
 """The ends of the names of a recording (its usual form) and of its boxes."""
-OTHERS = ", ".join(suffix for suffix in FORMS if suffix != RECORDING)
+OTHERS = ", ".join(end for end in ENDS if end != RECORDING)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
