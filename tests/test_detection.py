@@ -17,7 +17,7 @@ from spikedistill.objectives import CenterPoints, HeatmapDistillation
 from spikedistill.tasks import Boxes, Detection
 from spikedistill.tasks.average_precision import average_precision
 from spikedistill.tasks.detection import matched
-from spikedistill.tasks.heatmaps import STRIDE, Middles, found_boxes, heatmaps, radius
+from spikedistill.tasks.heatmaps import STRIDE, USUAL, Middles, found_boxes, heatmaps, radius
 
 ROWS, COLUMNS = 96, 128
 HEIGHT, WIDTH = ROWS // STRIDE, COLUMNS // STRIDE
@@ -33,7 +33,7 @@ def maps_of(boxes):
     output[:, :classes] = torch.logit(heat)
     for n, k in middles.there.nonzero().tolist():
         cell = (n, slice(classes, None), int(middles.row[n, k]), int(middles.column[n, k]))
-        output[cell] = torch.cat([middles.size[n, k], middles.offset[n, k]])
+        output[cell] = torch.cat([middles.size[n, k] / USUAL, middles.offset[n, k]])
     return output
 
 
@@ -256,7 +256,9 @@ def test_the_precision_is_the_librarys(seed):
 
 def test_the_precision_adds_up_over_processes():
     boxes = random_boxes(20, seed=5).boxes
-    output = maps_of(boxes) + torch.randn(20, 7, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.8
+    noise = torch.randn(20, 7, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.8
+    noise[:, 3:5] /= USUAL
+    output = maps_of(boxes) + noise
     whole, parts = Detection().meter(), [Detection().meter() for _ in range(3)]
     whole.add(output, boxes)
     parts[0].add(output[:9], boxes[:9])
@@ -346,7 +348,7 @@ def test_the_loss_is_that_of_centernet(boxes):
             count += 1
             middle = ((x + w / 2) / 4, (y + h / 2) / 4)
             cell = output[n, 3:, int(middle[1]), int(middle[0])].tolist()
-            size += abs(cell[0] - w / 4) + abs(cell[1] - h / 4)
+            size += abs(8 * cell[0] - w / 4) + abs(8 * cell[1] - h / 4)
             offset += abs(cell[2] - middle[0] % 1) + abs(cell[3] - middle[1] % 1)
     assert float(terms.total) == pytest.approx((focal + 0.1 * size + offset) / count, rel=1e-9)
     assert float(terms["size"]) == pytest.approx(size / count, rel=1e-9)

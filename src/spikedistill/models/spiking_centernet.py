@@ -31,8 +31,10 @@ BLOCKS = (2, 2, 2, 2)
 """Of ResNet-18."""
 DEEPEST = 32
 """Pixels of the input for one of the last stage."""
-RARE = -2.19
-"""Where heatmaps begin: a tenth. From zero the many places without a box would be all that is learned at first."""
+RARE, USUAL, HALF = -2.19, 1.0, 0.5
+"""What is said at first: of heatmaps a tenth (from zero the many places without a box would be all that is learned), of
+sizes the usual one, of offsets the middle of a cell.
+"""
 
 
 class PlainBlock(nn.Sequential):
@@ -67,7 +69,7 @@ class Up(nn.Module):
 class MapHead(nn.Sequential):
     """conv-BN-LIF-conv: currents for every place."""
 
-    def __init__(self, channels: int, outputs: int, neuron: Neuron, start: float = 0.0) -> None:
+    def __init__(self, channels: int, outputs: int, neuron: Neuron, start: float) -> None:
         super().__init__(Unit(channels, channels, 3, neuron), conv(channels, outputs, 1, bias=True))
         nn.init.constant_(self[-1].bias, start)  # type: ignore[arg-type]
 
@@ -89,7 +91,7 @@ class CenterNet(nn.Module):
             hidden = max(1, round(expansion * (c_in + skipped)))
             self.add_module(f"up{k}", Up(c_in, skipped, skipped, hidden, neuron))
         self.heat = MapHead(width, classes, neuron, RARE)
-        self.size, self.offset = MapHead(width, 2, neuron), MapHead(width, 2, neuron)
+        self.size, self.offset = MapHead(width, 2, neuron, USUAL), MapHead(width, 2, neuron, HALF)
         layers = [f"layer{k + 1}" for k in range(len(BLOCKS))]
         self.stages = (*layers, *(f"up{k}" for k in ups))
 

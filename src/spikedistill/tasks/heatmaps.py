@@ -2,7 +2,7 @@
 
 A network says of each cell, which is 4×4 pixels: how likely it is the middle of a box of each class (the heatmap), how
 large the box is, and where in the cell its middle lies. Its output is one tensor [N, K + 4, h, w]: K logits of the
-heatmap, then width and height in cells, then the offsets of column and row, 0 to 1.
+heatmap, then width and height in usual sizes, then the offsets of column and row, 0 to 1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ STRIDE = 4
 """Pixels of a cell, in each direction."""
 EXTRA = 4
 """Numbers of a cell beside the heatmap: width, height, and the offsets of column and row."""
+USUAL = 8.0
+"""Cells of a usual size, 32 pixels. Rates are at most 1: weights that begin small would take hundreds of steps to a 7."""
 OVERLAP = 0.7
 """Intersection over union that a box around a wrong middle must still have for its cell to be half right."""
 
@@ -38,7 +40,8 @@ class Maps(NamedTuple):
 def parted(output: Tensor) -> Maps:
     """The parts of an output [N, K + 4, h, w]."""
     classes = output.shape[1] - EXTRA
-    return Maps(*output.split([classes, 2, 2], 1))
+    heat, size, offset = output.split([classes, 2, 2], 1)
+    return Maps(heat, size * USUAL, offset)
 
 
 class Middles(NamedTuple):
