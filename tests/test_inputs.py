@@ -8,6 +8,7 @@ from torch import nn
 import spikedistill as sd
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.batches import generator_for
+from spikedistill.training.build import make_network
 
 T, N = 4, 3
 
@@ -277,3 +278,12 @@ def test_the_trainer_tells_a_linear_network_what_a_sample_is_and_refuses_another
     with pytest.raises(sd.SpikedistillError, match="takes samples of 2 dimensions, the data have 1"):
         sd.train(recipe, tmp_path / "other", network=sequence_net().float(), data=splits)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["vgg11", "speednet"])
+def test_pictures_that_a_network_halves_to_nothing_are_refused_by_their_size(name):
+    images, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), sd.Labels(torch.arange(4), tuple("abcd"))
+    samples = sd.ImageSet(images, labels, (0.0,) * 3, (1.0,) * 3)
+    recipe = sd.load_recipe("cifar10-foundation", ["--model", name])
+    with pytest.raises(ValueError, match=r"cannot take a sample of shape \(3, 8, 8\)"):
+        make_network(recipe, samples)

@@ -13,6 +13,7 @@ import spikedistill as sd
 from spikedistill.core.rate_twin import mean_response
 from spikedistill.report.metrics import read_metrics
 from spikedistill.training.phases import Phases, PhaseSettings
+from spikedistill.training.recipe_files import saved_recipe
 
 SD = sd.Rate(4)
 
@@ -71,10 +72,27 @@ def test_growing_steps_share_the_epochs_with_spikes():
     assert found.at(9, 4, 5).rule.timesteps == 4
 
 
+def test_phases_may_be_shares_of_the_epochs(tmp_path):
+    found = phases(SD, 10, ann=0.25, rate_twin=0.5)
+    kinds = [type(found.at(epoch, 0, 5).rule).__name__ for epoch in range(10)]
+    assert kinds == ["ANN"] * 2 + ["RateTwin"] * 5 + ["Rate"] * 3
+    # too short for any: what says how they are trained goes as well
+    assert PhaseSettings(rate_twin=0.9, noise=0.1, branches=False).counted(1) == PhaseSettings()
+    words = ["--model.width", "2", "--data.train_rows", "64", "--data.validation_rows", "0", "--data.test_rows", "16"]
+    recipe = sd.load_recipe("fashion-small", [*words, "--phases.ann", "0.5", "--optimizer.epochs", "2"])
+    sd.train(recipe, tmp_path / "run")
+    # a run keeps what its share came to: with more epochs it does not go back to the twin
+    assert saved_recipe(tmp_path / "run").phases == PhaseSettings(ann=1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: PhaseSettings(ann=-1), "phases.ann is -1; expected a number of epochs, 0 or more"),
+        (lambda: PhaseSettings(rate_twin=2.5), "phases.rate_twin is 2.5; expected .* or a share of them below 1"),
+        (lambda: PhaseSettings(ann=math.nan), "phases.ann is nan"),
+        (lambda: PhaseSettings(ann=math.inf), "phases.ann is inf"),
+        (lambda: phases(SD, 4, ann=0.5, rate_twin=0.5), "take 4 of 4 epochs"),
         (lambda: PhaseSettings(ann=1, noise=0.1), "phases.noise 0.1 has no effect without epochs"),
         (lambda: PhaseSettings(branches=False), "phases.branches false has no effect without epochs before the rule's"),
         (lambda: PhaseSettings(drawn=[1], growing=[2]), "either drawn or growing"),

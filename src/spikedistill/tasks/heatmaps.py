@@ -18,7 +18,7 @@ STRIDE = 4
 EXTRA = 4
 """Numbers of a cell beside the heatmap: width, height, and the offsets of column and row."""
 USUAL = 8.0
-"""Cells of a usual size, 32 pixels. Rates are at most 1: weights that begin small would take hundreds of steps to a 7."""
+"""Cells of a usual size, 32 pixels. Rates are at most 1: small weights would take hundreds of steps to a 7."""
 OVERLAP = 0.7
 """Intersection over union that a box around a wrong middle must still have for its cell to be half right."""
 

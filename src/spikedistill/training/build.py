@@ -12,7 +12,6 @@ from spikedistill.core.network import Network
 from spikedistill.data import Samples
 from spikedistill.data.samples import is_over_time, refuse_other_input
 from spikedistill.errors import DataError, InvalidArgument, SpikedistillError
-from spikedistill.models import MODELS
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.models.tensor_train import tensor_train
 from spikedistill.training.checkpoints import apply_state, load_weights
@@ -46,8 +45,7 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     else:
         network = as_spiking(given)
     network = fed_with(network, example.dim() - 1)
-    if recipe.model.name not in MODELS:  # ours are built for the data
-        check_head(network, example, outputs)
+    check_head(network, example, outputs)
     learned = (recipe.learned.decay, recipe.learned.threshold)
     weights = None if recipe.init is None else load_weights(Path(recipe.init))[0]
     if recipe.tensor_train.form is not None:

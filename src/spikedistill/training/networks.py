@@ -14,7 +14,7 @@ from spikedistill.core.lif import LIF
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network
 from spikedistill.data.dataset import HUB
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import InvalidArgument, SpikedistillError, choose
 from spikedistill.machine.modules import import_here
 from spikedistill.models import MODELS
 from spikedistill.models.conversion import to_spiking
@@ -134,16 +134,26 @@ def fed_with(network: Network, sample_dims: int) -> Network:
 
 
 def check_head(network: Network, example: Tensor, outputs: int) -> None:
-    """Refuse a network whose head does not fit the data, before anything is trained.
+    """Refuse a network that cannot take a sample of the data, or whose head does not fit, before anything is trained.
 
     Args:
         example: one sample as a batch, [1, ...].
 
     Raises:
-        InvalidArgument: names both sizes.
+        InvalidArgument: says what torch said, or names both sizes.
     """
-    with torch.no_grad(), evaluating(network):
-        logits = network(example.to(next(network.parameters())), timesteps=None).logits
+    try:
+        with torch.no_grad(), evaluating(network):
+            logits = network(example.to(next(network.parameters())), timesteps=None).logits
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, SpikedistillError):
+            raise
+        # nearly always pictures that are halved more often than they can be
+        shape = tuple(example.shape[1:])
+        raise InvalidArgument(
+            f"the network cannot take a sample of shape {shape}: {error}. Use larger samples (--data.size, where the "
+            "data are files), or a network that takes them"
+        ) from error
     if logits.dim() < 2 or logits.shape[1] != outputs:
         raise InvalidArgument(
             f"the network gives {tuple(logits.shape)} for one sample, the data have {outputs} classes (or numbers); "

@@ -19,19 +19,19 @@ class PhaseSettings:
     The loss keeps the scale of the recipe's rule throughout, and the learning rate its one schedule.
 
     Args:
-        ann: the first so many epochs train the ANN twin, which costs a fraction of spikes.
-        rate_twin: so many after them train the rate twin, which costs little more.
+        ann: the first so many epochs (below 1: a share of all) train the ANN twin, which costs a fraction of spikes.
+        rate_twin: so many after them train the rate twin, which costs little more; or a share.
         noise: standard deviation of currents over time in the rate twin (null: that of `RateTwin`).
         branches: whether branches are trained in those epochs too; they may cost as much as the ANN twin itself.
         drawn: numbers of steps of which one is drawn for each batch, as [1, 2, 4]; null: T of the rule.
         growing: numbers of steps, each for an equal part of the epochs with spikes, as [1, 2, 4]; null: T of the rule.
 
     Raises:
-        InvalidArgument: fewer than 0 epochs, noise without a rate twin, or numbers of steps that are none.
+        InvalidArgument: fewer than 0 epochs or a part of one, noise without a rate twin, or no numbers of steps.
     """
 
-    ann: int = 0
-    rate_twin: int = 0
+    ann: int | float = 0
+    rate_twin: int | float = 0
     noise: float | None = None
     branches: bool = True
     drawn: list[int] | None = None
@@ -39,11 +39,14 @@ class PhaseSettings:
 
     def __post_init__(self) -> None:
         for name in ("ann", "rate_twin"):
-            if getattr(self, name) < 0:
-                raise InvalidArgument(f"phases.{name} is {getattr(self, name)}; expected a number of epochs, 0 or more")
+            count = getattr(self, name)
+            if not (0 <= count < 1 or (count > 0 and float(count).is_integer())):
+                raise InvalidArgument(
+                    f"phases.{name} is {count}; expected a number of epochs, 0 or more, or a share of them below 1"
+                )
         if self.noise is not None and not self.rate_twin:
             raise InvalidArgument(f"phases.noise {self.noise} has no effect without epochs of --phases.rate_twin")
-        if not self.branches and not self.epochs:
+        if not self.branches and not self.any:
             raise InvalidArgument(
                 "phases.branches false has no effect without epochs before the rule's: --phases.ann 10"
             )
@@ -55,9 +58,16 @@ class PhaseSettings:
                 raise InvalidArgument(f"phases.{name} is {numbers}; expected numbers of steps of at least 1")
 
     @property
-    def epochs(self) -> int:
-        """Without spikes."""
-        return self.ann + self.rate_twin
+    def any(self) -> bool:
+        """Whether there are epochs without spikes."""
+        return bool(self.ann or self.rate_twin)
+
+    def counted(self, epochs: int) -> PhaseSettings:
+        """The same with numbers in the place of shares of so many epochs, rounded down."""
+        ann, twin = (int(count * epochs) if count < 1 else int(count) for count in (self.ann, self.rate_twin))
+        # what says how the first epochs are trained goes with them, where a share of few epochs is none
+        noise, branches = self.noise if twin else None, self.branches or not (ann or twin)
+        return dataclasses.replace(self, ann=ann, rate_twin=twin, noise=noise, branches=branches)
 
 
 _DRAWS = 20_000_001
@@ -82,7 +92,7 @@ class Phases:
 
     Args:
         rule: of the recipe.
-        settings: what comes before it.
+        settings: what comes before it; kept with numbers of epochs in the place of shares.
         epochs: of the run in all.
         seed: of what is drawn.
 
@@ -96,7 +106,8 @@ class Phases:
     seed: int
 
     def __post_init__(self) -> None:
-        before = self.settings.epochs
+        object.__setattr__(self, "settings", self.settings.counted(self.epochs))
+        before = self.before
         if before and self.epochs <= before:
             raise InvalidArgument(
                 f"phases.ann and phases.rate_twin take {before} of {self.epochs} epochs; leave at least one for the "
@@ -107,11 +118,16 @@ class Phases:
         if self.rule.timesteps is None and self.settings != PhaseSettings():
             raise InvalidArgument("the ANN twin has no spikes, so its training has no phases; choose another --rule")
 
+    @property
+    def before(self) -> int:
+        """Epochs without spikes."""
+        return int(self.settings.ann + self.settings.rate_twin)
+
     def at(self, epoch: int, step: int, steps: int) -> Phase:
         """How a step is taken, which is number `step` of `steps` in its epoch."""
         if epoch < self.settings.ann:
             return Phase(ANN(self.rule.scale), self.settings.branches)
-        if epoch < self.settings.epochs:
+        if epoch < self.before:
             return Phase(self._rate_twin(), self.settings.branches)
         return Phase(self._rule(epoch, step, steps))
 
@@ -124,7 +140,7 @@ class Phases:
             index = int(torch.randint(len(settings.drawn), (), generator=generator))
             return dataclasses.replace(rule, timesteps=settings.drawn[index], loss_scale=rule.scale)  # type: ignore
         if settings.growing is not None:
-            done = (epoch - settings.epochs + step / steps) / (self.epochs - settings.epochs)
+            done = (epoch - self.before + step / steps) / (self.epochs - self.before)
             index = min(int(done * len(settings.growing)), len(settings.growing) - 1)
             return dataclasses.replace(rule, timesteps=settings.growing[index], loss_scale=rule.scale)  # type: ignore
         return rule
