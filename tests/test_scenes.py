@@ -380,7 +380,8 @@ def test_a_detector_learns_from_the_twin_that_sees_the_mean_of_the_frames(scenes
     ]
     words += ["--optimizer.epochs", "1", "--optimizer.warmup_epochs", "0"]
     twin, taught = str(tmp_path / "ann"), tmp_path / "taught"
-    assert main(["train", "event-boxes", "--rule", "ann", "--data.scenes.frames", "5", *words, "--out", twin]) == 0
+    no_time = ["--rule", "ann", "--phases.rate_twin", "0", "--data.scenes.frames", "5"]
+    assert main(["train", "event-boxes", *no_time, *words, "--out", twin]) == 0
     teacher = ["--objectives.heatmap_distillation.teacher", twin]
     assert main(["train", "event-boxes", *teacher, *words, "--out", str(taught)]) == 0
     assert "heatmap_distillation" in (taught / "metrics.csv").read_text().splitlines()[0]
