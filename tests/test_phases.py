@@ -76,6 +76,7 @@ def test_phases_may_be_shares_of_the_epochs(tmp_path):
     found = phases(SD, 10, ann=0.25, rate_twin=0.5)
     kinds = [type(found.at(epoch, 0, 5).rule).__name__ for epoch in range(10)]
     assert kinds == ["ANN"] * 2 + ["RateTwin"] * 5 + ["Rate"] * 3
+    assert PhaseSettings(ann=0.29).counted(100).ann == 29  # whose product in floating point is a little less
     # too short for any: what says how they are trained goes as well
     assert PhaseSettings(rate_twin=0.9, noise=0.1, branches=False).counted(1) == PhaseSettings()
     words = ["--model.width", "2", "--data.train_rows", "64", "--data.validation_rows", "0", "--data.test_rows", "16"]

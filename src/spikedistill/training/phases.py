@@ -46,7 +46,7 @@ class PhaseSettings:
                 )
         if self.noise is not None and not self.rate_twin:
             raise InvalidArgument(f"phases.noise {self.noise} has no effect without epochs of --phases.rate_twin")
-        if not self.branches and not self.any:
+        if not self.branches and not self.without_spikes:
             raise InvalidArgument(
                 "phases.branches false has no effect without epochs before the rule's: --phases.ann 10"
             )
@@ -58,13 +58,14 @@ class PhaseSettings:
                 raise InvalidArgument(f"phases.{name} is {numbers}; expected numbers of steps of at least 1")
 
     @property
-    def any(self) -> bool:
-        """Whether there are epochs without spikes."""
+    def without_spikes(self) -> bool:
+        """Whether training begins so."""
         return bool(self.ann or self.rate_twin)
 
     def counted(self, epochs: int) -> PhaseSettings:
         """The same with numbers in the place of shares of so many epochs, rounded down."""
-        ann, twin = (int(count * epochs) if count < 1 else int(count) for count in (self.ann, self.rate_twin))
+        # a hair more: 0.29 of 100 are 29
+        ann, twin = (int(n * epochs + 1e-9) if n < 1 else int(n) for n in (self.ann, self.rate_twin))
         # what says how the first epochs are trained goes with them, where a share of few epochs is none
         noise, branches = self.noise if twin else None, self.branches or not (ann or twin)
         return dataclasses.replace(self, ann=ann, rate_twin=twin, noise=noise, branches=branches)

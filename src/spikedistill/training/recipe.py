@@ -170,7 +170,7 @@ class Recipe:
             raise InvalidArgument(f"parts is {self.parts}; expected 2 or more parts of a batch, or null for one")
         if self.whiten and self.init is not None:
             raise InvalidArgument("whiten would replace the first layer's weights of --init; leave out one of them")
-        if self.init_fit and (self.init is None or self.rule.timesteps is None or self.phases.any):
+        if self.init_fit and (self.init is None or self.rule.timesteps is None or self.phases.without_spikes):
             raise InvalidArgument(
                 "init_fit fits the weights of --init to spikes, and has no effect without them, in an ANN twin, or "
                 "before phases without spikes"

@@ -180,7 +180,7 @@ def _train(run: Run, resume: bool) -> Evaluation:
         ids = [run.device] if run.device.type == "cuda" else None
         # where a phase leaves branches or what neurons learn out, their gradients must be looked for
         phases = run.recipe.phases
-        unused = phases.any and (not phases.branches or neurons_learn(session.learner.network))
+        unused = phases.without_spikes and (not phases.branches or neurons_learn(session.learner.network))
         session.forward = nn.parallel.DistributedDataParallel(
             session.learner, device_ids=ids, find_unused_parameters=unused
         )
