@@ -10,6 +10,7 @@ from spikedistill.errors import InvalidArgument
 from spikedistill.models.spiking_centernet import padded
 from spikedistill.objectives import CenterPoints
 from spikedistill.tasks import Boxes, Detection
+from spikedistill.tasks.heatmaps import found_boxes
 
 NAMES = tuple("abc")
 
@@ -89,3 +90,13 @@ def test_branches_begin_at_what_the_network_says_on_average():
     start = net(inputs[0, :1], timesteps=None).logits.mean((0, 2, 3))
     for head in learner.eval()(inputs).branches.values():
         assert torch.allclose(head, start[:, None, None].expand_as(head), atol=1e-6)
+
+
+def test_before_training_boxes_are_rare_usual_and_in_the_middle_of_a_cell():
+    net = model().eval()
+    for head in (net.body.heat, net.body.size, net.body.offset):
+        nn.init.zeros_(head[-1].weight)  # what is left is what a head begins at
+    found = found_boxes(net(frames(1)[0], timesteps=None).logits, 1, (64, 96))
+    assert torch.allclose(found[:, 0, 4], torch.tensor(0.1), atol=1e-3)
+    # the first cell: its middle at 2, 2, and a box of 32 pixels, cut off at the edge
+    assert torch.allclose(found[:, 0, :4], torch.tensor([0.0, 0.0, 18.0, 18.0]))

@@ -31,7 +31,7 @@ BLOCKS = (2, 2, 2, 2)
 """Of ResNet-18."""
 DEEPEST = 32
 """Pixels of the input for one of the last stage."""
-RARE, USUAL, HALF = -2.19, 1.0, 0.5
+RARE, USUAL_SIZE, MIDDLE = -2.19, 1.0, 0.5
 """What is said at first: of heatmaps a tenth (from zero the many places without a box would be all that is learned), of
 sizes the usual one, of offsets the middle of a cell.
 """
@@ -91,7 +91,7 @@ class CenterNet(nn.Module):
             hidden = max(1, round(expansion * (c_in + skipped)))
             self.add_module(f"up{k}", Up(c_in, skipped, skipped, hidden, neuron))
         self.heat = MapHead(width, classes, neuron, RARE)
-        self.size, self.offset = MapHead(width, 2, neuron, USUAL), MapHead(width, 2, neuron, HALF)
+        self.size, self.offset = MapHead(width, 2, neuron, USUAL_SIZE), MapHead(width, 2, neuron, MIDDLE)
         layers = [f"layer{k + 1}" for k in range(len(BLOCKS))]
         self.stages = (*layers, *(f"up{k}" for k in ups))
 

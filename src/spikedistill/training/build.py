@@ -16,7 +16,7 @@ from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.models.tensor_train import tensor_train
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
-from spikedistill.training.networks import as_spiking, build_network, builder_of, check_head, fed_with, is_function
+from spikedistill.training.networks import as_spiking, build_network, builder_of, check_network, fed_with, is_function
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.teachers import FrozenTeacher
 from spikedistill.training.trained import Trained, load
@@ -45,7 +45,7 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     else:
         network = as_spiking(given)
     network = fed_with(network, example.dim() - 1)
-    check_head(network, example, outputs)
+    check_network(network, example, outputs)
     learned = (recipe.learned.decay, recipe.learned.threshold)
     weights = None if recipe.init is None else load_weights(Path(recipe.init))[0]
     if recipe.tensor_train.form is not None:

@@ -133,7 +133,7 @@ def fed_with(network: Network, sample_dims: int) -> Network:
     return network
 
 
-def check_head(network: Network, example: Tensor, outputs: int) -> None:
+def check_network(network: Network, example: Tensor, outputs: int) -> None:
     """Refuse a network that cannot take a sample of the data, or whose head does not fit, before anything is trained.
 
     Args:

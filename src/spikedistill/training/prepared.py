@@ -119,14 +119,14 @@ def prepare(run: Run, resume: bool) -> Prepared:
         learner.kernels = in_parts(learner.kernels, run.recipe.parts)
     torch.set_rng_state(random)
     compile = "off" if kernels_reason.startswith("eager") else "on"
-    # shares of the epochs become numbers: a run that goes on for more of them goes on with spikes
-    phases = run.recipe.phases.counted(run.recipe.optimizer.epochs)
-    recipe = dataclasses.replace(run.recipe, precision=precision, compile=compile, phases=phases)  # type: ignore
+    phases = Phases(run.recipe.rule, run.recipe.phases, run.recipe.optimizer.epochs, run.recipe.seed)
+    # shares of the epochs are kept as numbers: a run that goes on for more of them goes on with spikes
+    chosen: dict[str, Any] = {"precision": precision, "compile": compile, "phases": phases.settings}
+    recipe = dataclasses.replace(run.recipe, **chosen)
     run = dataclasses.replace(run, recipe=recipe)
     optimizer = make_optimizer(learner, recipe.optimizer)
     average = _average(learner, recipe.optimizer.ema)
-    schedule = Phases(recipe.rule, recipe.phases, recipe.optimizer.epochs, recipe.seed)
-    session = Session(learner, schedule, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
+    session = Session(learner, phases, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
     return Prepared(run, session, kernels_reason, precision_reason, start)
