@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from spikedistill.machine.load import other_work
 from spikedistill.report import display as module
 from spikedistill.report.display import Display
 
@@ -61,3 +62,22 @@ def test_a_terminal_has_one_line_that_is_rewritten(monkeypatch, tmp_path):
 def test_a_notebook_too_but_not_too_often(monkeypatch, tmp_path, seconds, updates):
     written = shown(monkeypatch, tmp_path, Notebook(), seconds_per_step=seconds)
     assert written.count("\r\x1b[K") == updates
+
+
+@pytest.mark.parametrize(
+    "load, threads, worked, told",
+    [
+        (2.0, 2, 0.0, "2.0 of 2 cores"),
+        (1.5, 2, 30.0, "1.0 of 2 cores"),  # half of it this process's own
+        (0.4, 2, 0.0, None),
+        (2.0, 2, 120.0, None),
+        (9.0, 1, 0.0, None),  # a single thread waits for no other
+    ],
+)
+def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, load, threads, worked, told):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("time.process_time", lambda: worked)
+    said = other_work()
+    assert said is None if told is None else told in (said or "")

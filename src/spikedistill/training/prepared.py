@@ -18,6 +18,7 @@ from spikedistill.core.modules import evaluating
 from spikedistill.data import Samples, Splits
 from spikedistill.data.batches import generator_for
 from spikedistill.errors import CheckpointError, InvalidArgument
+from spikedistill.machine.load import other_work
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.models.tensor_train import ranks_of
 from spikedistill.report import text
@@ -311,6 +312,7 @@ def _restore(session: Session, state: dict[str, Any], source: str, first: bool) 
 def about(prepared: Prepared) -> list[str]:
     """What a run says about itself at its start."""
     run, learner = prepared.run, prepared.session.learner
+    busy = other_work() if run.device.type == "cpu" else None
     return [
         f"{network_name(prepared)} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
         f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
@@ -318,6 +320,7 @@ def about(prepared: Prepared) -> list[str]:
         f"kernels {prepared.kernels_reason}",
         *([] if prepared.start is None else [f"start {prepared.start}"]),
         f"folder {run.folder}",
+        *([] if busy is None else [f"note: {busy}"]),
     ]
 
 
