@@ -1,0 +1,84 @@
+"""Time and memory of a training step of any recipe, under every learning rule and by T: tables of docs/results.md.
+
+    OMP_NUM_THREADS=1 python scripts/recipe_costs.py RECIPE REPEATS [WORDS OF TRAIN]...
+
+A step is that of the trainer, with the batch that it makes. All live in one process and take their steps in turn, so
+the drift of the machine hits all alike; the memory is what is alive at the peak, above the state before the step
+(`scripts/step_memory.py`), and does not count what the data are kept in.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from step_memory import alive_at_peak
+
+import spikedistill as sd
+from spikedistill.data import load
+from spikedistill.machine.device import find_device
+from spikedistill.machine.processes import Process
+from spikedistill.training.loop import _Losses, _take
+from spikedistill.training.prepared import Run, prepare
+from spikedistill.training.run import _batches
+from spikedistill.training.step import Step
+
+TIMESTEPS = (2, 4, 8)
+ALONE = ["--phases.ann", "0", "--phases.rate_twin", "0"]  # what comes before the rule is a row of its own
+
+
+def rows(timesteps: int) -> dict[str, list[str]]:
+    """What is measured: words after those of the user, by a name."""
+    found = {"ANN twin": ["--rule", "ann"], "rate twin": ["--rule", "rate_twin"]}
+    for rule, name in (("rate", "rate-based"), ("bptt", "BPTT")):
+        for t in sorted({*TIMESTEPS, timesteps}):
+            found[f"{name}, T = {t}"] = ["--rule", rule, "--timesteps", str(t)]
+    return found
+
+
+def step_of(recipe_name: str, words: list[str], timesteps: int) -> Callable[[], None]:
+    """A step of the trainer; nothing is written. `timesteps` is of recordings for a rule without T."""
+    recipe = sd.load_recipe(recipe_name, words)
+    nowhere: Any = None
+    splits = load(recipe.data, recipe.timesteps or timesteps)
+    prepared = prepare(Run(recipe, nowhere, splits, None, False, Process(), find_device("cpu")), resume=False)
+    recipe, session = prepared.run.recipe, prepared.session
+    print(f"{recipe.rule}: {prepared.precision_reason}; {prepared.kernels_reason}", file=sys.stderr)
+    session.learner.train()
+    losses, meter = _Losses(session.progress), recipe.task.meter()
+    step = Step(session.learner, session.forward, session.optimizer, recipe.optimizer, recipe.precision)
+    phase, lr = session.phases.at(0, 0, 1), recipe.optimizer.lr
+    made = (batch for epoch in range(10**6) for batch in _batches(prepared.run).epoch(epoch))
+    return lambda: _take(session, step, next(made), phase, lr, losses, meter)
+
+
+def main() -> None:
+    name, repeats, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    own = sd.load_recipe(name, words)
+    if own.timesteps is None:
+        sys.exit(f"{name} is an ANN; give a recipe of a rule with T")
+    steps = {row: step_of(name, [*words, *ALONE, *more], own.timesteps) for row, more in rows(own.timesteps).items()}
+    seconds: dict[str, list[float]] = {row: [] for row in steps}
+    for repeat in range(repeats + 2):
+        for row, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if repeat >= 2:  # the first compile
+                seconds[row].append(time.perf_counter() - start)
+    first = seconds[f"rate-based, T = {own.timesteps}"]
+    print(f"{torch.get_num_threads()} threads, {repeats} steps each")
+    print("| training | s a step (min to max) | ratio | MiB |")
+    print("|---|---|---|---|")
+    for row, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times, first, strict=True))
+        spread = f"{min(times):.3f} to {max(times):.3f}"
+        memory = alive_at_peak(steps[row]) / 2**20
+        print(f"| {row} | {statistics.median(times):.3f} ({spread}) | {ratio:.2f} | {memory:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
