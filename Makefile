@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 # files without a test whose numbers depend on a choice, and long ones about what happens around a run
-SETTLED := bench cuda data device eight_bit in_parts kernels models package pages processes recipes reliability step tensor_train
+SETTLED := bench cuda data device eight_bit folders in_parts kernels models package pages processes recipes reliability resuming step tensor_train
 
 demo: .venv/installed
 	$(BIN)/spikedistill train

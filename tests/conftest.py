@@ -9,9 +9,16 @@ import os
 if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import settings
+from tiny_runs import TINY
+
+import spikedistill as sd
+from spikedistill.cli import main
+from spikedistill.training import run as run_module
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -20,3 +27,34 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of few seconds."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    torch.set_num_threads(1)
+    assert main(["train", *TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(finished, tmp_path_factory):
+    """A run that was stopped in the middle."""
+    folder, steps = tmp_path_factory.mktemp("runs") / "stopped", []
+
+    def stops(self, progress, count):
+        steps.append(progress.step)
+        if len(steps) == 4:
+            raise sd.Interrupted("now")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module.Stoppable, "on_step", stops)
+        assert main(["train", *TINY, "--out", str(folder)]) == 130
+    return folder
+
+
+@pytest.fixture
+def halfway(stopped, tmp_path):
+    """A copy of it to do things to."""
+    return shutil.copytree(stopped, tmp_path / "halfway")

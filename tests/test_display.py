@@ -65,7 +65,7 @@ def test_a_notebook_too_but_not_too_often(monkeypatch, tmp_path, seconds, update
 
 
 @pytest.mark.parametrize(
-    "load, threads, worked, told",
+    ("load", "threads", "worked", "told"),
     [
         (2.0, 2, 0.0, "2.0 of 2 cores"),
         (1.5, 2, 30.0, "1.0 of 2 cores"),  # half of it this process's own

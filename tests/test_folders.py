@@ -1,0 +1,131 @@
+"""The folder of a run has one owner, and keeps what somebody else put there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny_runs import TINY, start
+
+import spikedistill as sd
+from spikedistill.cli import main
+from spikedistill.errors import InvalidArgument
+from spikedistill.machine.locks import Held, locked
+from spikedistill.training.folders import new_folder, owned
+
+
+def test_two_runs_that_start_together_do_not_share_a_folder(tmp_path):
+    """By name each gets its own; with one --out the second is refused."""
+    words = ["train", *TINY, "--optimizer.epochs=1"]
+    own = [start(*words, cwd=tmp_path) for _ in range(2)]
+    results = [(process.communicate(timeout=120)[1], process.returncode) for process in own]
+    assert [code for _, code in results] == [0, 0], results
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"fashion-small", "fashion-small-2"}
+    one = [start(*words, "--out", tmp_path / "one") for _ in range(2)]
+    results = [(process.communicate(timeout=120)[1], process.returncode) for process in one]
+    assert sorted(code for _, code in results) == [0, 1]
+    refused = next(error for error, code in results if code)
+    assert "a run is training in" in refused or "exists already and is not overwritten" in refused
+
+
+def test_a_living_run_is_not_resumed_by_another(halfway):
+    with (
+        owned(halfway),
+        pytest.raises(InvalidArgument, match=r"a run is training in .*halfway: process \d+ on .* since"),
+    ):
+        sd.resume(halfway)
+    sd.resume(halfway)
+
+
+def test_a_run_that_is_refused_leaves_the_lock_of_the_living_one(tmp_path):
+    """Even where that has not written anything yet."""
+    with new_folder(tmp_path / "one", "x") as folder:
+        for _ in range(2):
+            with pytest.raises(InvalidArgument, match="a run is training in"), new_folder(tmp_path / "one", "x"):
+                pass
+        assert (folder / ".lock").is_file()
+    assert not folder.exists()
+
+
+def test_a_lock_is_free_when_its_process_is_gone(tmp_path):
+    with locked(tmp_path / "lock", wait=False):
+        code = "from pathlib import Path; from spikedistill.machine.locks import *\n"
+        code += f"with locked(Path({str(tmp_path / 'lock')!r}), wait=False): pass"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert Held.__name__ in found.stderr
+        assert f"process {os.getpid()}" in found.stderr
+    with locked(tmp_path / "lock", wait=False):
+        pass
+
+
+def test_a_start_that_was_killed_before_its_first_checkpoint_can_be_repeated(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").write_text("process 4711 on a machine that is gone")
+    (folder / "recipe.yaml").write_text("half a re")
+    (folder / ".recipe.yaml.123").write_text("half")
+    (folder / "tensorboard").mkdir()
+    words = ["train", *TINY, "--optimizer.epochs=1", "--out", str(folder)]
+    assert main(words) == 0
+    assert not list(folder.glob(".recipe*"))
+    assert main(words) == 1  # now it holds a run
+
+
+def test_a_recipe_of_the_users_own_is_not_taken_for_a_start_that_was_killed(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("# two weeks of tuning\nseed: 3")
+    assert main(["train", *TINY, "--out", str(tmp_path)]) == 1
+    assert "is not overwritten" in capsys.readouterr().err
+    assert "two weeks" in (tmp_path / "recipe.yaml").read_text()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(halfway, tmp_path, capsys):
+    (tmp_path / "victim").write_text("precious")
+    (halfway / ".lock").unlink()
+    (halfway / ".lock").symlink_to(tmp_path / "victim")
+    assert main(["train", "--resume", str(halfway)]) == 1
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_lock_file_that_was_taken_away_while_somebody_waited_is_no_lock(tmp_path, monkeypatch):
+    """A opens the file, B ends and unlinks it, A locks what is no longer there: it has to look again."""
+    import fcntl
+
+    path, flock, calls = tmp_path / ".lock", fcntl.flock, []
+
+    def unlinked_first(file, how):
+        calls.append(how)
+        if len(calls) == 1:
+            path.unlink()
+        return flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", unlinked_first)
+    with locked(path, wait=False), pytest.raises(Held), locked(path, wait=False):
+        pass
+    assert len(calls) == 3
+
+
+def test_a_file_system_without_locks_is_no_reason_not_to_train(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def none(file, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with locked(tmp_path / ".lock", wait=False):
+        pass
+    assert "cannot be locked (Function not implemented); start no second run there" in capsys.readouterr().err
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["train", *TINY, "--out", str(tmp_path)]) == 1
+    assert "is not overwritten" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_half_written_files_of_a_killed_process_are_cleared_away(halfway):
+    (halfway / ".checkpoint.pt.4711").write_bytes(b"half")
+    assert main(["train", "--resume", str(halfway)]) == 0
+    assert not list(halfway.glob(".checkpoint*"))
