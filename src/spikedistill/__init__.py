@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from spikedistill.errors import Interrupted, SpikedistillError
     from spikedistill.export.authors import load_authors_checkpoint
     from spikedistill.measure.evaluation import Evaluation, evaluate
+    from spikedistill.measure.operations import Operations, operations
     from spikedistill.models import MODELS, create_model, list_models
     from spikedistill.models.conversion import to_spiking
     from spikedistill.models.learning_neurons import learn_neurons
@@ -71,6 +72,7 @@ _HOMES = {
     "errors": ("Interrupted", "SpikedistillError"),
     "export.authors": ("load_authors_checkpoint",),
     "measure.evaluation": ("Evaluation", "evaluate"),
+    "measure.operations": ("Operations", "operations"),
     "data": ("DATASETS", "Batches", "Framing", "ImageSet", "Samples", "Splits", "TensorSet", "frames_of", "samples_of"),
     "models": ("MODELS", "create_model", "list_models"),
     "models.conversion": ("to_spiking",),
@@ -133,6 +135,7 @@ __all__ = [
     "Neuron",
     "NoiseSmoothedDistillation",
     "Objective",
+    "Operations",
     "Output",
     "Rate",
     "RateTwin",
@@ -163,6 +166,7 @@ __all__ = [
     "load_authors_checkpoint",
     "load_recipe",
     "merge",
+    "operations",
     "register_rule",
     "resume",
     "retake_statistics",

@@ -14,6 +14,7 @@ from spikedistill.machine.device import PRECISIONS
 if TYPE_CHECKING:
     from spikedistill.core.network import Network
     from spikedistill.data import Samples
+    from spikedistill.measure.operations import Operations
     from spikedistill.training.recipe import Recipe
 
 
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
     retake = "take batch norm's statistics anew for each T, on so many training samples: for one network with several T"
     parser.add_argument("--retake", type=int, default=None, metavar="SAMPLES", help=retake)
+    counted = "count operations, and the energy that literature gives them, on so many test samples"
+    parser.add_argument("--operations", type=int, default=None, metavar="SAMPLES", help=counted)
     parser.add_argument("--figure", type=Path, default=None, help="draw what was taken for what into this file, too")
     add_trust(parser)
     parser.set_defaults(run=run)
@@ -37,12 +40,14 @@ def run(given: argparse.Namespace) -> None:
     from spikedistill.data.dataset import HUB
     from spikedistill.machine.device import find_device
     from spikedistill.report.counts import draw_counts
-    from spikedistill.report.text import print_evaluation
+    from spikedistill.report.text import print_evaluation, print_operations
     from spikedistill.training.recipe_files import saved_recipe
     from spikedistill.training.scoring import score
     from spikedistill.training.trained import Trained
 
     check_picture("--figure", given.figure)
+    if given.operations is not None and given.operations < 1:
+        raise InvalidArgument(f"--operations is {given.operations}; expected a number of test samples, at least 1")
     # the best epoch's weights lie in a folder of their own, below their run
     best = given.folder.name == "best" and (given.folder.parent / "recipe.yaml").is_file()
     run_folder = given.folder.parent if best else given.folder
@@ -76,6 +81,8 @@ def run(given: argparse.Namespace) -> None:
         inspect=lambda: recipe.task.inspector(trained.config["targets"]),
     )
     print_evaluation(found, division(data), recipe.precision)
+    if given.operations is not None:
+        print_operations(_operations(trained.network, test, recipe.timesteps, given), twin=recipe.timesteps is None)
     if found.inspector is not None:
         print("\n".join(found.inspector.lines()))
         if given.figure is not None:
@@ -85,11 +92,26 @@ def run(given: argparse.Namespace) -> None:
         raise InvalidArgument("this task has no picture of its answers; leave out --figure")
 
 
+def _operations(network: Network, test: Samples, timesteps: int | None, given: argparse.Namespace) -> Operations:
+    """Of so many test samples, spread evenly over all, at the largest T."""
+    import torch
+
+    from spikedistill.measure.evaluation import EVALUATION_BATCH
+    from spikedistill.measure.operations import operations
+
+    index = torch.linspace(0, len(test) - 1, min(given.operations, len(test))).round().long()
+    batches = (test.batch(some).inputs for some in index.split(EVALUATION_BATCH))
+    # of an ANN twin what is counted are its layers, which are the same at one step
+    return operations(network, batches, max(given.timesteps or [timesteps or 1]))
+
+
 def _check_retake(given: argparse.Namespace, timesteps: int | None) -> None:
     if timesteps is None:
         raise InvalidArgument("--retake is for spikes, and this run is an ANN twin")
     if given.retake < 2:
         raise InvalidArgument(f"--retake is {given.retake}; expected a number of training samples, at least 2")
+    if given.operations is not None:
+        raise InvalidArgument("--operations counts with the statistics of training; leave out --retake")
     if given.figure is not None:
         raise InvalidArgument("--figure is of one evaluation, and --retake makes one for each T; leave one of them out")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from spikedistill.data import Splits
 from spikedistill.machine.output import say
 from spikedistill.measure.evaluation import Evaluation
+from spikedistill.measure.operations import COSTS, Operations
 
 
 def print_start(lines: list[str]) -> None:
@@ -39,3 +42,30 @@ def print_evaluation(found: Evaluation, division: str, precision: str) -> None:
             say(f"  {name:<{width}}  {found.spikes[name]:>9,.0f}  {fired:.3f}  {'#' * round(40 * fired)}")
     for warning in found.warnings():
         say(f"warning: {warning}")
+
+
+def print_operations(found: Operations, twin: bool) -> None:
+    """Operations of a sample by layer and in all, and what they cost by themselves.
+
+    Args:
+        twin: whether the network is an ANN, of which only the multiply-accumulates count.
+    """
+    say(f"\noperations on a sample, in millions, mean of {found.samples} samples; neurons and memory are not counted")
+    if twin:
+        say(f"  {found.macs / 1e6:,.2f} multiply-accumulates: " + _energies(found.twins_energy))
+        return
+    width = max(len("all"), *(len(layer.name) for layer in found.layers))
+    heads = f"{'ANN: MAC':>10}  {f'T = {found.timesteps}: MAC':>11}  {'AC':>9}"
+    say(f"  {'':<{width}}  {heads}  spikes in per input and step")
+    for layer in found.layers:
+        fed = "not spikes" if layer.spikes is None else f"{layer.spikes:.3f}"
+        numbers = f"{layer.macs / 1e6:>10,.2f}  {layer.multiplies / 1e6:>11,.2f}  {layer.accumulates / 1e6:>9,.2f}"
+        say(f"  {layer.name:<{width}}  {numbers}  {fed}")
+    total = f"{found.macs / 1e6:>10,.2f}  {found.multiplies / 1e6:>11,.2f}  {found.accumulates / 1e6:>9,.2f}"
+    say(f"  {'all':<{width}}  {total}")
+    say(f"energy of these operations alone, 45 nm: {_energies(found.energy)}; the ANN {_energies(found.twins_energy)}")
+    say(f"{found.spikes_per_synapse:.2f} spikes per synapse (SNNs compete from 0.15 to 1.38: Dampfhoffer et al. 2023)")
+
+
+def _energies(of: Callable[[str], float]) -> str:
+    return ", ".join(f"{of(numbers):,.2f} µJ in {numbers}" for numbers in COSTS)
