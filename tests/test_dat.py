@@ -33,8 +33,9 @@ def test_a_recording_comes_back(tmp_path):
     assert same(file.events(), events)
     assert same(read_dat(tmp_path / "a.dat", sensor=SMALL), events)
     chosen = (events.t >= 100_000) & (events.t < 150_000)
-    assert np.array_equal(file.window(100_000, 150_000, SMALL).t, events.t[chosen])
-    assert len(file.window(10**7, 2 * 10**7, SMALL)) == 0
+    assert np.array_equal(file.window(100_000, 150_000).t, events.t[chosen])
+    assert len(file.window(10**7, 2 * 10**7)) == len(file.window(-50, 0)) == 0
+    assert file.span == (events.t[0], events.t[-1]) == DatFile.open(tmp_path / "a.dat", "unseen").span
 
 
 def test_a_recording_byte_by_byte(tmp_path):
@@ -56,6 +57,21 @@ def test_repair_sorts_by_time(tmp_path):
     with pytest.raises(DataError, match="time runs backwards"):
         read_dat(tmp_path / "a.dat", sensor=SMALL)
     assert np.array_equal(read_dat(tmp_path / "a.dat", repair=True, sensor=SMALL).t, events_of().t)
+
+
+def test_times_are_mended_and_windows_are_those_of_the_mended(tmp_path):
+    """An event gets at least the time of those before it, and keeps its place."""
+    times = [5, 9, 7, 7, 12, 11, 20]
+    (tmp_path / "a.dat").write_bytes(dat(*((1, k, t) for k, t in enumerate(times))))
+    file = DatFile.open(tmp_path / "a.dat", "mended")
+    mended = [5, 9, 9, 9, 12, 12, 20]
+    assert file.mended
+    for start in range(22):
+        found = file.window(start, start + 5)
+        expected = [(k, t) for k, t in enumerate(mended) if start <= t < start + 5]
+        assert list(zip(found.y.tolist(), found.t.tolist(), strict=True)) == expected
+    write_dat(tmp_path / "b.dat", events_of(), SMALL)
+    assert not DatFile.open(tmp_path / "b.dat", "mended").mended
 
 
 def dat(*events, kind=b"\x0c\x08", header=b"% Height 40\n% Width 60\n"):

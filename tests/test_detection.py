@@ -16,6 +16,7 @@ from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.objectives import CenterPoints, HeatmapDistillation
 from spikedistill.tasks import Boxes, Detection
 from spikedistill.tasks.average_precision import average_precision
+from spikedistill.tasks.boxes import Smallest
 from spikedistill.tasks.detection import matched
 from spikedistill.tasks.heatmaps import STRIDE, USUAL, Middles, found_boxes, heatmaps, radius
 
@@ -316,6 +317,73 @@ def test_hits_are_where_the_heatmap_is_right():
     half.add_state(hits.state())
     there = (boxes[..., 4] >= 0).sum(1)
     assert half.columns()["hit"] == pytest.approx(float(1 - there[:10].sum() / (2 * there.sum())))
+
+
+def one_answer(box, height, width, sure=5.0):
+    """What a network with one class would say of one box, everything else being surely none."""
+    output = torch.full((1, 5, height, width), -20.0)
+    middles = Middles.of(torch.tensor([[[*box, 0.0]]]), height, width)
+    row, column = int(middles.row), int(middles.column)
+    output[0, 0, row, column] = sure
+    output[0, 1:3, row, column] = middles.size[0, 0] / USUAL
+    output[0, 3:, row, column] = middles.offset[0, 0]
+    return output
+
+
+def test_the_score_is_of_the_sample_and_not_of_its_padding():
+    """GEN1 has 240 × 304 pixels, and the network's map 64 × 80 cells, those of 256 × 320."""
+    truth = Boxes.of([torch.tensor([[254.0, 180, 50, 60, 0]])], ["car"], (240, 304))
+    large = one_answer((246.0, 170, 66, 80), 64, 80)  # reaches beyond the sensor, where it is cut to 58 × 70
+    task, description = Detection(), truth.description()
+    meter, without = task.meter(description), task.meter()
+    for each in (meter, without):
+        each.add(large, truth.boxes)
+    assert meter.columns()["map"] == pytest.approx(0.5)  # 3000 of 4060 overlap
+    assert without.columns()["map"] == pytest.approx(0.2)
+    evaluated = sd.evaluate(
+        Says(large), [(torch.zeros(1, 1, 4, 4), truth.boxes)], 1, task=task, description=description
+    )
+    assert evaluated.score[1] == pytest.approx(0.5)
+    # cells below row 240 are none of the sample's
+    beyond = found_boxes(one_answer((100.0, 242, 20, 8), 64, 80), 3, (240, 304))
+    assert (beyond[..., 4] < 1e-6).all()
+
+
+class Says(torch.nn.Module):
+    """Answers the same whatever it sees."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = torch.nn.Parameter(answer)
+
+    def forward(self, x):
+        return (x.mean((1, 2, 3), keepdim=True) * 0 + self.answer)  # fmt: skip
+
+
+def test_found_boxes_that_are_too_small_to_count_are_none():
+    """As published results on GEN1 have it: a found car of 20 pixels is no mistake where no such car counts."""
+    truth = Boxes.of([torch.tensor([[100.0, 100, 50, 40, 0]])], ["car"], (240, 304), smallest=Smallest(30.0, 10.0))
+    said = torch.maximum(one_answer((100.0, 100, 50, 40), 64, 80, 2.0), one_answer((20.0, 20, 20, 20), 64, 80, 5.0))
+    for description, expected in ((truth.description(), 1.0), (truth.description() | {"smallest": [0, 0]}, 0.5)):
+        meter = Detection().meter(description)
+        meter.add(said, truth.boxes)
+        assert meter.columns()["map"] == pytest.approx(expected, abs=0.01)
+    assert truth.description()["smallest"] == [30.0, 10.0]
+    assert "smallest" not in Boxes.of([torch.zeros(0, 5)], ["car"], (8, 8)).description()
+
+
+def test_of_equal_neighbours_one_is_a_box():
+    for logits in ((4.0, 4.0), (20.0, 18.0)):  # the sigmoids of both are 1.0 in float32
+        output = torch.full((1, 5, 6, 6), -30.0)
+        output[0, 0, 2, 2:4] = torch.tensor(logits)
+        assert int((found_boxes(output, 10, (24, 24))[0, :, 4] > 0.5).sum()) == 1
+    flat = found_boxes(torch.zeros(1, 6, 4, 4), 100, (16, 16))
+    assert int((flat[0, :, 4] > 0).sum()) == 2  # one of each class
+
+
+def test_boxes_may_be_arrays_and_lists():
+    found = Boxes.of([np.array([[1.0, 2, 3, 4, 0]]), [[1, 2, 3, 4, 1]], torch.zeros(0, 5)], NAMES, (20, 20))
+    assert found.boxes[:, 0, 4].tolist() == [0, 1, -1]
 
 
 def test_answers_are_boxes_in_words_and_to_be_drawn():

@@ -10,7 +10,7 @@ from test_dat import SMALL, events_of
 
 from spikedistill.data import DataSettings, load
 from spikedistill.data.check import check
-from spikedistill.data.events import Events, to_frames
+from spikedistill.data.events import Events, hdf5, to_frames
 from spikedistill.data.events.dat import write_dat
 from spikedistill.data.events.event import DVS128, Sensor
 from spikedistill.data.events.hdf5 import STRIDE, Hdf5File, read_hdf5
@@ -50,7 +50,9 @@ def same(found, events):
 def test_both_forms(write, tmp_path):
     write(tmp_path / "a.h5", recording(), Sensor(128, 130))
     file = Hdf5File.open(tmp_path / "a.h5")
-    assert (len(file), file.sensor, file.end) == (200, Sensor(128, 130), int(recording().t[-1]))
+    span = (int(recording().t[0]), int(recording().t[-1]))
+    assert (len(file), file.sensor, file.span) == (200, Sensor(128, 130), span)
+    assert Hdf5File.open(tmp_path / "a.h5", "unseen").span == span
     assert same(read_hdf5(tmp_path / "a.h5"), recording())
     write(tmp_path / "b.h5", recording())
     assert Hdf5File.open(tmp_path / "b.h5").sensor is None
@@ -68,15 +70,32 @@ def test_windows_are_those_of_all_events(count, tmp_path):
     for start in edges:
         for end in edges:
             inside = (events.t >= start) & (events.t < end)
-            found = file.window(start, end, DVS128)
+            found = file.window(start, end)
             assert same(found, Events(events.x[inside], events.y[inside], events.p[inside], events.t[inside]))
+
+
+@pytest.mark.parametrize("count", [7, 2 * STRIDE + 5])
+def test_times_are_mended(count, tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "PART", STRIDE)  # also from one part to the next
+    events = recording(count, seed=count)
+    times = events.t.copy()
+    times[::3] -= 40_000
+    write_arrays(tmp_path / "a.h5", Events(events.x, events.y, events.p, times))
+    file, mended = Hdf5File.open(tmp_path / "a.h5", "mended"), np.maximum.accumulate(times)
+    assert file.mended
+    assert file.span == (mended[0], mended[-1])
+    for start in (mended[0], int(mended[count // 2]) - 3, int(mended[-1]) - 50_000):
+        inside = (mended >= start) & (mended < start + 60_000)
+        found = file.window(int(start), int(start) + 60_000)
+        assert same(found, Events(events.x[inside], events.y[inside], events.p[inside], mended[inside]))
 
 
 def test_an_empty_recording(tmp_path):
     nothing = np.zeros(0, np.int64)
     write_arrays(tmp_path / "a.h5", Events(nothing, nothing, nothing, nothing))
     file = Hdf5File.open(tmp_path / "a.h5")
-    assert (len(file), file.end, len(file.window(0, 10, DVS128))) == (0, 0, 0)
+    assert (len(file), file.span, len(file.window(0, 10))) == (0, (0, 0), 0)
+    assert Hdf5File.open(tmp_path / "a.h5", "unseen").span == (0, 0)
     with pytest.raises(DataError, match="holds no events"):
         read_hdf5(tmp_path / "a.h5")
 

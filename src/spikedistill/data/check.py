@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections import Counter
@@ -23,15 +24,15 @@ from spikedistill.data.pictures.folder import content, find_pictures, split_fold
 from spikedistill.data.pictures.tables import bad_rows, parquet_table
 from spikedistill.data.pictures.torchvision_files import read_torchvision
 from spikedistill.data.scenes.layouts import SCENES, SceneLayout
-from spikedistill.data.scenes.opened import opened, recordings_in
-from spikedistill.data.scenes.windows import find_windows
+from spikedistill.data.scenes.opened import glimpse, opened, recordings_in
+from spikedistill.data.scenes.settings import SceneSettings
+from spikedistill.data.scenes.windows import looked_for
 from spikedistill.errors import DataError
 from spikedistill.tasks import Boxes
+from spikedistill.tasks.boxes import ANY_SIZE
 
 CLASSES_SHOWN = 12
 OTHERS_SHOWN = 5
-WINDOW = 100.0
-"""ms before a label, where nobody has said how many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,25 +174,27 @@ def _all_scenes(root: Path) -> list[Part]:
 def _scenes(root: Path, part: str, folder: Path) -> Part:
     recordings = [*recordings_in(folder).values()]
     bad = _problems(opened, recordings)
-    everything = dataclasses.replace(_scene_layout(root, recordings[0]), skip=0.0, diagonal=0.0, side=0.0)
+    everything = dataclasses.replace(_scene_layout(root, recordings), skip=0.0, smallest=ANY_SIZE)
     counts: dict[str, int] = {}
     try:
-        windows = find_windows(root, part, everything, 1, WINDOW)
+        windows, problems = looked_for(root, part, everything, 1, SceneSettings())
         counts = Boxes.of(windows.boxes, windows.names, windows.windowing.sensor).counts()
+        bad += [problem for problem in problems if problem not in bad]  # of the same file it may be the same
     except DataError as error:
         bad.append(str(error))
     return Part(str(folder), f"recordings with boxes, {len(recordings)} files, boxes by class", counts, bad)
 
 
-def _scene_layout(root: Path, recording: Path) -> SceneLayout:
-    """Without classes.txt the data set is one whose classes are known: that of the recording's camera."""
+def _scene_layout(root: Path, recordings: list[Path]) -> SceneLayout:
+    """Without classes.txt the data set may be one whose classes are known: that of the first camera that is told."""
+    own = SCENES["event-boxes"]
     if (root / "classes.txt").exists():
-        return SCENES["event-boxes"]
-    try:
-        sensor = opened(recording).sensor
-    except DataError:
-        sensor = None
-    return next((layout for layout in SCENES.values() if sensor and layout.sensor == sensor), SCENES["gen1"])
+        return own
+    for path in recordings:
+        with contextlib.suppress(DataError):
+            sensor = glimpse(path).sensor
+            return next((layout for layout in SCENES.values() if sensor and layout.sensor == sensor), own)
+    return own
 
 
 # ---------------------------------------------------------------- pictures

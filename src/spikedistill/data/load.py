@@ -44,6 +44,9 @@ def load(settings: DataSettings, timesteps: int | None = None) -> Splits:
             that the training samples do not know.
     """
     train, test = load_split(settings, True, timesteps), load_split(settings, False, timesteps)
+    shapes = [part.description()["shape"] for part in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"training samples are {shapes[0]} and test samples {shapes[1]}; expected the same of both")
     # Folders are numbered by what lies in them: without this, a class that the test lacks would shift all later ones.
     test = test.with_targets(test.targets.matched(train.targets.description()))
     held_out = settings.validation_rows

@@ -16,6 +16,7 @@ from spikedistill.core.network import Network, as_network, firing
 from spikedistill.core.output import Batch
 from spikedistill.errors import InvalidArgument
 from spikedistill.tasks import Classification, Inspector, Meter, Task
+from spikedistill.tasks.task import Description
 
 DEAD, SATURATED = 0.001, 0.9
 """A layer that fires less or more than this, in spikes per neuron and step, carries next to no information."""
@@ -84,6 +85,7 @@ def evaluate(
     timesteps: int | Sequence[int] | None,
     *,
     task: Task | None = None,
+    description: Description | None = None,
     kernels: Kernels = EAGER,
     gather: Gather = lambda value: [value],
     inspect: Callable[[], Inspector | None] = lambda: None,
@@ -96,6 +98,7 @@ def evaluate(
         batches: `Batch`es or pairs (images, targets), images [N, C, H, W] or event frames [T, N, C, H, W].
         timesteps: one or more numbers of steps; None for the ANN twin.
         task: what targets are (None: classification).
+        description: of the targets, as `targets.description()`; detection then knows how large samples are.
         gather: brings together what several processes have measured of a share of the batches each.
         inspect: makes what shall look closer at the answers, as `lambda: task.inspector(description)`.
 
@@ -107,7 +110,7 @@ def evaluate(
     task = Classification() if task is None else task
     network = as_network(network)
     # A meter for each T: one run gives the logits of all of them.
-    sums = _Sums({t: task.meter() for t in steps}, inspect())
+    sums = _Sums({t: task.meter(description) for t in steps}, inspect())
     device = next((p.device for p in network.parameters()), None)
     _refuse_not_finite(network)
     with evaluating(network):
@@ -126,7 +129,7 @@ def evaluate(
                     sums.inspector.add(logits[t], targets)
             sums.samples += len(batch)
     # Processes without a batch gather too: all of them have to, or the others would wait.
-    whole = _together([*gather(sums.state())], {t: task.meter() for t in steps}, inspect())
+    whole = _together([*gather(sums.state())], {t: task.meter(description) for t in steps}, inspect())
     if whole.samples == 0:
         raise InvalidArgument("there are no samples to evaluate on")
     columns = {t: meter.columns() for t, meter in whole.meters.items()}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +22,20 @@ NONE = -1.0
 NAMES_SHOWN = 3
 
 
+class Smallest(NamedTuple):
+    """Which boxes count, in pixels: true ones that are smaller are left out, and found ones are none."""
+
+    diagonal: float = 0.0
+    side: float = 0.0
+
+    def reached(self, sizes: Tensor) -> Tensor:
+        """Which of the widths and heights [..., 2] are large enough: bool [...]."""
+        return (sizes.norm(dim=-1) >= self.diagonal) & (sizes.amin(-1) >= self.side)
+
+
+ANY_SIZE = Smallest()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Boxes(Targets):
     """Targets of detection.
@@ -29,22 +44,25 @@ class Boxes(Targets):
         boxes: left, top, width and height in pixels, and the class: float32 [M, B, 5]; rows of class −1 are no box.
         names: of the classes, by index.
         size: rows and columns of a sample.
+        smallest: which boxes count; smaller ones are not among these.
     """
 
     are_places: ClassVar[bool] = True
     boxes: Tensor
     names: tuple[str, ...]
     size: tuple[int, int]
+    smallest: Smallest = ANY_SIZE
 
     @classmethod
     def of(
         cls,
-        boxes: Sequence[Tensor],
+        boxes: Sequence[npt.ArrayLike | Tensor],
         names: Sequence[str],
         size: tuple[int, int],
         sources: Sequence[str] = (),
+        smallest: Smallest = ANY_SIZE,
     ) -> Boxes:
-        """Of the boxes [b, 5] of each sample.
+        """Of the boxes [b, 5] of each sample: tensors, arrays or lists; torch.zeros(0, 5) for none.
 
         Args:
             sources: what to call the samples in an error (default: their numbers).
@@ -52,6 +70,7 @@ class Boxes(Targets):
         Raises:
             DataError: no rectangles, or an unknown class; all samples with such boxes by name.
         """
+        boxes = [torch.as_tensor(each, dtype=torch.float32) for each in boxes]
         called = sources or [f"sample {k}" for k in range(len(boxes))]
         bad = [f"{name}: {why}" for each, name in zip(boxes, called, strict=True) if (why := wrong(each, names, size))]
         if bad:
@@ -60,7 +79,7 @@ class Boxes(Targets):
         whole = torch.full((len(boxes), max(most, 1), FIELDS), NONE)
         for row, each in zip(whole, boxes, strict=True):
             row[: len(each)] = each
-        return cls(whole, tuple(names), (int(size[0]), int(size[1])))
+        return cls(whole, tuple(names), (int(size[0]), int(size[1])), smallest)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -76,8 +95,9 @@ class Boxes(Targets):
         return self.boxes[index.to(self.boxes.device)]
 
     def description(self) -> Description:
-        """The names of the classes, in the order of the heatmaps, and rows and columns of a sample."""
-        return {"classes": list(self.names), "size": list(self.size)}
+        """The names of the classes in the order of the heatmaps, rows and columns of a sample, which boxes count."""
+        counting = {"smallest": list(self.smallest)} if self.smallest != ANY_SIZE else {}
+        return {"classes": list(self.names), "size": list(self.size), **counting}
 
     def matched(self, description: Description) -> Boxes:
         """The same boxes, with classes numbered as in `description`.

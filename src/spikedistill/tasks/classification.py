@@ -215,7 +215,7 @@ class Classification(Task):
                     f"{logits.shape[1] - 1}); create it with num_classes={high + 1} or more"
                 )
 
-    def meter(self) -> Accuracy:
+    def meter(self, description: Description | None = None) -> Accuracy:
         return Accuracy()
 
     def inspector(self, description: Description) -> Confusion:

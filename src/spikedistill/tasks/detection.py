@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spikedistill.errors import InvalidArgument
 from spikedistill.tasks.average_precision import average_precision, require_pycocotools
-from spikedistill.tasks.boxes import FIELDS
+from spikedistill.tasks.boxes import ANY_SIZE, FIELDS, Smallest
 from spikedistill.tasks.heatmaps import EXTRA, STRIDE, Middles, found_boxes, parted
 from spikedistill.tasks.task import Description, Grid, Mark, Task
 
@@ -27,15 +27,25 @@ def _joined(parts: list[Tensor], fields: int) -> Tensor:
     return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[1]), value=-1.0) for part in parts])
 
 
+def _found(logits: Tensor, most: int, description: Description | None) -> Tensor:
+    """The boxes that the network speaks of, by the rules of the data set; without one of those by its map alone."""
+    if description is None:
+        return found_boxes(logits, most, (logits.shape[2] * STRIDE, logits.shape[3] * STRIDE))
+    rows, columns = description["size"]
+    return found_boxes(logits, most, (rows, columns), Smallest(*description.get("smallest", ANY_SIZE)))
+
+
 class AveragePrecision:
     """COCO's mean average precision of the boxes that are found.
 
     Args:
         most: boxes of a sample that count.
+        description: of the targets; without it boxes are cut where the map ends, which may be padded.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, description: Description | None = None) -> None:
         self.most = most
+        self.description = description
         self.found: list[Tensor] = []
         self.boxes: list[Tensor] = []
         self.classes = 0
@@ -44,9 +54,8 @@ class AveragePrecision:
         """Take in a batch: what the network said [N, K + 4, h, w], and boxes [N, B, 5]."""
         targets = targets.to(logits.device)
         self.classes = logits.shape[1] - EXTRA
-        size = (logits.shape[2] * STRIDE, logits.shape[3] * STRIDE)
         # left where they are, so that nothing waits for a GPU
-        self.found.append(found_boxes(logits.detach(), self.most, size))
+        self.found.append(_found(logits.detach(), self.most, self.description))
         self.boxes.append(targets)
 
     def state(self) -> dict[str, Any]:
@@ -95,21 +104,21 @@ class Finds:
     """By class: how many boxes there are, how many are found, and how often something is found that is not there.
 
     Args:
-        names: of the classes.
+        description: of the targets.
         most: boxes of a sample that count.
         sure: confidence from which on they do.
     """
 
     COLUMNS = ("boxes", "found", "not there")
 
-    def __init__(self, names: tuple[str, ...], most: int, sure: float) -> None:
-        self.names, self.most, self.sure = names, most, sure
-        self.counts = torch.zeros(len(names), len(self.COLUMNS), dtype=torch.long)
+    def __init__(self, description: Description, most: int, sure: float) -> None:
+        self.description, self.most, self.sure = description, most, sure
+        self.names: tuple[str, ...] = tuple(description["classes"])
+        self.counts = torch.zeros(len(self.names), len(self.COLUMNS), dtype=torch.long)
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         """Take in a batch: what the network said [N, K + 4, h, w], and boxes [N, B, 5]."""
-        size = (logits.shape[2] * STRIDE, logits.shape[3] * STRIDE)
-        found = found_boxes(logits.detach(), self.most, size).cpu()
+        found = _found(logits.detach(), self.most, self.description).cpu()
         for said, true in zip(found, targets.cpu(), strict=True):
             said, true = said[said[:, 4] >= self.sure], true[true[:, 4] >= 0]
             hit = matched(said, true)
@@ -210,8 +219,8 @@ class Detection(Task):
                     f"boxes are of classes up to {highest}, and the network has {logits.shape[1] - EXTRA} heatmaps"
                 )
 
-    def meter(self) -> AveragePrecision:
-        return AveragePrecision(self.most)
+    def meter(self, description: Description | None = None) -> AveragePrecision:
+        return AveragePrecision(self.most, description)
 
     def training_meter(self) -> Hits:
         """Where the heatmap is right in the middle of a box; the precision would take longer than the step."""
@@ -219,7 +228,7 @@ class Detection(Task):
         return Hits(self.sure)
 
     def inspector(self, description: Description) -> Finds:
-        return Finds(tuple(description["classes"]), self.most, self.sure)
+        return Finds(description, self.most, self.sure)
 
     def answer(self, logits: Tensor, description: Description) -> str:
         """The boxes with enough confidence, the surest first."""
@@ -231,8 +240,7 @@ class Detection(Task):
 
     def marks(self, logits: Tensor, description: Description) -> list[Mark]:
         """The boxes with enough confidence, with their classes."""
-        rows, columns = description["size"]
-        found = found_boxes(logits[None], self.most, (rows, columns))[0]
+        found = _found(logits[None], self.most, description)[0]
         return [
             Mark((x, y, w, h), f"{description['classes'][int(kind)]} {sure:.0%}")
             for x, y, w, h, sure, kind in found.tolist()

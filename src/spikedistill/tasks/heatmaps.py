@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spikedistill.tasks.boxes import ANY_SIZE, Smallest
+
 STRIDE = 4
 """Pixels of a cell, in each direction."""
 EXTRA = 4
@@ -119,22 +121,27 @@ def heatmaps(boxes: Tensor, classes: int, height: int, width: int) -> Tensor:
     return bells.new_zeros(len(boxes), classes, height, width).scatter_reduce(1, index, bells, "amax")
 
 
-def found_boxes(output: Tensor, most: int, size: tuple[int, int]) -> Tensor:
-    """The boxes that an output [N, K + 4, h, w] speaks of: cells whose heat is not less than that of their neighbours.
+def found_boxes(output: Tensor, most: int, size: tuple[int, int], smallest: Smallest = ANY_SIZE) -> Tensor:
+    """The boxes that an output [N, K + 4, h, w] speaks of: cells whose heat is above that of their neighbours.
 
     Args:
         most: boxes of a sample.
-        size: rows and columns of a sample, where boxes are cut off.
+        size: rows and columns of a sample: cells beyond are padding, and boxes are cut off there.
+        smallest: what is smaller is none.
 
     Returns:
         [N, most, 6]: left, top, width, height, confidence and class, the surest first; fewer where the map has fewer
-        cells. (No two boxes are compared: neighbouring cells cannot both be peaks.)
+        cells. What is no box has a confidence of 0. (No two boxes are compared: of equal neighbours the first counts.)
     """
     maps = Maps(*(part.float() for part in parted(output)))
-    heat = maps.heat.sigmoid()
-    peaks = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
-    width = heat.shape[3]
-    cells = heat.shape[2] * width
+    height, width = maps.heat.shape[2:]
+    cells = height * width
+    # by logits: far from 0 their sigmoids are the same number
+    winner = F.max_pool2d(maps.heat, 3, stride=1, padding=1, return_indices=True)[1]
+    own = torch.arange(cells, device=output.device).view(height, width)
+    inside = own.new_zeros(height, width)
+    inside[: -(-size[0] // STRIDE), : -(-size[1] // STRIDE)] = 1
+    peaks = maps.heat.sigmoid() * (winner == own) * inside
     confidence, place = peaks.flatten(1).topk(min(most, peaks[0].numel()))
     kind, cell = place // cells, place % cells
     column, row = cell % width, cell // width
@@ -147,4 +154,5 @@ def found_boxes(output: Tensor, most: int, size: tuple[int, int]) -> Tensor:
     limit = torch.tensor([size[1], size[0]]).to(middle)
     low, high = ((middle + sign * half) * STRIDE for sign in (-1, 1))
     low, high = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
+    confidence = confidence * smallest.reached(high - low)
     return torch.cat([low, high - low, confidence[..., None], kind[..., None].to(low)], -1)

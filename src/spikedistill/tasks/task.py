@@ -176,8 +176,12 @@ class Task(Protocol):
         """Raise InvalidArgument where targets do not fit what the head says, with both shapes."""
         ...
 
-    def meter(self) -> Meter:
-        """A new meter."""
+    def meter(self, description: Description | None = None) -> Meter:
+        """A new meter.
+
+        Args:
+            description: of the targets, where it is known: what an answer is to be held against.
+        """
         ...
 
     def training_meter(self) -> Meter:

@@ -46,6 +46,7 @@ def score(
             batches,
             steps,
             task=recipe.task,
+            description=data.targets.description(),
             kernels=kernels,
             gather=from_all_processes if shared else lambda value: [value],
             inspect=inspect,

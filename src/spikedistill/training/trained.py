@@ -135,7 +135,8 @@ class Trained:
         batches = in_order(samples, EVALUATION_BATCH)
         steps = self.timesteps if timesteps is None else timesteps
         inspect = functools.partial(self.task.inspector, self.config["targets"])
-        return evaluate(self.network, batches, steps, task=self.task, inspect=inspect)
+        described = samples.targets.description()
+        return evaluate(self.network, batches, steps, task=self.task, description=described, inspect=inspect)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Trained:

@@ -149,7 +149,8 @@ def _prepare(source: FrameSource, target: Path) -> None:
         # All files are tried before any is complained about: people mend a folder once, not file by file.
         bad = list(_fill(out, source))
         if bad:
-            raise DataError(f"{len(bad)} of {len(source)} recordings cannot be used:{listed(bad)}")
+            named = list(dict.fromkeys(bad))  # several samples may be of one file
+            raise DataError(f"{len(bad)} of {len(source)} recordings cannot be used:{listed(named)}")
         out.flush()
         about: dict[str, Any] = {"root": str(source.root), "samples": len(source)}
         about |= _seal(temporary / "frames.npy")

@@ -9,12 +9,13 @@ Files of hours are read by the window: the events lie memory-mapped in the order
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from spikedistill.data.events.event import DVS128, Events, Sensor
+from spikedistill.data.events.event import DVS128, Backwards, Events, Sensor
 from spikedistill.errors import DataError
 from spikedistill.machine.files import write_atomically
 from spikedistill.machine.reading import ReadError, regular
@@ -28,7 +29,6 @@ SIDE = 14
 MASK = 2**SIDE - 1
 PART = 2**22
 """Events whose times are looked at at once."""
-REMEDY = "leave such events out, or give the camera's own size"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,18 +38,22 @@ class DatFile:
     Attributes:
         path: of the file.
         records: the events, memory-mapped.
+        times: of each; a memory-mapped column, or what time was mended to.
         sensor: what the header says of rows and columns; None where it says nothing.
+        mended: whether time ran backwards, and was mended.
     """
 
     path: Path
     records: np.ndarray
+    times: np.ndarray
     sensor: Sensor | None
+    mended: bool = False
 
     @classmethod
-    def open(cls, path: str | Path, in_order: bool = True) -> DatFile:
+    def open(cls, path: str | Path, backwards: Backwards = "refused") -> DatFile:
         """
         Args:
-            in_order: look at the order of time; without it, only `events` may be asked for.
+            backwards: what becomes of times that run backwards; "unseen", only `events` and `span` may be asked for.
 
         Raises:
             DataError: not readable, cut off, of another kind of event, or with times that run backwards.
@@ -71,27 +75,29 @@ class DatFile:
                 "copy or unpack it again"
             )
         records = np.memmap(path, EVENT, "r", offset=start) if rest else np.zeros(0, EVENT)
-        if in_order:
-            _refuse_backwards(records["t"], path)
-        return cls(path, records, _sensor(said, path))
+        times = records["t"]
+        if backwards != "unseen" and (first := _first_backwards(times)) is not None:
+            if backwards == "refused":
+                raise DataError(
+                    f"{path}: time runs backwards, first at event {first} ({int(times[first - 1])} to "
+                    f"{int(times[first])} µs); sort the recording by time"
+                )
+            return cls(path, records, np.maximum.accumulate(np.asarray(times)), _sensor(said, path), mended=True)
+        return cls(path, records, times, _sensor(said, path))
 
     def __len__(self) -> int:
         return len(self.records)
 
     @property
-    def end(self) -> int:
-        """Time of the last event, in µs; 0 of an empty recording."""
-        return int(self.records["t"][-1]) if len(self.records) else 0
+    def span(self) -> tuple[int, int]:
+        """Times of the first and the last event, in µs; 0 and 0 of an empty recording."""
+        return (int(self.times[0]), int(self.times[-1])) if len(self.times) else (0, 0)
 
-    def window(self, start: int, end: int, sensor: Sensor) -> Events:
-        """The events from `start` to before `end`, in µs; none is no error, for nothing may have moved.
-
-        Raises:
-            DataError: events outside the sensor.
-        """
-        first, last = np.searchsorted(self.records["t"], [max(start, 0), max(end, 0)])
-        events = self._decoded(slice(int(first), int(last)))
-        return events.checked(self.path, sensor, REMEDY) if len(events) else events
+    def window(self, start: int, end: int) -> Events:
+        """The events from `start` to before `end`, in µs, not checked; none is no error, for nothing may have moved."""
+        # numpy's own search would first copy the whole column, which lies between those of the addresses
+        rows = slice(bisect.bisect_left(self.times, start), bisect.bisect_left(self.times, end))
+        return dataclasses.replace(self._decoded(rows), t=self.times[rows].astype(np.int64))
 
     def events(self) -> Events:
         """All events, not checked."""
@@ -104,17 +110,14 @@ class DatFile:
         return Events.of(address & MASK, (address >> SIDE) & MASK, polarity, records["t"].astype(np.int64), self.path)
 
 
-def _refuse_backwards(times: np.ndarray, path: Path) -> None:
-    """A window is found by searching in the times, so all of them are looked at once, part by part."""
+def _first_backwards(times: np.ndarray) -> int | None:
+    """The first event that is earlier than the one before it; part by part, for a window is found by its times."""
     for start in range(0, len(times), PART):
         part = np.asarray(times[start : start + PART + 1])  # one more: from one part to the next
         wrong = np.flatnonzero(part[1:] < part[:-1])
         if len(wrong):
-            first = start + int(wrong[0]) + 1
-            raise DataError(
-                f"{path}: time runs backwards, first at event {first} ({int(times[first - 1])} to {int(times[first])} "
-                "µs); sort the recording by time"
-            )
+            return start + int(wrong[0]) + 1
+    return None
 
 
 def _header(head: bytes, path: Path) -> tuple[dict[str, str], int]:
@@ -159,7 +162,7 @@ def read_dat(path: Path, repair: bool = False, sensor: Sensor = DVS128) -> Event
     Raises:
         DataError: damaged, or not a usable recording.
     """
-    events = DatFile.open(path, in_order=not repair).events()
+    events = DatFile.open(path, "unseen" if repair else "refused").events()
     return (events.repaired(sensor) if repair else events).checked(path, sensor)
 
 

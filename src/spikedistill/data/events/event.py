@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,13 @@ class Sensor(NamedTuple):
 
 DVS128 = Sensor(SENSOR, SENSOR)
 
-REPAIR = "is the file damaged? To leave such events out and sort by time: --data.events.repair true"
+Backwards = Literal["refused", "mended", "unseen"]
+"""What becomes of times that run backwards: "mended" gives an event at least the time of those before it."""
+
+REPAIR = (
+    "a larger camera has to be said: --data.events.sensor '[rows, columns]'. Is the file damaged? To leave such events "
+    "out and sort by time: --data.events.repair true"
+)
 
 HINTS = {
     "x": "columns are counted from 0, in pixels",
@@ -109,12 +115,18 @@ class Events:
             )
         return self
 
+    def inside(self, sensor: Sensor) -> Events:
+        """Those of the sensor's pixels."""
+        good = (self.x >= 0) & (self.x < sensor.columns) & (self.y >= 0) & (self.y < sensor.rows)
+        if good.all():
+            return self
+        return Events(_narrowed(self.x[good]), _narrowed(self.y[good]), self.p[good], self.t[good])
+
     def repaired(self, sensor: Sensor = DVS128) -> Events:
         """Without the events outside the sensor, in the order of time (of equal times the order is kept)."""
-        inside = (self.x >= 0) & (self.x < sensor.columns) & (self.y >= 0) & (self.y < sensor.rows)
-        # Rows of the whole recording: first those inside the sensor, then these by time.
-        order = np.flatnonzero(inside)[np.argsort(self.t[inside], kind="stable")]
-        return Events(_narrowed(self.x[order]), _narrowed(self.y[order]), self.p[order], self.t[order])
+        found = self.inside(sensor)
+        order = np.argsort(found.t, kind="stable")
+        return Events(found.x[order], found.y[order], found.p[order], found.t[order])
 
 
 def unwrapped(t: np.ndarray, clock: int, near: int) -> np.ndarray:

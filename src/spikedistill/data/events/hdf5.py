@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from spikedistill.data.events.event import DVS128, Events, Sensor
+from spikedistill.data.events.event import DVS128, Backwards, Events, Sensor
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import ReadError, regular
 
@@ -29,7 +29,6 @@ PART = 1024 * STRIDE
 MOST, AT_ONCE = 2**34, 2**28
 """Events of a recording, and of one that is read whole; a damaged or foreign file can claim any number."""
 LARGEST_SIDE = 1 << 16
-REMEDY = "leave such events out, or give the camera's own size"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,18 +40,20 @@ class Hdf5File:
         columns: HDF5 data sets, or one field of one, by name.
         times: of every `STRIDE`th event, int64, and of the last one.
         sensor: what the file says of rows and columns; None where it says nothing.
+        mended: whether time ran backwards, and was mended.
     """
 
     path: Path
     columns: dict[str, Any]
     times: np.ndarray
     sensor: Sensor | None
+    mended: bool = False
 
     @classmethod
-    def open(cls, path: str | Path, in_order: bool = True) -> Hdf5File:
+    def open(cls, path: str | Path, backwards: Backwards = "refused") -> Hdf5File:
         """
         Args:
-            in_order: look at all times and their order; without it, only `events` may be asked for.
+            backwards: what becomes of times that run backwards; "unseen", only `events` and `span` may be asked for.
 
         Raises:
             DataError: h5py is missing; or not readable, of another form, or with times that run backwards.
@@ -64,9 +65,10 @@ class Hdf5File:
             regular(path)
             file = h5py.File(path, "r")
             columns = _columns(h5py, file, path)
-            times = _times(columns["t"], path) if in_order else np.zeros(0, np.int64)
+            looked_at = _ends if backwards == "unseen" else _times
+            times, mended = looked_at(columns["t"], path, backwards)
             # the file is open as long as its columns are needed
-            return cls(path, columns, times, _sensor(h5py, file, path))
+            return cls(path, columns, times, _sensor(h5py, file, path), mended)
         except Exception as error:  # libhdf5 meets damage in many ways
             if file is not None:
                 file.close()
@@ -78,15 +80,15 @@ class Hdf5File:
         return len(self.columns["t"])
 
     @property
-    def end(self) -> int:
-        """Time of the last event, in µs; 0 of an empty recording."""
-        return int(self.times[-1]) if len(self) else 0
+    def span(self) -> tuple[int, int]:
+        """Times of the first and the last event, in µs; 0 and 0 of an empty recording."""
+        return (int(self.times[0]), int(self.times[-1])) if len(self) else (0, 0)
 
-    def window(self, start: int, end: int, sensor: Sensor) -> Events:
-        """The events from `start` to before `end`, in µs; none is no error, for nothing may have moved.
+    def window(self, start: int, end: int) -> Events:
+        """The events from `start` to before `end`, in µs, not checked; none is no error, for nothing may have moved.
 
         Raises:
-            DataError: events outside the sensor, or a damaged file.
+            DataError: a damaged file.
         """
         if not len(self):
             return self._decoded(slice(0, 0))
@@ -95,10 +97,12 @@ class Hdf5File:
         first = max(int(np.searchsorted(known, start)) - 1, 0) * STRIDE
         last = min(int(np.searchsorted(known, end)) * STRIDE, len(self))
         events = self._decoded(slice(first, last))
-        low, high = np.searchsorted(events.t, (start, end))
+        times = events.t
+        if self.mended and len(times):
+            times = np.maximum.accumulate(np.maximum(times, known[first // STRIDE]))
+        low, high = np.searchsorted(times, (start, end))
         rows = slice(int(low), int(high))
-        found = Events(events.x[rows], events.y[rows], events.p[rows], events.t[rows])
-        return found.checked(self.path, sensor, REMEDY) if len(found) else found
+        return Events(events.x[rows], events.y[rows], events.p[rows], times[rows])
 
     def events(self) -> Events:
         """All events, not checked.
@@ -183,14 +187,23 @@ def _inside(h5py: Any, file: Any, name: str, path: Path) -> Any:
     return place
 
 
-def _times(column: Any, path: Path) -> np.ndarray:
-    """Every `STRIDE`th time and the last one, where none runs backwards."""
-    kept, last = [], None
+def _ends(column: Any, path: Path, backwards: Backwards) -> tuple[np.ndarray, bool]:
+    """As `_times`, the first and the last alone."""
+    last = len(column) - 1
+    return np.array([int(column[k]) for k in (0, last) if last >= 0], np.int64), False
+
+
+def _times(column: Any, path: Path, backwards: Backwards) -> tuple[np.ndarray, bool]:
+    """Every `STRIDE`th time and the last one, and whether they had to be mended."""
+    kept, last, mended = [], None, False
     for start in range(0, len(column), PART):
         part = np.asarray(column[start : start + PART]).astype(np.int64)
         joined = part if last is None else np.concatenate([[last], part])
         wrong = np.flatnonzero(joined[1:] < joined[:-1])
-        if len(wrong):
+        if len(wrong) and backwards == "mended":
+            mended = True
+            part = np.maximum.accumulate(joined)[len(joined) - len(part) :]
+        elif len(wrong):
             first = start + int(wrong[0]) + (last is None)
             before, after = joined[wrong[0]], joined[wrong[0] + 1]
             raise DataError(
@@ -199,7 +212,7 @@ def _times(column: Any, path: Path) -> np.ndarray:
             )
         kept.append(part[::STRIDE])
         last = part[-1]
-    return np.concatenate([*kept, [] if last is None else [last]]).astype(np.int64)
+    return np.concatenate([*kept, [] if last is None else [last]]).astype(np.int64), mended
 
 
 def _sensor(h5py: Any, file: Any, path: Path) -> Sensor | None:
@@ -233,5 +246,5 @@ def read_hdf5(path: Path, repair: bool = False, sensor: Sensor = DVS128) -> Even
     Raises:
         DataError: damaged, or not a usable recording.
     """
-    events = Hdf5File.open(path, in_order=not repair).events()
+    events = Hdf5File.open(path, "unseen" if repair else "refused").events()
     return (events.repaired(sensor) if repair else events).checked(path, sensor)

@@ -210,15 +210,14 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
 
 
-PART_NAMES = {"train": ("train", "training"), "test": ("test", "val", "validation", "testing")}
-"""Folders of a part, in upper or lower case."""
+PART_NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "validation")}
+"""Folders of a part, in upper or lower case; of several that are there the first that is named here."""
 
 
 def part_folder(folder: Path, part: str) -> Path:
     """The folder of a part ("train", "test") in `folder`; where there is none, what it should be."""
-    names = PART_NAMES[part]
-    named = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() in names] if folder.is_dir() else []
-    return named[0] if named else folder / part
+    there = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()} if folder.is_dir() else {}
+    return next((there[name] for name in PART_NAMES[part] if name in there), folder / part)
 
 
 def has_parts(root: Path) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from spikedistill.data.events.dat import DatFile
-from spikedistill.data.events.event import Events, Sensor
+from spikedistill.data.events.event import Backwards, Events, Sensor
 from spikedistill.data.events.hdf5 import Hdf5File
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import by_name
@@ -25,19 +25,24 @@ class Opened(Protocol):
         ...
 
     @property
-    def end(self) -> int:
-        """Time of the last event, in µs; 0 of an empty recording."""
+    def span(self) -> tuple[int, int]:
+        """Times of the first and the last event, in µs; 0 and 0 of an empty recording."""
+        ...
+
+    @property
+    def mended(self) -> bool:
+        """Whether time ran backwards, and was mended."""
         ...
 
     def __len__(self) -> int:
         """Events."""
         ...
 
-    def window(self, start: int, end: int, sensor: Sensor) -> Events:
-        """The events from `start` to before `end`, in µs.
+    def window(self, start: int, end: int) -> Events:
+        """The events from `start` to before `end`, in µs, not checked.
 
         Raises:
-            DataError: events outside the sensor, or a damaged file.
+            DataError: a damaged file.
         """
         ...
 
@@ -58,8 +63,12 @@ def recordings_in(folder: Path) -> dict[str, Path]:
     return by_name(found, lambda path: path.name[: path.name.rindex("_td.")])
 
 
-def opened(path: Path) -> Opened:
-    """
+def opened(path: Path, repair: bool = False) -> Opened:
+    """A recording whose times have been looked at, all of them: it can be read by the window.
+
+    Args:
+        repair: mend times that run backwards.
+
     Raises:
         DataError: not a readable recording, or with times that run backwards.
     """
@@ -67,11 +76,31 @@ def opened(path: Path) -> Opened:
         found = path.stat()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return _kept_open(path, found.st_mtime_ns, found.st_size)
+    return _kept_open(path, repair, found.st_mtime_ns, found.st_size)
+
+
+class Glimpse(NamedTuple):
+    """What is known of a recording without a look at its events; see `Opened`."""
+
+    sensor: Sensor | None
+    span: tuple[int, int]
+
+
+def glimpse(path: Path) -> Glimpse:
+    """
+    Raises:
+        DataError: not a readable recording.
+    """
+    file = _open(path, "unseen")  # closed when nobody has it: of thousands not all can be open
+    return Glimpse(file.sensor, file.span)
 
 
 @functools.lru_cache(maxsize=OPEN)
-def _kept_open(path: Path, modified: int, size: int) -> Opened:
+def _kept_open(path: Path, repair: bool, modified: int, size: int) -> Opened:
     # the windows of a recording follow each other, and opening one looks at all of its times; a file that was replaced
     # is another one
-    return Hdf5File.open(path) if path.suffix in HDF5 else DatFile.open(path)
+    return _open(path, "mended" if repair else "refused")
+
+
+def _open(path: Path, backwards: Backwards) -> Opened:
+    return (Hdf5File if path.suffix in HDF5 else DatFile).open(path, backwards)

@@ -104,11 +104,14 @@ def read_scenes(dataset: DataSet, request: Request) -> SceneSet:
     settings, root = request.scenes, request.folder()
     part = "train" if request.train else "test"
     timesteps = settings.timesteps(request.timesteps)
-    windows = find_windows(root, part, SCENES[request.name], timesteps, settings.window, settings.repair)
+    layout = SCENES[request.name]
+    windows = find_windows(root, part, layout, timesteps, settings).first(request.rows)
     left_out = ", ".join(f"{count} {what}" for what, count in windows.left_out.items() if count)
     if left_out:
         say(f"{windows.root}: left out, or changed: {left_out}", "stderr")
     called = [windows.name(k) for k in range(len(windows))]
-    targets = Boxes.of(windows.boxes, windows.names, windows.windowing.sensor, called)
+    targets = Boxes.of(windows.boxes, windows.names, windows.windowing.sensor, called, layout.smallest)
     packed = prepared(windows, settings.cache, "data.scenes.cache")
+    for what, files in windows.repaired.items():
+        say(f"{windows.root}: repaired {len(files)} of {len(windows.files)} recordings {what}", "stderr")
     return SceneSet(packed, torch.arange(len(windows)), targets, windows.windowing)

@@ -35,6 +35,11 @@ class Windowing:
         if not all(isinstance(n, int) and n > 0 for n in whole) or not 0 < self.window < LONGEST:
             raise InvalidArgument(f"frames of a window need whole numbers above 0, and some ms; given {self}")
 
+    @property
+    def microseconds(self) -> int:
+        """Of a window."""
+        return round(self.window * 1000)
+
     def says(self) -> dict[str, Any]:
         """As plain values, in the form in which JSON gives them back."""
         return {"timesteps": self.timesteps, "window": self.window, "sensor": list(self.sensor)}
@@ -48,7 +53,9 @@ class SceneSettings:
         window: ms before a labelled time that a sample shows.
         frames: how many, of equal time, where the learning rule has no T of its own (the ANN twin sees their mean).
         cache: folder that keeps the prepared frames (null: ~/.cache/spikedistill).
-        repair: cut boxes at the edge of the sensor, and leave out those that cannot be used, instead of refusing them.
+        apart: ms that the labelled times of a recording are apart at least; what follows sooner is left out.
+        repair: cut boxes at the edge of the sensor, mend times that run backwards, and leave out boxes and events that
+            cannot be used, instead of refusing them.
 
     Raises:
         InvalidArgument: a window or number of frames that is not above 0.
@@ -57,11 +64,14 @@ class SceneSettings:
     window: float = 100.0
     frames: int | None = None
     cache: str | None = None
+    apart: float = 0.0
     repair: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.window < LONGEST:
             raise InvalidArgument(f"data.scenes.window is {self.window}; expected ms above 0")
+        if not 0 <= self.apart < LONGEST:
+            raise InvalidArgument(f"data.scenes.apart is {self.apart}; expected ms, 0 or more")
         if self.frames is not None and self.frames < 1:
             raise InvalidArgument(f"data.scenes.frames is {self.frames}; expected at least 1")
 

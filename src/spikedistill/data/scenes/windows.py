@@ -7,7 +7,7 @@ classes.txt                                   the names of the classes, a line e
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikedistill.data.events.event import Sensor
+from spikedistill.data.events.event import Events, Sensor
 from spikedistill.data.events.frames import to_frames_between
 from spikedistill.data.events.recordings import part_folder
 from spikedistill.data.scenes.box_files import LabelledBoxes, read_boxes
 from spikedistill.data.scenes.layouts import SceneLayout
-from spikedistill.data.scenes.opened import ENDS, Opened, opened, recordings_in
-from spikedistill.data.scenes.settings import Windowing
+from spikedistill.data.scenes.opened import ENDS, Glimpse, glimpse, opened, recordings_in
+from spikedistill.data.scenes.settings import SceneSettings, Windowing
 from spikedistill.errors import DataError, listed
 from spikedistill.machine.reading import ReadError, by_name, text_of
 from spikedistill.tasks.boxes import usable, wrong
@@ -29,6 +29,9 @@ from spikedistill.tasks.boxes import usable, wrong
 RECORDING, LABELS = "_td.dat", "_bbox.npy"
 """The ends of the names of a recording (its usual form) and of its boxes."""
 OTHERS = ", ".join(end for end in ENDS if end != RECORDING)
+STILL = 1000.0
+"""ms after the last event of a recording in which there may still be boxes: nothing may have moved."""
+REMEDY = "to mend times and leave out events outside the sensor: --data.scenes.repair true"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +47,8 @@ class Windows:
         names: of the classes.
         windowing: how they become frames.
         left_out: how many boxes or recordings do not count, by reason.
+        repair: whether times that run backwards are mended, and events outside the sensor left out.
+        repaired: by what was done, the files to which it was, as far as frames have been made.
     """
 
     root: Path
@@ -54,6 +59,8 @@ class Windows:
     names: tuple[str, ...]
     windowing: Windowing
     left_out: Counter[str]
+    repair: bool = False
+    repaired: dict[str, set[Path]] = dataclasses.field(default_factory=lambda: defaultdict(set))
     dtype: np.dtype = np.dtype(np.uint8)
 
     def __len__(self) -> int:
@@ -69,8 +76,15 @@ class Windows:
             "form": "windows",
             "recording": self.recording.tolist(),
             "ends": self.ends.tolist(),
+            "repair": self.repair,
             **self.windowing.says(),
         }
+
+    def first(self, count: int | None) -> Windows:
+        """The first so many (None: all)."""
+        part = slice(count)
+        recording, ends, boxes = self.recording[part], self.ends[part], self.boxes[part]
+        return dataclasses.replace(self, recording=recording, ends=ends, boxes=boxes)
 
     def make(self, k: int) -> np.ndarray:
         """Where anything happened, in each frame: a bit each, eight columns to a byte."""
@@ -82,21 +96,31 @@ class Windows:
         Raises:
             DataError: the recording is damaged.
         """
-        return binary_frames(opened(self.files[self.recording[k]]), int(self.ends[k]), self.windowing)
+        path, start = self.files[self.recording[k]], int(self.ends[k]) - self.windowing.microseconds
+        file = opened(path, self.repair)
+        events = file.window(start, int(self.ends[k]))
+        if self.repair:
+            found, events = events, events.inside(self.windowing.sensor)
+            if file.mended:
+                self.repaired["with times that ran backwards"].add(path)
+            if len(events) < len(found):
+                self.repaired["with events outside the sensor, which are left out"].add(path)
+        return _framed(events, start, self.windowing, self.name(k))
 
     def name(self, k: int) -> str:
         """What to call a window: its recording and time."""
         return f"{self.files[self.recording[k]].name} at {self.ends[k] / 1000:g} ms"
 
 
-def binary_frames(file: Opened, end: int, windowing: Windowing) -> np.ndarray:
-    """Where anything happened in the window before `end` (µs), in T parts of equal time: bool [T, 2, rows, columns].
+def _framed(events: Events, start: int, windowing: Windowing, called: object) -> np.ndarray:
+    """Where anything happened in the window from `start` (µs) on, in T parts of equal time: bool [T, 2, rows, columns].
 
     Raises:
         DataError: events outside the sensor.
     """
-    start = end - round(windowing.window * 1000)
-    events = file.window(start, end, windowing.sensor)
+    if len(events):  # none is no error, for nothing may have moved
+        events.checked(called, windowing.sensor, REMEDY)
+    end = start + windowing.microseconds
     return to_frames_between(events, windowing.timesteps, start, end, windowing.sensor) > 0
 
 
@@ -109,16 +133,42 @@ def last_window(path: str | Path, windowing: Windowing) -> np.ndarray:
     file = opened(Path(path))
     if not len(file):
         raise DataError(f"{path} holds no events")
-    return binary_frames(file, file.end + 1, windowing)
+    _refuse_other_camera(file.sensor, path, windowing.sensor)
+    end = file.span[1] + 1
+    start = end - windowing.microseconds
+    return _framed(file.window(start, end), start, windowing, path)
 
 
-def find_windows(
-    root: Path, part: str, layout: SceneLayout, timesteps: int, window: float, repair: bool = False
-) -> Windows:
+def _refuse_other_camera(said: Sensor | None, path: str | Path, sensor: Sensor) -> None:
+    """Raise DataError where a recording says that it is of another camera."""
+    if said not in (None, sensor):
+        raise DataError(
+            f"{path} is of a camera of {said.rows} rows and {said.columns} columns; expected {sensor.rows} and "
+            f"{sensor.columns}"
+        )
+
+
+def find_windows(root: Path, part: str, layout: SceneLayout, timesteps: int, settings: SceneSettings) -> Windows:
     """The windows of a part ("train", "test").
 
     Raises:
         DataError: no such folder, recordings without boxes or boxes without recording, or unusable ones: all by name.
+    """
+    windows, problems = looked_for(root, part, layout, timesteps, settings)
+    if problems:
+        raise DataError(f"{len(problems)} of {len(windows.files)} recordings cannot be used:{listed(problems)}")
+    if not len(windows):
+        raise DataError(f"{windows.root} holds {len(windows.files)} recordings, and no box that counts")
+    return windows
+
+
+def looked_for(
+    root: Path, part: str, layout: SceneLayout, timesteps: int, settings: SceneSettings
+) -> tuple[Windows, list[str]]:
+    """The windows of those recordings that can be used, and what is wrong with the others.
+
+    Raises:
+        DataError: no such folder, names of classes or camera; recordings without boxes, or boxes without recording.
     """
     folder = part_folder(root, part)
     if not folder.is_dir():
@@ -129,27 +179,50 @@ def find_windows(
     recordings = recordings_in(folder)
     labels = by_name(sorted(folder.rglob(f"*{LABELS}")), lambda path: path.name.removesuffix(LABELS))
     _refuse_alone(folder, recordings, labels)
-    sensor = layout.sensor or _sensor_of([*recordings.values()])
-    left_out, problems, chosen = Counter[str](), list[str](), list[tuple[int, int, Tensor]]()
+    seen, unreadable = _glimpses(recordings)
+    sensor = layout.sensor or _sensor_of(seen)
+    left_out, problems, chosen = Counter[str](), list(unreadable.values()), list[tuple[int, int, Tensor]]()
     for number, (name, path) in enumerate(recordings.items()):
+        if path in unreadable:
+            continue
         try:
-            found = _checked(read_boxes(labels[name]), labels[name], names, sensor, repair, left_out)
+            _refuse_other_camera(seen[path].sensor, path, sensor)
+            found = _checked(read_boxes(labels[name]), labels[name], names, sensor, settings.repair, left_out)
             found = _counting(found, layout, left_out)
-            _refuse_late(found, path, window)
+            _refuse_apart(found, path, seen[path].span)
         except DataError as error:
             problems.append(str(error))
             continue
         if not len(found):
             left_out["recordings without a box"] += 1
-        chosen += [(number, int(t), found.boxes[torch.from_numpy(found.times == t)]) for t in np.unique(found.times)]
-    if problems:
-        raise DataError(f"{len(problems)} of {len(recordings)} recordings cannot be used:{listed(problems)}")
-    if not chosen:
-        raise DataError(f"{folder} holds {len(recordings)} recordings, and no box that counts")
-    numbers, ends, boxes = zip(*chosen, strict=True)
-    windowing = Windowing(timesteps, window, sensor)
+        times = _at_least_apart(np.unique(found.times), round(settings.apart * 1000), left_out)
+        chosen += [(number, int(t), found.boxes[torch.from_numpy(found.times == t)]) for t in times]
+    numbers, ends = (np.array([row[k] for row in chosen], np.int64) for k in (0, 1))
+    boxes = tuple(row[2] for row in chosen)
+    windowing = Windowing(timesteps, settings.window, sensor)
     files = tuple(recordings.values())
-    return Windows(folder, files, np.array(numbers), np.array(ends), boxes, names, windowing, left_out)
+    return Windows(folder, files, numbers, ends, boxes, names, windowing, left_out, settings.repair), problems
+
+
+def _glimpses(recordings: dict[str, Path]) -> tuple[dict[Path, Glimpse], dict[Path, str]]:
+    """Cameras and spans of the recordings that can be read, and what is wrong with the others."""
+    seen, unreadable = dict[Path, Glimpse](), dict[Path, str]()
+    for path in recordings.values():
+        try:
+            seen[path] = glimpse(path)
+        except DataError as error:
+            unreadable[path] = str(error)
+    return seen, unreadable
+
+
+def _at_least_apart(times: np.ndarray, apart: int, left_out: Counter[str]) -> list[int]:
+    """Of times [n] in µs, rising, those that are so far from the last one that was taken."""
+    taken: list[int] = []
+    for time in times.tolist():
+        if not taken or time - taken[-1] >= apart:
+            taken.append(time)
+    left_out["labelled times that follow another one too soon"] += len(times) - len(taken)
+    return taken
 
 
 def classes_of(root: Path, layout: SceneLayout) -> tuple[str, ...]:
@@ -164,7 +237,13 @@ def classes_of(root: Path, layout: SceneLayout) -> tuple[str, ...]:
         lines = text_of(root / "classes.txt").splitlines()
     except ReadError as error:
         raise DataError(f"the names of the classes are missing: {error}. Write them there, a line each") from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines)
+    while names and not names[-1]:
+        names = names[:-1]
+    # the number of a class is that of its line: with an empty one all later names would be of others
+    if "" in names:
+        number = names.index("")
+        raise DataError(f"line {number + 1} of {root / 'classes.txt'} is empty; write a name for class_id {number}")
     if not names or len(set(names)) < len(names):
         raise DataError(f"{root / 'classes.txt'} holds {len(names)} names, {len(set(names))} different ones")
     return names
@@ -181,13 +260,15 @@ def _refuse_alone(folder: Path, recordings: dict[str, Path], labels: dict[str, P
         raise DataError(f"{folder} holds no NAME{RECORDING} (or {OTHERS}) with NAME{LABELS} beside it")
 
 
-def _sensor_of(paths: list[Path]) -> Sensor:
+def _sensor_of(seen: dict[Path, Glimpse]) -> Sensor:
     """What the headers of the recordings say, all the same.
 
     Raises:
         DataError: one says nothing, or something else than the others.
     """
-    said = {path: opened(path).sensor for path in paths}
+    said = {path: glimpsed.sensor for path, glimpsed in seen.items()}
+    if not said:
+        raise DataError("none of the recordings can be read")
     silent = [str(path) for path, sensor in said.items() if sensor is None]
     if silent:
         raise DataError(
@@ -213,13 +294,15 @@ def _checked(
         DataError: some cannot, and are not to be left out.
     """
     if repair:
+        ends = found.boxes[:, :2] + found.boxes[:, 2:4]
         low = found.boxes[:, :2].clamp(min=0)
-        limit = torch.tensor([sensor.columns, sensor.rows])
-        high = (found.boxes[:, :2] + found.boxes[:, 2:4]).minimum(limit)
+        high = ends.minimum(torch.tensor([sensor.columns, sensor.rows]))
+        across = ((low != found.boxes[:, :2]) | (high != ends)).any(1)
         cut = torch.cat([low, high - low, found.boxes[:, 4:]], 1)
-        moved = (cut != found.boxes).any(1)
+        # end − start is not quite the width that it was added to; a box inside stays as it is
+        cut = torch.where(across[:, None], cut, found.boxes)
         good = usable(cut, len(names), sensor)
-        left_out["boxes cut at the edge"] += int((moved & good).sum())
+        left_out["boxes cut at the edge"] += int((across & good).sum())
         left_out["boxes that cannot be used"] += int((~good).sum())
         return LabelledBoxes(found.times, cut).rows(good.numpy())
     if problem := wrong(found.boxes, names, sensor):
@@ -233,20 +316,21 @@ def _checked(
 
 def _counting(found: LabelledBoxes, layout: SceneLayout, left_out: Counter[str]) -> LabelledBoxes:
     """The boxes that count by the rules of the data set."""
-    w, h = found.boxes[:, 2].double().numpy(), found.boxes[:, 3].double().numpy()
-    early = found.times < layout.skip * 1000
-    small = (np.hypot(w, h) < layout.diagonal) | (np.minimum(w, h) < layout.side)
+    early = found.times <= layout.skip * 1000 if layout.skip else np.zeros(len(found), bool)
+    small = ~layout.smallest.reached(found.boxes[:, 2:4].double()).numpy()
     left_out["boxes that are too early"] += int(early.sum())
     left_out["boxes that are too small"] += int((small & ~early).sum())
     return found.rows(~(early | small))
 
 
-def _refuse_late(found: LabelledBoxes, path: Path, window: float) -> None:
-    """A box long after the last event is of another recording."""
-    file = opened(path)
-    last = int(found.times.max()) if len(found) else 0
-    if len(found) and (int(found.times.min()) < 0 or last > file.end + window * 1000):
+def _refuse_apart(found: LabelledBoxes, path: Path, span: tuple[int, int]) -> None:
+    """Boxes long after the last event, or all before the first one, are of another recording, or of another clock."""
+    if not len(found):
+        return
+    first, last = int(found.times.min()), int(found.times.max())
+    if first < 0 or last > span[1] + STILL * 1000 or last < span[0]:
         raise DataError(
-            f"{path} ends at {file.end / 1000:g} ms, and its boxes are of {found.times.min() / 1000:g} to "
-            f"{last / 1000:g} ms; is the recording cut off, or are these the boxes of another one?"
+            f"{path} has events from {span[0] / 1000:g} to {span[1] / 1000:g} ms, and its boxes are of "
+            f"{first / 1000:g} to {last / 1000:g} ms; is it cut off, do its times begin elsewhere, or are these the "
+            "boxes of another one?"
         )
