@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import time
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_events import aedat4, recording
 
-from spikedistill.data import Augmentation, Splits
+from spikedistill.data import Augmentation, DataSettings, Splits, load
 from spikedistill.data.batches import generator_for
 from spikedistill.data.events import (
     Events,
@@ -29,6 +30,7 @@ from spikedistill.data.events.changes import Changes, change
 from spikedistill.data.events.frames import LARGEST
 from spikedistill.data.events.frameset import frames_of
 from spikedistill.data.events.layouts import CIFAR10_CLASSES
+from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.simulate import Camera, path, simulate
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.report.grid import grid
@@ -200,6 +202,36 @@ def test_events_that_cannot_be_are_refused_by_name(tmp_path, changed, message):
         frames_of([(recording(), 0), (arrays(**changed), 0)], ["a"], Framing(2, "number", 16))
     assert "item 1" in str(refused.value) or "one length" in message
     assert "--data" not in str(refused.value)  # there is no recipe to say it in
+
+
+@pytest.mark.parametrize("sensor", [(34, 34, 2), 34, (34.0, 34), "34"])
+def test_a_sensor_is_rows_and_columns(sensor):
+    for made in (lambda: Framing(4, sensor=sensor), lambda: to_frames(recording(), 4, sensor=sensor)):
+        with pytest.raises(InvalidArgument, match=r"a sensor is \(rows, columns\), two whole numbers; given"):
+            made()
+    assert to_frames(recording(), 4, sensor=(128, 130)).shape == (4, 2, 128, 130)
+
+
+def test_an_item_that_is_no_pair_is_named():
+    for item, what in (({"events": 1, "label": 0}, "dict"), ((recording(), 0, 1), "tuple of 3")):
+        with pytest.raises(DataError, match=rf"item 0 is a {what}; expected a pair \(recording, label\)"):
+            frames_of([item], ["a"], Framing(2, "number", 16))
+
+
+def test_what_a_repair_leaves_out_is_said(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    for k in range(10):
+        events = recording(60, k)
+        x = events.x.copy()
+        x[:5] = 140
+        np.savez(tmp_path / "a" / f"{k}.npz", x=x, y=events.y, p=events.p, t=events.t)
+    wanted = EventSettings(cache=str(tmp_path / "cache"))
+    words = DataSettings("recordings", str(tmp_path), events=wanted)
+    with pytest.raises(DataError, match=r"larger camera has to be said: --data.events.sensor"):
+        load(words, 2)
+    load(dataclasses.replace(words, events=dataclasses.replace(wanted, repair=True)), 2)
+    said = capsys.readouterr().err
+    assert "left out 50 events outside the sensor of 128 rows and 128 columns, of 10 recordings" in said
 
 
 def test_repair_of_events_outside_the_sensor(tmp_path):

@@ -12,6 +12,7 @@ from torch import nn
 
 import spikedistill as sd
 from spikedistill.core.rules import products
+from spikedistill.errors import UnsupportedOperation
 from spikedistill.measure.products import product_covariance
 
 T, N = 4, 3
@@ -151,6 +152,29 @@ def test_at_one_step_the_rule_is_the_surrogate_gradient():
         gradients.append([p.grad for p in learner.parameters()])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
+
+
+def test_arguments_by_name_are_those_by_place():
+    x, y = (sd.BPTT(2).encode(random(2, 3, 4, 5), over_time=True) for _ in range(2))
+    y = y.transpose(1, 2)
+    assert torch.equal(torch.bmm(x, mat2=y).values, torch.bmm(x, y).values)
+    assert torch.equal(torch.matmul(x, other=y).values, (x @ y).values)
+    with pytest.raises(UnsupportedOperation, match="give the equation in letters"):
+        torch.einsum(x, [0, 1, 2], y, [0, 2, 3], [0, 1, 3])
+
+
+class ByName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lif = sd.LIF()
+
+    def forward(self, x):
+        s = self.lif(x)
+        return torch.mul(s, other=s.flip(1)).flatten(1)
+
+
+def test_the_diagnostic_sees_arguments_by_name():
+    assert len(product_covariance(sd.Network(ByName(), sample_dims=2), 2 * random(4, 3, 6), 4)) == 1
 
 
 def test_the_diagnostic_is_the_covariance_over_time_of_the_factors():

@@ -188,7 +188,7 @@ PREPARE = """
 import sys, time
 from spikedistill.data.events import Framing, cache, recordings
 slow = recordings.Recordings.frames
-def frames(self, k, framing, repair=False):
+def frames(self, k, framing, repair=False, left_out=None):
     time.sleep(0.05)
     return slow(self, k, framing, repair)
 recordings.Recordings.frames = frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def test_a_clock_that_begins_again_and_a_counter_that_runs_over(tmp_path):
     events = Events(np.arange(4, dtype=np.int16), np.arange(4, dtype=np.int16), np.ones(4, np.int8), times)
     (tmp_path / "wraps.bin").write_bytes(atis(events))
     assert np.array_equal(read_atis(tmp_path / "wraps.bin", NMNIST).t, times)
+    # one event of the round before, after the first of the new one, is disorder and no second round
+    mixed = [2**23 - 2, 2**23 + 1, 2**23 - 1, 2**23 + 3]
+    (tmp_path / "mixed.bin").write_bytes(atis(dataclasses.replace(events, t=np.array(mixed))))
+    with pytest.raises(DataError, match=r"time runs backwards 1 times, first at event 2 \(8388609 to 8388607 µs\)"):
+        read_atis(tmp_path / "mixed.bin", NMNIST)
+    assert read_atis(tmp_path / "mixed.bin", NMNIST, repair=True).t.tolist() == sorted(mixed)
     over = bytes([0, 240, 0, 0, 200])  # the camera's note that its counter ran over
     rows = [bytes([1, 1, 0, 0, 100]), over, bytes([2, 2, 128, 0, 250]), over, bytes([3, 3, 0, 1, 0])]
     (tmp_path / "over.bin").write_bytes(b"".join(rows))

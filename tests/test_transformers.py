@@ -142,6 +142,16 @@ def test_what_transformers_of_others_need_stays_refused_by_name(layer):
         net.propagate(sd.Rate(2).encode(torch.randn(4, 8)))
 
 
+def test_the_neuron_behind_a_product_is_half_of_the_others():
+    """Also where they start or are reset above half of the threshold, which is then half of it."""
+    for neuron in (sd.Neuron(start=0.6), sd.Neuron(reset="hard", reset_value=0.7)):
+        net = network("spikformer", neuron=neuron)
+        halves = {m.neuron for m in net.modules() if isinstance(m, sd.LIF)} - {neuron}
+        assert {(n.threshold, n.start, n.reset_value) for n in halves} == {
+            (0.5, neuron.start / 2, neuron.reset_value / 2)
+        }
+
+
 def test_they_are_on_the_command_line(tmp_path):
     words = ["--model", "spikformer", "--model.dim", "16", "--model.heads", "2", "--model.depth", "1"]
     words += ["--data.train_rows", "64", "--data.test_rows", "40", "--optimizer.epochs", "1", "--timesteps", "2"]

@@ -33,6 +33,9 @@ def through_halves(x: Flow, first: Operation, second: Operation) -> Flow:
     """
     if not isinstance(x, Signal):
         return (first(x) + second(x)) / 2
+    if isinstance(x, Static) and x.kind is Static:  # the rate twin, which has rates only: the mean over the steps
+        early = (x.timesteps + 1) // 2
+        return (early * first(x) + (x.timesteps - early) * second(x)) / x.timesteps
     if isinstance(x, Static):  # the same at every step up to here, and not behind it
         x = Dual.from_static(x) if x.kind is Dual else Unrolled.from_static(x)
     assert isinstance(x, (Dual, Unrolled))

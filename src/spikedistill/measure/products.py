@@ -17,7 +17,8 @@ from spikedistill.core.learning import Rate
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import as_network
 from spikedistill.core.rules import RULES
-from spikedistill.core.signal import Rule, Signal, Signals, TorchFunction, name_of
+from spikedistill.core.rules.common import rate_of, signals_in, tensors_of
+from spikedistill.core.signal import Rule, Signals, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
 
 
@@ -52,8 +53,8 @@ def product_covariance(network: nn.Module, images: Tensor, timesteps: int) -> li
         def recorded(function: TorchFunction, *args: object, **kwargs: object) -> Signals:
             out = rule(function, *args, **kwargs)
             # The same functions also multiply by constants, which is exact: only two signals are of interest.
-            if isinstance(out, Dual) and sum(isinstance(a, Signal) for a in args) == 2:
-                of_rates = function(*(a.rate if isinstance(a, Signal) else a for a in args), **kwargs)
+            if isinstance(out, Dual) and len(signals_in((args, kwargs))) == 2:
+                of_rates = function(*tensors_of(args, rate_of), **tensors_of(kwargs, rate_of))
                 # The floor keeps the product of silent signals, 0 beside 0, from being NaN.
                 error = (out.rate - of_rates).norm() / out.rate.norm().clamp(min=1e-12)
                 found.append(ProductCovariance(f"{name_of(function)} at {user_frame()}", float(error)))

@@ -25,8 +25,9 @@ SCALE = 0.125
 
 
 def half_threshold(neuron: Neuron) -> Neuron:
-    """The neuron behind a product: half of the threshold, as published (0.5 for 1)."""
-    return dataclasses.replace(neuron, threshold=neuron.threshold / 2)
+    """The neuron behind a product: half of the threshold, as published (0.5 for 1), of start and of reset."""
+    halves = {name: getattr(neuron, name) / 2 for name in ("threshold", "start", "reset_value")}
+    return dataclasses.replace(neuron, **halves)
 
 
 def check_heads(dim: int, heads: int) -> None:

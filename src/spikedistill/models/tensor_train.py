@@ -29,7 +29,7 @@ from spikedistill.models.ranks import variational_rank
 Form = Literal["stt", "ptt", "htt"]
 FORMS = ("stt", "ptt", "htt")
 Rank = int | float | str | Sequence[int]
-"""A number of channels, a share of the full rank (0 to 1.0), "evbmf", or a number for each layer in their order."""
+"""A number of channels, a share of the smaller number of channels (to 1.0), "evbmf", or a number for each layer."""
 Keep = Callable[[str, nn.Conv2d], bool]
 
 
@@ -166,6 +166,8 @@ def _convolutions(network: Network) -> dict[str, nn.Conv2d]:
 
 def _fits(layer: nn.Conv2d) -> bool:
     """Whether it is a 3×3 convolution that four thin ones can stand for."""
+    if type(layer).forward is not nn.Conv2d.forward:  # it does something else with its weights (timm's ScaledStdConv2d)
+        return False
     plain = layer.groups == 1 and tuple(layer.dilation) == (1, 1) and layer.padding_mode == "zeros"
     square = tuple(layer.kernel_size) == (3, 3) and layer.stride[0] == layer.stride[1]
     return plain and square and layer.padding in ((1, 1), "same")
@@ -176,12 +178,26 @@ def ranks_of(network: nn.Module) -> list[int]:
     return [module.c1.out_channels for module in network.modules() if isinstance(module, TensorTrain)]
 
 
+def _found_rank(layer: nn.Conv2d) -> int:
+    """What EVBMF finds in the weights; 0 where they are noise."""
+    weight = layer.weight.detach().double()
+    return max(variational_rank(each) for each in (weight.flatten(1), weight.transpose(0, 1).flatten(1)))
+
+
+def _refuse_noise(layers: list[nn.Conv2d]) -> None:
+    """Networks that were never trained would be left with one channel for each layer."""
+    empty = sum(_found_rank(layer) == 0 for layer in layers)
+    if 2 * empty > len(layers):
+        raise InvalidArgument(
+            f"in {empty} of {len(layers)} layers EVBMF finds nothing but noise: their weights are not trained. Give a "
+            "trained network (in a recipe: --init RUN), or a rank (rank=0.25; --tensor_train.rank 0.25)"
+        )
+
+
 def _rank_of(layer: nn.Conv2d, rank: int | float | str) -> int:
     full = min(layer.in_channels, layer.out_channels)
     if isinstance(rank, str):
-        weight = layer.weight.detach().double()
-        unfoldings = (weight.flatten(1), weight.transpose(0, 1).flatten(1))
-        return max(1, *(variational_rank(each) for each in unfoldings))
+        return max(1, _found_rank(layer))
     return min(rank, full) if isinstance(rank, int) else max(1, round(rank * full))
 
 
@@ -192,8 +208,8 @@ def check_rank(rank: object) -> None:
     share = isinstance(rank, float) and 0 < rank <= 1
     if not (number or share or rank == "evbmf"):
         raise InvalidArgument(
-            f"rank is {rank!r}; expected a number of channels, a share of the full rank above 0 and up to 1.0, "
-            '"evbmf", or a number for each layer'
+            f"rank is {rank!r}; expected a number of channels, a share of the smaller number of channels above 0 and "
+            'up to 1.0, "evbmf", or a number for each layer'
         )
 
 
@@ -202,20 +218,23 @@ def tensor_train(
 ) -> Network:
     """A copy of a network with tensor-train convolutions in the place of its 3×3 ones.
 
-    Its `notes` say for each layer the rank, and the share of the weights that the decomposition misses.
+    Its `notes` say for each layer the rank, and the share of the weights that the decomposition misses; and which 3×3
+    convolutions stay as they are.
 
     Args:
         network: any; it is left as it is.
-        rank: ρ: a number of channels (at most those of the layer), a share of the full rank (the smaller number of
-            channels), "evbmf": by variational Bayesian matrix factorisation of the weights, or one number for each
-            layer that is replaced, in their order.
+        rank: ρ: a number of channels (1: one, at most those of the layer), a share of the smaller number of channels
+            (1.0: all of them, which still is not without loss, for the middle of a train may have 3ρ), "evbmf": by
+            variational Bayesian matrix factorisation of trained weights, or one number for each layer that is
+            replaced, in their order.
         form: "stt", "ptt" or "htt".
         decompose: whether the layers begin as decompositions of the weights that were there, or at random.
-        keep: keep(name, layer) says which convolutions stay dense (None: the first one, as in the paper). What is no
-            3×3 convolution with padding 1 stays as it is in any case.
+        keep: keep(name, layer) says which convolutions stay dense (None: the first one by its place among the modules,
+            as in the paper). What is no plain 3×3 convolution with padding 1 stays as it is in any case.
 
     Raises:
-        InvalidArgument: another form or rank, or a network without such a convolution.
+        InvalidArgument: another form or rank, a network without such a convolution, or "evbmf" of weights that were
+            not trained.
     """
     choose("form", form, FORMS)
     check_rank(rank)
@@ -231,17 +250,23 @@ def tensor_train(
         )
     if isinstance(rank, (list, tuple)) and len(rank) != len(names):
         raise InvalidArgument(f"there are {len(rank)} ranks for {len(names)} layers: {', '.join(names.values())}")
-    notes = []
+    if isinstance(rank, str):
+        _refuse_noise([layers[name] for name in names.values()])
+    notes, replacements = list[str](), dict[int, TensorTrain]()
 
     def replaced(layer: nn.Module) -> nn.Module | None:
         if not isinstance(layer, nn.Conv2d) or id(layer) not in names:
             return None
-        own = rank if isinstance(rank, (int, float, str)) else rank[len(notes)]
-        new, note = _replacement(layer, own, form, decompose)
-        notes.append(f"{names[id(layer)]}: {note}")
-        return new
+        if id(layer) not in replacements:  # one that is used at two places stays one
+            own = rank if isinstance(rank, (int, float, str)) else rank[len(notes)]
+            replacements[id(layer)], note = _replacement(layer, own, form, decompose)
+            notes.append(f"{names[id(layer)]}: {note}")
+        return replacements[id(layer)]
 
     replace_modules(made.body, replaced)
+    dense = [name for name, layer in layers.items() if layer.kernel_size == (3, 3) and id(layer) not in names]
+    if dense:
+        notes.append(f"as they were: {', '.join(dense)}")
     return Network(made.body, made.stages, (*made.notes, *notes), made.sample_dims)
 
 
@@ -268,9 +293,10 @@ def merge(network: nn.Module) -> Network:
         InvalidArgument: there is none.
     """
     made = copy.deepcopy(as_network(network))
-    count = replace_modules(made.body, lambda module: _merged(module) if isinstance(module, TensorTrain) else None)
-    if count == 0:
+    merged = {id(module): _merged(module) for module in made.modules() if isinstance(module, TensorTrain)}
+    if not merged:
         raise InvalidArgument("this network has no tensor-train convolutions to merge")
+    replace_modules(made.body, lambda module: merged.get(id(module)))
     return made
 
 

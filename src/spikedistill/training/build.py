@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,10 +48,10 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     network = fed_with(network, example.dim() - 1)
     check_network(network, example, outputs)
     learned = (recipe.learned.decay, recipe.learned.threshold)
-    weights = None if recipe.init is None else load_weights(Path(recipe.init))[0]
+    weights, origin = (None, {}) if recipe.init is None else load_weights(Path(recipe.init))
     if recipe.tensor_train.form is not None:
-        network, weights = _thin(network, recipe, weights)
-    if weights is not None and not any(name.endswith(LEARNT) for name in weights):
+        network, weights = _thin(network, recipe, weights, origin)
+    if weights is not None and not any((origin.get("learned") or {}).values()):
         # weights of constant neurons: they learn from there on
         apply_state(network, weights, f"the run {recipe.init}")
         weights = None
@@ -64,25 +65,22 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
 
 
 def _thin(
-    network: Network, recipe: Recipe, weights: dict[str, torch.Tensor] | None
+    network: Network, recipe: Recipe, weights: dict[str, torch.Tensor] | None, origin: dict[str, Any]
 ) -> tuple[Network, dict[str, torch.Tensor] | None]:
     """A network with tensor-train convolutions, and the weights of `init` that are still to be taken.
+
+    Args:
+        origin: what the run says of its network that the weights are of.
 
     Raises:
         CheckpointError: weights of a network without such convolutions that do not fit.
     """
     settings = recipe.tensor_train
-    if weights is not None and not any(name.endswith(THIN) for name in weights):
+    if weights is not None and not (origin.get("tensor_train") or {}).get("form"):
         apply_state(network, weights, f"the run {recipe.init}")
         weights = None
     assert settings.form is not None
     return tensor_train(network, settings.rank, settings.form, decompose=settings.decompose), weights
-
-
-THIN = ".c1.weight"
-"""How the first weight of a tensor-train convolution ends."""
-LEARNT = (".decay", ".threshold")
-"""How the parameters of learned neurons end."""
 
 
 def make_learner(

@@ -312,12 +312,14 @@ def _restore(session: Session, state: dict[str, Any], source: str, first: bool) 
 def about(prepared: Prepared) -> list[str]:
     """What a run says about itself at its start."""
     run, learner = prepared.run, prepared.session.learner
+    ranks = ranks_of(learner.network)
     busy = other_work() if run.device.type == "cpu" else None
     return [
         f"{network_name(prepared)} ({_parameters(learner)}), {run.recipe.rule}, {', '.join(run.recipe.objectives)}",
         f"{'own data' if run.own_data else run.recipe.data.name}: {text.samples_in_words(run.splits)}",
         f"{run.device}, {prepared.precision_reason}",
         f"kernels {prepared.kernels_reason}",
+        *([f"tensor-train convolutions, ranks {', '.join(map(str, ranks))}"] if ranks else []),
         *([] if prepared.start is None else [f"start {prepared.start}"]),
         f"folder {run.folder}",
         *([] if busy is None else [f"note: {busy}"]),

@@ -92,7 +92,8 @@ class TensorTrainSettings:
 
     Args:
         form: "stt", "ptt" or "htt" (null: none).
-        rank: a number of channels, a share of the full rank below 1, or "evbmf"; a run writes down that of each layer.
+        rank: a number of channels (1: one), a share of the smaller number of channels (0.25; 1.0: all), or "evbmf", of
+            trained weights; a run writes down that of each layer.
         decompose: whether they begin as decompositions of the weights that are there (those of `init`, where it is that
             of a network without them), or at random.
     """

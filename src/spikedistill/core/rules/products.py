@@ -22,7 +22,7 @@ from torch import Tensor
 from spikedistill.core.rules.common import linear, stepwise
 from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
-from spikedistill.errors import UnsupportedOperation
+from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
 # `matrix @ x` asks x to multiply from the right: x comes first, and stands second.
 _REVERSED = (torch.Tensor.__rmatmul__,)
@@ -43,14 +43,20 @@ def product(function: TorchFunction, left: Signal, right: Signal) -> Signals:
     return stepwise(function, left, right)
 
 
-def matrix_product(function: TorchFunction, left: Flow, right: Flow) -> Signals:
+def matrix_product(
+    function: TorchFunction, input: Flow, other: Flow | None = None, *, mat2: Flow | None = None
+) -> Signals:
     """matmul, bmm and @: of two signals sample by sample, or of a signal and a constant matrix.
+
+    Arguments have torch's names: bmm calls its second one mat2.
 
     Raises:
         UnsupportedOperation: shapes for which torch would mix samples or broadcast over them.
     """
-    if function in _REVERSED:
-        left, right = right, left
+    right = other if mat2 is None else mat2
+    if right is None:
+        raise InvalidArgument(f"{name_of(function)} at {user_frame()} needs two matrices; given one")
+    left, right = (right, input) if function in _REVERSED else (input, right)
     if not (isinstance(left, Signal) and isinstance(right, Signal)):
         return _with_matrix(function, left, right)
     # Of two signals [N, C], matmul would take N for the rows.
@@ -82,6 +88,8 @@ def einsum(function: TorchFunction, equation: str, *operands: Flow | Sequence[Fl
     Raises:
         UnsupportedOperation: samples would be summed or mixed, or a third signal.
     """
+    if not isinstance(equation, str):  # torch also takes operands with lists of numbers
+        raise UnsupportedOperation(f"einsum at {user_frame()}: give the equation in letters, as 'bnc,bmc->bnm'")
     # Torch takes the operands one by one or as one list.
     operands = tuple(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
     inputs, _, output = equation.replace(" ", "").partition("->")

@@ -47,6 +47,7 @@ class Events:
         x, y: column and row, int16 [n]; wider where the numbers of a damaged file do not fit.
         p: polarity 0 or 1, int8 [n].
         t: timestamps in µs, int64 [n].
+        left_out: how many a repair has left out.
 
     Raises:
         DataError: fields of different lengths.
@@ -56,6 +57,7 @@ class Events:
     y: np.ndarray
     p: np.ndarray
     t: np.ndarray
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.y) == len(self.p) == len(self.t):
@@ -120,13 +122,14 @@ class Events:
         good = (self.x >= 0) & (self.x < sensor.columns) & (self.y >= 0) & (self.y < sensor.rows)
         if good.all():
             return self
-        return Events(_narrowed(self.x[good]), _narrowed(self.y[good]), self.p[good], self.t[good])
+        left_out = int(len(good) - good.sum())
+        return Events(_narrowed(self.x[good]), _narrowed(self.y[good]), self.p[good], self.t[good], left_out)
 
     def repaired(self, sensor: Sensor = DVS128) -> Events:
         """Without the events outside the sensor, in the order of time (of equal times the order is kept)."""
         found = self.inside(sensor)
         order = np.argsort(found.t, kind="stable")
-        return Events(found.x[order], found.y[order], found.p[order], found.t[order])
+        return Events(found.x[order], found.y[order], found.p[order], found.t[order], found.left_out)
 
 
 def unwrapped(t: np.ndarray, clock: int, near: int) -> np.ndarray:
@@ -137,7 +140,11 @@ def unwrapped(t: np.ndarray, clock: int, near: int) -> np.ndarray:
         near: times so near to both ends of the clock are one that began again, and no damage.
     """
     again = (t[:-1] > clock - near) & (t[1:] < near)
-    return t + clock * np.concatenate([[0], np.cumsum(again)]) if again.any() else t
+    if not again.any():
+        return t
+    # an event of the round before, in disorder, is no second round
+    back = (t[:-1] < near) & (t[1:] > clock - near)
+    return t + clock * np.concatenate([[0], np.cumsum(again.astype(np.int64) - back)])
 
 
 def _whole(values: npt.ArrayLike, name: str, source: object) -> np.ndarray:

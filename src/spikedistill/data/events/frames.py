@@ -41,7 +41,7 @@ class Framing:
     sensor: Sensor = DVS128
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sensor", Sensor(*self.sensor))  # JSON gives a list
+        object.__setattr__(self, "sensor", as_sensor(self.sensor))
         if not isinstance(self.timesteps, int) or not isinstance(self.size, int):
             raise InvalidArgument(
                 f"frames have whole numbers of bins and pixels; given timesteps={self.timesteps}, size={self.size}"
@@ -53,6 +53,21 @@ class Framing:
             )
         if self.by not in BINNINGS:
             raise InvalidArgument(f"frames are cut by {' or '.join(BINNINGS)}; given {self.by!r}")
+
+
+def as_sensor(sensor: object) -> Sensor:
+    """Rows and columns, of any two whole numbers: JSON gives a list.
+
+    Raises:
+        InvalidArgument: something else.
+    """
+    sides = tuple(sensor) if isinstance(sensor, (tuple, list)) else ()
+    if len(sides) != 2 or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sides):
+        raise InvalidArgument(
+            f"a sensor is (rows, columns), two whole numbers; given {sensor!r} (tonic's sensor_size is columns, rows, "
+            "polarities)"
+        )
+    return Sensor(int(sides[0]), int(sides[1]))
 
 
 def _bins_by_number(t: np.ndarray, timesteps: int) -> np.ndarray:
@@ -94,9 +109,9 @@ def to_frames(events: Events, timesteps: int, by: str = "number", sensor: Sensor
 
     Raises:
         DataError: no events, events outside the sensor, or time running backwards.
-        InvalidArgument: T below 1 or an unknown way to cut.
+        InvalidArgument: T below 1, an unknown way to cut, or a sensor that is none.
     """
-    Framing(timesteps, by)
+    sensor = Framing(timesteps, by, sensor=sensor).sensor
     events.checked("a recording to make frames of", sensor, "leave such events out, or sort them by time")
     return _counted(events, BINNINGS[by](events.t, timesteps), timesteps, sensor)
 

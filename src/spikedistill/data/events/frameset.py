@@ -113,7 +113,11 @@ def frames_of(dataset: Dataset, classes: Iterable[str], framing: Framing) -> Fra
     names = tuple(classes)
     arrays, labels = [], []
     for k in range(len(dataset)):
-        recording, label = dataset[k]
+        item = dataset[k]
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            given = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
+            raise DataError(f"item {k} is a {given}; expected a pair (recording, label)")
+        recording, label = item
         arrays.append(_as_frames(recording, framing, f"item {k}"))
         labels.append(as_label(label, names, f"item {k}"))
     # np.stack would say the same in words about arrays.

@@ -16,6 +16,7 @@ from spikedistill.data.events.recordings import RecordedFrames, Recordings, find
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.splits import split
 from spikedistill.errors import DataError
+from spikedistill.machine.output import say
 from spikedistill.tasks.classification import Labels
 
 
@@ -29,7 +30,12 @@ def read_events(dataset: DataSet, request: Request) -> FrameSet:
     settings = request.events.of(dataset.recordings)
     framing = settings.framing(request.timesteps)
     found, rows = divided(request, settings, framing, dataset.recordings.classes)
-    frames = prepared(RecordedFrames(found, framing, settings.repair), settings.cache)
+    source = RecordedFrames(found, framing, settings.repair)
+    frames = prepared(source, settings.cache)
+    if source.left_out:
+        count, (height, width) = sum(source.left_out.values()), framing.sensor
+        where = f"the sensor of {height} rows and {width} columns"
+        say(f"{found.root}: left out {count} events outside {where}, of {len(source.left_out)} recordings", "stderr")
     return FrameSet(frames, rows, Labels(torch.tensor(found.labels)[rows], found.classes), framing)
 
 

@@ -98,28 +98,40 @@ class Recordings:
         found = Counter(self.labels)
         return {name: found[label] for label, name in enumerate(self.classes)}
 
-    def frames(self, k: int, framing: Framing, repair: bool = False) -> np.ndarray:
+    def frames(
+        self, k: int, framing: Framing, repair: bool = False, left_out: dict[Path, int] | None = None
+    ) -> np.ndarray:
         """Frames float16 [T, 2, size, size] of one recording.
+
+        Args:
+            left_out: is told how many events of its file the repair has left out.
 
         Raises:
             DataError: the file cannot be used; says why.
         """
+        path = self.paths[k]
         # Ready-made frames are upright and have no events left that could be repaired.
         if self.form == "frames":
-            counts = read_frames_npz(self.paths[k], framing.timesteps, framing.sensor)
+            counts = read_frames_npz(path, framing.timesteps, framing.sensor)
         else:
-            events = READERS[self.form](self.paths[k], repair, framing.sensor)
+            events = READERS[self.form](path, repair, framing.sensor)
             counts = to_frames(events, framing.timesteps, framing.by, framing.sensor)
-        return finished_frames(counts, framing.size, self.paths[k])
+            if left_out is not None and events.left_out:
+                left_out[path] = events.left_out
+        return finished_frames(counts, framing.size, path)
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordedFrames:
-    """The frames of recordings (a `FrameSource` of the cache): float16 [M, T, 2, size, size]."""
+    """The frames of recordings (a `FrameSource` of the cache): float16 [M, T, 2, size, size].
+
+    `left_out` has how many events a repair has left out of which files, as far as frames have been made.
+    """
 
     recordings: Recordings
     framing: Framing
     repair: bool = False
+    left_out: dict[Path, int] = dataclasses.field(default_factory=dict)
     dtype: np.dtype = np.dtype(np.float16)
 
     @property
@@ -142,7 +154,7 @@ class RecordedFrames:
         return {"form": self.recordings.form, "labels": list(self.recordings.labels), "repair": self.repair} | framing
 
     def make(self, k: int) -> np.ndarray:
-        return self.recordings.frames(k, self.framing, self.repair)
+        return self.recordings.frames(k, self.framing, self.repair, self.left_out)
 
 
 def frames_of_file(path: str | Path, framing: Framing, repair: bool = False) -> np.ndarray:
