@@ -29,7 +29,7 @@ from spikedistill.data.events.aedat import HEADER
 from spikedistill.data.events.changes import Changes, change
 from spikedistill.data.events.frames import LARGEST
 from spikedistill.data.events.frameset import frames_of
-from spikedistill.data.events.layouts import CIFAR10_CLASSES
+from spikedistill.data.events.layouts import CIFAR10_CLASSES, LAYOUTS
 from spikedistill.data.events.settings import EventSettings
 from spikedistill.data.events.simulate import Camera, path, simulate
 from spikedistill.errors import DataError, InvalidArgument
@@ -210,6 +210,23 @@ def test_a_sensor_is_rows_and_columns(sensor):
         with pytest.raises(InvalidArgument, match=r"a sensor is \(rows, columns\), two whole numbers; given"):
             made()
     assert to_frames(recording(), 4, sensor=(128, 130)).shape == (4, 2, 128, 130)
+
+
+def test_the_mean_of_the_frames_is_a_picture_for_any_number_of_steps():
+    items = [(recording(60, k), k % 2) for k in range(4)]
+    each, mean = (frames_of(items, "ab", Framing(4, "number", 16, shown=shown)) for shown in ("each", "mean"))
+    order = torch.arange(4)
+    assert torch.equal(mean.batch(order).inputs, each.batch(order).inputs.mean(0))
+    assert mean.description()["framing"]["shown"] == "mean"
+    asked = EventSettings(frames=4, shown="mean").of(LAYOUTS["cifar10-dvs"])
+    assert asked.framing(9) == asked.framing(None) == Framing(4, shown="mean")
+    with pytest.raises(InvalidArgument, match=r"data.events.frames is 4, .* T = 9 .*--data.events.shown mean"):
+        EventSettings(frames=4).of(LAYOUTS["cifar10-dvs"]).framing(9)
+    with pytest.raises(InvalidArgument, match="say it: --data.events.frames 10"):
+        EventSettings().of(LAYOUTS["cifar10-dvs"]).framing(None)
+    for wrong in ({"shown": "sum"}, {"frames": 0}):
+        with pytest.raises(InvalidArgument):
+            EventSettings(**wrong)
 
 
 def test_an_item_that_is_no_pair_is_named():

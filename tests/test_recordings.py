@@ -282,7 +282,7 @@ def test_event_samples_of_a_data_set(root, tmp_path):
     with_workers = next(Batches(splits.train, 6, augmentation, 0, workers=1).epoch(0))
     assert torch.equal(with_workers.inputs, batch.inputs)
     assert torch.equal(with_workers.targets, batch.targets)
-    with pytest.raises(InvalidArgument, match="the ANN twin has none"):
+    with pytest.raises(InvalidArgument, match="the ANN twin has no T"):
         load(settings, None)
     with pytest.raises(InvalidArgument, match=r"augmentation.crop has no effect on event frames.*crop 0"):
         next(Batches(splits.train, 6, Augmentation(), 0).epoch(0))

@@ -292,10 +292,23 @@ def test_the_twin_says_how_many_frames(root, tmp_path):
     with pytest.raises(InvalidArgument, match=r"say it: --data.scenes.frames 5"):
         load(settings(root, tmp_path))
     assert load(settings(root, tmp_path, frames=3)).train.batch(torch.tensor([0])).inputs.shape[0] == 3
-    with pytest.raises(InvalidArgument, match="data.scenes.frames is 3, and the network has T = 4"):
+    with pytest.raises(InvalidArgument, match=r"data.scenes.frames is 3, and .* T = 4 .*--data.scenes.shown mean"):
         load(settings(root, tmp_path, frames=3), 4)
     with pytest.raises(InvalidArgument, match="expected ms above 0"):
         SceneSettings(window=0)
+
+
+def test_the_mean_of_the_frames_is_a_picture_for_any_number_of_steps(root, tmp_path):
+    each = load(settings(root, tmp_path), 4).train
+    mean = load(settings(root, tmp_path, frames=4, shown="mean"), 7).train
+    order = torch.arange(3)
+    assert torch.equal(mean.batch(order).inputs, each.batch(order).inputs.mean(0))
+    assert len(list((tmp_path / "cache").glob("[!.]*"))) == 2  # the frames are those that were there: one for each part
+    assert mean.description()["framing"]["shown"] == "mean"
+    changed = mean.finish(mean.read_changed(order, order, Augmentation(crop=3, flip=False), generator_for(0)))
+    assert changed.inputs.shape == (3, 2, 40, 60)
+    with pytest.raises(InvalidArgument, match="unknown way to show frames 'sum'"):
+        SceneSettings(shown="sum")
 
 
 def test_boxes_move_with_the_events(root, tmp_path):

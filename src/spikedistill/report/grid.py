@@ -109,7 +109,9 @@ def _show(axis: Axes, picture: Tensor) -> None:
 
 
 def shown(picture: Tensor) -> Tensor:
-    """A normalised picture [C, H, W] stretched to 0..1: [H, W] or [H, W, 3]."""
+    """A normalised picture [C, H, W] stretched to 0..1: [H, W] or [H, W, 3]; two channels are a frame of events."""
+    if len(picture) == 2:
+        return event_picture(picture)
     # Means and deviations differ between data sets; stretching shows all of them without knowing either.
     low, high = picture.min(), picture.max()
     picture = ((picture - low) / (high - low).clamp(min=1e-6)).cpu()

@@ -14,6 +14,7 @@ from torch import nn
 
 from spikedistill.core.network import Network
 from spikedistill.data import Framing, ImageSet, Samples, in_order
+from spikedistill.data.events.frames import fed
 from spikedistill.data.events.recordings import frames_of_file
 from spikedistill.data.pictures.prepare import prepared_picture
 from spikedistill.data.pictures.shifts import shifted_picture
@@ -181,7 +182,7 @@ class Trained:
 
         Returns:
             A picture [1, C, H, W], grey or colour, or its events [T, 1, 2, H, W]; a recording's frames [T, 1, 2, H, W],
-            of scenes those of its last window; or the numbers of a .npy file.
+            of scenes those of its last window, or their mean [1, 2, H, W]; or the numbers of a .npy file.
 
         Raises:
             DataError: not a readable picture, recording or .npy file of the shape that was learned.
@@ -190,10 +191,10 @@ class Trained:
             return read_values(file, self.config["input"])
         if self.config["input"]["kind"] == "events":
             framing = Framing(**self.config["input"]["framing"])
-            return torch.from_numpy(frames_of_file(file, framing)).float().unsqueeze(1)
+            return fed(torch.from_numpy(frames_of_file(file, framing)).unsqueeze(1), framing.shown)
         if self.config["input"]["kind"] == "scenes":
             windowing = Windowing(**self.config["input"]["framing"])
-            return torch.from_numpy(last_window(file, windowing)).float().unsqueeze(1)
+            return fed(torch.from_numpy(last_window(file, windowing)).unsqueeze(1), windowing.shown)
         if self.config["input"]["kind"] == "shifts":
             return shifted_picture(file, self.config["input"])
         return prepared_picture(Path(file), self.config["input"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.npz import read_npz
-from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.errors import DataError, InvalidArgument, choose
 
+Shown = Literal["each", "mean"]
+"""What a network sees of frames: one at each step, or the mean of all at every step."""
 LARGEST = 65504
 """The largest float16, in which frames are kept."""
 
@@ -30,17 +33,20 @@ class Framing:
         by: bins of equal "number" of events, or of equal "time".
         size: rows and columns that the frames are resized to (those of the sensor: left as they are).
         sensor: rows and columns of the camera.
+        shown: the frame of each bin at a step of its own, or the mean of all at every step.
 
     Raises:
-        InvalidArgument: less than one bin or pixel, or an unknown way to cut.
+        InvalidArgument: less than one bin or pixel, or an unknown way to cut or to show.
     """
 
     timesteps: int = 10
     by: str = "number"
     size: int = 48
     sensor: Sensor = DVS128
+    shown: Shown = "each"
 
     def __post_init__(self) -> None:
+        check_shown(self.shown)
         object.__setattr__(self, "sensor", as_sensor(self.sensor))
         if not isinstance(self.timesteps, int) or not isinstance(self.size, int):
             raise InvalidArgument(
@@ -53,6 +59,45 @@ class Framing:
             )
         if self.by not in BINNINGS:
             raise InvalidArgument(f"frames are cut by {' or '.join(BINNINGS)}; given {self.by!r}")
+
+    def cut(self) -> dict[str, Any]:
+        """What decides the frames, as plain values in the form in which JSON gives them back."""
+        values = self.says()
+        del values["shown"]
+        return values
+
+    def says(self) -> dict[str, Any]:
+        """All of it, likewise."""
+        return dataclasses.asdict(self) | {"sensor": list(self.sensor)}
+
+
+def check_shown(shown: object) -> None:
+    """Raise InvalidArgument unless it is a way to show frames."""
+    choose("way to show frames", str(shown), get_args(Shown))
+
+
+def frames_wanted(timesteps: int | None, frames: int | None, shown: Shown, setting: str) -> int | None:
+    """How many frames a sample has for a network of T steps (None: the ANN twin); None where nobody says it.
+
+    Args:
+        frames: what the user said.
+        setting: the group of recipe fields, for an error.
+
+    Raises:
+        InvalidArgument: another number of frames than steps, where each has one.
+    """
+    if shown == "each" and timesteps is not None and frames not in (None, timesteps):
+        raise InvalidArgument(
+            f"{setting}.frames is {frames}, and the network has T = {timesteps} time steps: a frame each. Leave it "
+            f"out, or show their mean: --{setting}.shown mean"
+        )
+    return frames or timesteps
+
+
+def fed(frames: Tensor, shown: Shown) -> Tensor:
+    """Frames over time [F, N, ...] as a network is fed, float32: so, or their mean [N, ...]."""
+    frames = frames.float()
+    return frames.mean(0) if shown == "mean" else frames.contiguous()
 
 
 def as_sensor(sensor: object) -> Sensor:

@@ -15,7 +15,7 @@ from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.events.changes import Changes, change
 from spikedistill.data.events.event import Events
-from spikedistill.data.events.frames import Framing, finished_frames, to_frames
+from spikedistill.data.events.frames import Framing, fed, finished_frames, to_frames
 from spikedistill.data.samples import Raw, check_rows
 from spikedistill.errors import DataError
 from spikedistill.tasks.classification import Labels
@@ -64,8 +64,7 @@ class FrameSet:
     def description(self) -> dict[str, Any]:
         """What a network that learned these frames is fed."""
         size = self.framing.size
-        framing = dataclasses.asdict(self.framing) | {"sensor": list(self.framing.sensor)}  # as JSON gives it back
-        return {"kind": "events", "shape": [2, size, size], "framing": framing}
+        return {"kind": "events", "shape": [2, size, size], "framing": self.framing.says()}
 
     def read(self, index: Tensor) -> Raw:
         """Frames [T, N, 2, H, W] in the type in which they are kept."""
@@ -78,11 +77,11 @@ class FrameSet:
         return Raw((change(self._frames(index[share]), changes),), self.targets.batch(index[share]))
 
     def finish(self, raw: Raw) -> Batch:
-        """Frames [T, N, 2, H, W], float32, as counted."""
-        return Batch(raw.parts[0].float().contiguous(), raw.targets)
+        """Frames [T, N, 2, H, W], float32, as counted; or their mean [N, 2, H, W]."""
+        return Batch(fed(raw.parts[0], self.framing.shown), raw.targets)
 
     def batch(self, index: Tensor) -> Batch:
-        """Frames as they are: [T, N, 2, H, W], float32, as counted."""
+        """Frames as they are, without augmentation."""
         return self.finish(self.read(index))
 
     def _frames(self, index: Tensor) -> Tensor:

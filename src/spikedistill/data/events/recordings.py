@@ -150,8 +150,8 @@ class RecordedFrames:
         return len(self.recordings)
 
     def says(self) -> dict[str, Any]:
-        framing = dataclasses.asdict(self.framing) | {"sensor": list(self.framing.sensor)}
-        return {"form": self.recordings.form, "labels": list(self.recordings.labels), "repair": self.repair} | framing
+        source = {"form": self.recordings.form, "labels": list(self.recordings.labels), "repair": self.repair}
+        return source | self.framing.cut()
 
     def make(self, k: int) -> np.ndarray:
         return self.recordings.frames(k, self.framing, self.repair, self.left_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from spikedistill.data.events.event import Sensor
-from spikedistill.data.events.frames import BINNINGS, Framing
+from spikedistill.data.events.frames import BINNINGS, Framing, Shown, check_shown, frames_wanted
 from spikedistill.data.events.layouts import FOLDERS, Layout
 from spikedistill.data.events.splits import SPLITS
 from spikedistill.errors import InvalidArgument, choose
@@ -19,7 +19,9 @@ class EventSettings:
     """How recordings become samples.
 
     Args:
-        by: frames of equal "number" of events or of equal "time"; there are T of them.
+        by: frames of equal "number" of events or of equal "time".
+        frames: how many (null: T; the ANN twin, which has none, sees the mean of so many).
+        shown: "each": a frame at each step; "mean": the mean of all at every step, so that T is free.
         size: rows and columns that frames are resized to (null: as is usual for the data set).
         split: a key of `SPLITS`, or "folders" for recordings that lie in train/ and test/ (null: the data set's own).
         sensor: rows and columns of the camera (null: that of the data set).
@@ -28,6 +30,8 @@ class EventSettings:
     """
 
     by: str = "number"
+    frames: int | None = None
+    shown: Shown = "each"
     size: int | None = None
     split: str | None = None
     sensor: list[int] | None = None
@@ -43,6 +47,9 @@ class EventSettings:
                 f"data.events.sensor is {self.sensor}; expected rows and columns from 1 to {LARGEST}, as [180, 240]"
             )
         choose("way to cut frames", self.by, BINNINGS)
+        check_shown(self.shown)
+        if self.frames is not None and self.frames < 1:
+            raise InvalidArgument(f"data.events.frames is {self.frames}; expected at least 1")
 
     def of(self, layout: Layout) -> EventSettings:
         """The same, with what was left open as the data set has it."""
@@ -57,13 +64,16 @@ class EventSettings:
         """Frames for a network of T time steps, where nothing is left open (`of`).
 
         Raises:
-            InvalidArgument: T is None (a network without time), or not possible.
+            InvalidArgument: T is None (a network without time) and nobody says how many frames, or not possible.
         """
-        if timesteps is None:
-            raise InvalidArgument("event frames are as many as time steps; the ANN twin has none, so it needs pictures")
+        wanted = frames_wanted(timesteps, self.frames, self.shown, "data.events")
+        if wanted is None:
+            raise InvalidArgument(
+                "the ANN twin has no T, so it does not say how many frames there are; say it: --data.events.frames 10"
+            )
         assert self.size is not None
         assert self.sensor is not None
-        return Framing(timesteps, self.by, self.size, Sensor(*self.sensor))
+        return Framing(wanted, self.by, self.size, Sensor(*self.sensor), self.shown)
 
     def division(self) -> str:
         """How recordings are divided into training and test, in words."""

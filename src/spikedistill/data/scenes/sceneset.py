@@ -13,6 +13,7 @@ from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.events.cache import prepared
+from spikedistill.data.events.frames import fed
 from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, motion_of
 from spikedistill.data.samples import Raw, check_rows
 from spikedistill.data.scenes.layouts import SCENES
@@ -81,8 +82,8 @@ class SceneSet:
         return Raw((frames,), self.targets.moved(self.targets.batch(index[share]), motion))
 
     def finish(self, raw: Raw) -> Batch:
-        """Frames [T, N, 2, rows, columns], float32, of 0 and 1."""
-        return Batch(raw.parts[0].transpose(0, 1).float().contiguous(), raw.targets)
+        """Frames [T, N, 2, rows, columns] of 0 and 1, or their mean [N, 2, rows, columns]: float32."""
+        return Batch(fed(raw.parts[0].transpose(0, 1), self.windowing.shown), raw.targets)
 
     def batch(self, index: Tensor) -> Batch:
         """Windows as they are."""

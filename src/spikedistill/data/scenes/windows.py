@@ -77,7 +77,7 @@ class Windows:
             "recording": self.recording.tolist(),
             "ends": self.ends.tolist(),
             "repair": self.repair,
-            **self.windowing.says(),
+            **self.windowing.cut(),
         }
 
     def first(self, count: int | None) -> Windows:
@@ -199,7 +199,7 @@ def looked_for(
         chosen += [(number, int(t), found.boxes[torch.from_numpy(found.times == t)]) for t in times]
     numbers, ends = (np.array([row[k] for row in chosen], np.int64) for k in (0, 1))
     boxes = tuple(row[2] for row in chosen)
-    windowing = Windowing(timesteps, settings.window, sensor)
+    windowing = Windowing(timesteps, settings.window, sensor, settings.shown)
     files = tuple(recordings.values())
     return Windows(folder, files, numbers, ends, boxes, names, windowing, left_out, settings.repair), problems
 
