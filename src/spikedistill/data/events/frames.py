@@ -62,13 +62,13 @@ class Framing:
 
     def cut(self) -> dict[str, Any]:
         """What decides the frames, as plain values in the form in which JSON gives them back."""
-        values = self.says()
+        values = dataclasses.asdict(self) | {"sensor": list(self.sensor)}
         del values["shown"]
         return values
 
     def says(self) -> dict[str, Any]:
-        """All of it, likewise."""
-        return dataclasses.asdict(self) | {"sensor": list(self.sensor)}
+        """All of it, likewise; a frame at each step goes without saying, as in older runs."""
+        return self.cut() | ({} if self.shown == "each" else {"shown": self.shown})
 
 
 def check_shown(shown: object) -> None:
