@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from step_memory import alive_at_peak
+from step_times import taken_in_turn
 
 import spikedistill as sd
 from spikedistill.data import load
@@ -62,13 +62,7 @@ def main() -> None:
     if own.timesteps is None:
         sys.exit(f"{name} is an ANN; give a recipe of a rule with T")
     steps = {row: step_of(name, [*words, *ALONE, *more], own.timesteps) for row, more in rows(own.timesteps).items()}
-    seconds: dict[str, list[float]] = {row: [] for row in steps}
-    for repeat in range(repeats + 2):
-        for row, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if repeat >= 2:  # the first compile
-                seconds[row].append(time.perf_counter() - start)
+    seconds = taken_in_turn(steps, repeats)
     first = seconds[f"rate-based, T = {own.timesteps}"]
     print(f"{torch.get_num_threads()} threads, {repeats} steps each")
     print("| training | s a step (min to max) | ratio | MiB |")

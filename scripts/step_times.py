@@ -118,8 +118,8 @@ def choose_here(root: str) -> str:
     return sd.tune(learner, torch.randn(128, 3, 32, 32), 10**6).precision
 
 
-def table(steps: dict[str, Callable[[], None]], repeats: int) -> None:
-    """Medians, and ratios to the first."""
+def taken_in_turn(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each step, so often; the drift of the machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 2):
         for name, step in steps.items():
@@ -127,6 +127,12 @@ def table(steps: dict[str, Callable[[], None]], repeats: int) -> None:
             step()
             if repeat >= 2:  # the first compile
                 seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(steps: dict[str, Callable[[], None]], repeats: int) -> None:
+    """Medians, and ratios to the first."""
+    seconds = taken_in_turn(steps, repeats)
     first = next(iter(seconds.values()))
     for name, times in seconds.items():
         ratios = [a / b for a, b in zip(times, first, strict=True)]
