@@ -74,17 +74,18 @@ def test_windows_are_those_of_all_events(count, tmp_path):
             assert same(found, Events(events.x[inside], events.y[inside], events.p[inside], events.t[inside]))
 
 
+@pytest.mark.parametrize("first", [0, 1])  # of three: 1 is also the first event behind a stride
 @pytest.mark.parametrize("count", [7, 2 * STRIDE + 5])
-def test_times_are_mended(count, tmp_path, monkeypatch):
+def test_times_are_mended(count, first, tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "PART", STRIDE)  # also from one part to the next
     events = recording(count, seed=count)
     times = events.t.copy()
-    times[::3] -= 40_000
+    times[first::3] -= 40_000
     write_arrays(tmp_path / "a.h5", Events(events.x, events.y, events.p, times))
     file, mended = Hdf5File.open(tmp_path / "a.h5", "mended"), np.maximum.accumulate(times)
     assert file.mended
     assert file.span == (mended[0], mended[-1])
-    for start in (mended[0], int(mended[count // 2]) - 3, int(mended[-1]) - 50_000):
+    for start in (mended[0], mended[STRIDE % count] - 10, int(mended[count // 2]) - 3, int(mended[-1]) - 50_000):
         inside = (mended >= start) & (mended < start + 60_000)
         found = file.window(int(start), int(start) + 60_000)
         assert same(found, Events(events.x[inside], events.y[inside], events.p[inside], mended[inside]))

@@ -91,6 +91,8 @@ class Products(nn.Module):
             "einsum with a constant": lambda: torch.einsum("ri,nik->nrk", self.matrix, s),
             "constant at the right": lambda: s @ self.other,
             "constant at the left": lambda: self.matrix @ s,
+            "constant at the left, by the signal": lambda: s.__rmatmul__(self.matrix),
+            "of different rates": lambda: self.lif(2 * x) @ s.transpose(1, 2),
         }[self.kind]().flatten(1)
 
 
@@ -103,6 +105,8 @@ class Products(nn.Module):
         ("einsum with a constant", 3 * 4 * 6),
         ("constant at the right", 4 * 5 * 6),
         ("constant at the left", 3 * 6 * 4),
+        ("constant at the left, by the signal", 3 * 6 * 4),
+        ("of different rates", 4 * 4 * 6),  # one fires at every step, the other at every second
     ],
 )
 def test_products(kind, macs):

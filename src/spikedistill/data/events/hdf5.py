@@ -98,8 +98,8 @@ class Hdf5File:
         last = min(int(np.searchsorted(known, end)) * STRIDE, len(self))
         events = self._decoded(slice(first, last))
         times = events.t
-        if self.mended and len(times):
-            times = np.maximum.accumulate(np.maximum(times, known[first // STRIDE]))
+        if self.mended:  # what was earlier than the first of these is earlier than `start`, mended or not
+            times = np.maximum.accumulate(times)
         low, high = np.searchsorted(times, (start, end))
         rows = slice(int(low), int(high))
         return Events(events.x[rows], events.y[rows], events.p[rows], times[rows])
