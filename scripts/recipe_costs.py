@@ -11,21 +11,13 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from step_memory import alive_at_peak
-from step_times import taken_in_turn
+from step_times import step_of, taken_in_turn
 
 import spikedistill as sd
 from spikedistill.data import load
-from spikedistill.machine.device import find_device
-from spikedistill.machine.processes import Process
-from spikedistill.training.loop import _Losses, _take
-from spikedistill.training.prepared import Run, prepare
-from spikedistill.training.run import _batches
-from spikedistill.training.step import Step
 
 TIMESTEPS = (2, 4, 8)
 ALONE = ["--phases.ann", "0", "--phases.rate_twin", "0"]  # what comes before the rule is a row of its own
@@ -40,28 +32,16 @@ def rows(timesteps: int) -> dict[str, list[str]]:
     return found
 
 
-def step_of(recipe_name: str, words: list[str], timesteps: int) -> Callable[[], None]:
-    """A step of the trainer; nothing is written. `timesteps` is of recordings for a rule without T."""
-    recipe = sd.load_recipe(recipe_name, words)
-    nowhere: Any = None
-    splits = load(recipe.data, recipe.timesteps or timesteps)
-    prepared = prepare(Run(recipe, nowhere, splits, None, False, Process(), find_device("cpu")), resume=False)
-    recipe, session = prepared.run.recipe, prepared.session
-    print(f"{recipe.rule}: {prepared.precision_reason}; {prepared.kernels_reason}", file=sys.stderr)
-    session.learner.train()
-    losses, meter = _Losses(session.progress), recipe.task.meter()
-    step = Step(session.learner, session.forward, session.optimizer, recipe.optimizer, recipe.precision)
-    phase, lr = session.phases.at(0, 0, 1), recipe.optimizer.lr
-    made = (batch for epoch in range(10**6) for batch in _batches(prepared.run).epoch(epoch))
-    return lambda: _take(session, step, next(made), phase, lr, losses, meter)
-
-
 def main() -> None:
     name, repeats, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     own = sd.load_recipe(name, words)
     if own.timesteps is None:
         sys.exit(f"{name} is an ANN; give a recipe of a rule with T")
-    steps = {row: step_of(name, [*words, *ALONE, *more], own.timesteps) for row, more in rows(own.timesteps).items()}
+    steps = {}
+    for row, more in rows(own.timesteps).items():
+        recipe = sd.load_recipe(name, [*words, *ALONE, *more])
+        # of recordings a rule without T is shown as many frames as the others
+        steps[row] = step_of(recipe, load(recipe.data, recipe.timesteps or own.timesteps), {})
     seconds = taken_in_turn(steps, repeats)
     first = seconds[f"rate-based, T = {own.timesteps}"]
     print(f"{torch.get_num_threads()} threads, {repeats} steps each")

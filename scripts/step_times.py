@@ -12,16 +12,17 @@ All of a table live in one process and take their steps in turn, so the drift of
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 import spikedistill as sd
-from spikedistill.data import load
+from spikedistill.data import Splits, load
 from spikedistill.machine.device import find_device
 from spikedistill.machine.processes import Process
 from spikedistill.training.loop import _Losses, _take
@@ -74,18 +75,22 @@ def teachers_of(recipe: Recipe, width: int) -> dict[str, FrozenTeacher]:
 def trainers_step(root: str, words: list[str], width: int = 16) -> Callable[[], None]:
     """A step of the trainer on the CIFAR-10 protocol, with the batch that it makes."""
     recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root, "--model.width", str(width), *words])
-    folder: Any = None  # nothing is written
-    splits = load(recipe.data)
-    run = Run(recipe, folder, splits, None, False, Process(), find_device("cpu"), teachers=teachers_of(recipe, width))
+    return step_of(recipe, load(recipe.data), teachers_of(recipe, width))
+
+
+def step_of(recipe: Recipe, splits: Splits, teachers: Mapping[str, FrozenTeacher]) -> Callable[[], None]:
+    """A step of the trainer, with the batch that it makes; nothing is written."""
+    folder: Any = None
+    run = Run(recipe, folder, splits, None, False, Process(), find_device("cpu"), teachers=teachers)
     prepared = prepare(run, resume=False)
     recipe, session = prepared.run.recipe, prepared.session
-    print(prepared.precision_reason, prepared.kernels_reason, sep="; ")
+    print(recipe.rule, prepared.precision_reason, prepared.kernels_reason, sep="; ", file=sys.stderr)
     session.learner.train()
-    made = _batches(prepared.run).epoch(0)
-    losses, meter = _Losses(session.progress), recipe.task.meter()
+    batches = (batch for epoch in itertools.count() for batch in _batches(prepared.run).epoch(epoch))
+    losses, meter = _Losses(session.progress), recipe.task.training_meter()
     step = Step(session.learner, session.forward, session.optimizer, recipe.optimizer, recipe.precision)
     phase, lr = session.phases.at(0, 0, 1), recipe.optimizer.lr
-    return lambda: _take(session, step, next(made), phase, lr, losses, meter)
+    return lambda: _take(session, step, next(batches), phase, lr, losses, meter)
 
 
 def documented_step(root: str) -> Callable[[], None]:

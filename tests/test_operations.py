@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_runs import TINY
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -60,6 +61,25 @@ def test_the_twins_are_those_that_torch_counts(name):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(images, timesteps=None)
     assert sd.operations(net, [images], 2).macs == counter.get_total_flops() // 2
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(3, 2, 3, 3)), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return F.conv2d(weight=self.weight, bias=self.bias, input=x).flatten(1)
+
+
+def test_a_function_in_a_users_code_is_seen_whatever_is_given_by_name():
+    (found,) = sd.operations(Functional(), [torch.rand(2, 2, 5, 6)], 3).layers
+    assert found.macs == 3 * 4 * 3 * 2 * 9
+
+
+def test_batches_that_are_none_are_refused_in_words():
+    with pytest.raises(sd.SpikedistillError, match="a batch is a dict; expected pairs"):
+        sd.operations(by_hand(), [{"images": 1}], 2)
 
 
 def test_event_frames_are_spikes_and_pictures_are_not():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
@@ -99,6 +100,13 @@ def refuse(function: TorchFunction, signal: Signal) -> NoReturn:
         "If it acts on every time step alone and is linear, register it: "
         "spikedistill.register_rule(function, spikedistill.rules.linear)"
     )
+
+
+def with_rules(signal: Any, own: Mapping[TorchFunction, Rule]) -> Any:
+    """A signal whose forward pass has rules of its own in front of the usual ones; nothing global is changed."""
+    # Results of rules carry the context on, so the table goes through the whole network.
+    context = dataclasses.replace(signal.context, rules=ChainMap(dict(own), dict(signal.context.rules)))
+    return dataclasses.replace(signal, context=context)
 
 
 class Signal(TensorMethods):

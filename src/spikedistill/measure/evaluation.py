@@ -115,7 +115,7 @@ def evaluate(
     _refuse_not_finite(network)
     with evaluating(network):
         for given in batches:
-            batch = _as_batch(given)
+            batch = as_batch(given)
             inputs = batch.inputs if device is None else batch.inputs.to(device)
             with firing(network.body, take=_mean_and_neurons) as fired:
                 logits = _logits(network, inputs, steps, kernels)
@@ -143,7 +143,11 @@ def _mean_and_neurons(rates: Tensor) -> tuple[Tensor, int]:
     return rates.float().mean(), rates[0].numel()
 
 
-def _as_batch(given: object) -> Batch:
+def as_batch(given: object) -> Batch:
+    """
+    Raises:
+        InvalidArgument: neither a `Batch` nor a pair (images, targets).
+    """
     if isinstance(given, Batch):
         return given
     if not isinstance(given, (tuple, list)) or len(given) != 2 or not isinstance(given[0], Tensor):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,8 +24,9 @@ from spikedistill.core.modules import evaluating
 from spikedistill.core.network import as_network
 from spikedistill.core.output import Batch
 from spikedistill.core.rules import RULES
-from spikedistill.core.signal import Rule, Signal, TorchFunction, name_of
+from spikedistill.core.signal import Rule, Signal, TorchFunction, name_of, with_rules
 from spikedistill.errors import InvalidArgument
+from spikedistill.measure.evaluation import as_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +148,11 @@ def operations(
     samples = 0
     with evaluating(network), _inside(network.body) as where:
         for given in batches:
-            inputs = given if isinstance(given, Tensor) else given.inputs if isinstance(given, Batch) else given[0]
+            inputs = given if isinstance(given, Tensor) else as_batch(given).inputs
             inputs = inputs if device is None else inputs.to(device)
             calls: list[_Call] = []
             signal = BPTT(timesteps).encode(inputs, over_time=network.is_over_time(inputs))
-            rules = ChainMap({f: _counting(RULES[f], where, calls) for f in _COUNTED}, dict(RULES))
-            network.propagate(dataclasses.replace(signal, context=dataclasses.replace(signal.context, rules=rules)))
+            network.propagate(with_rules(signal, {f: _counting(RULES[f], where, calls) for f in _COUNTED}))
             seen.append(calls)
             samples += signal.batch
     if not samples:
@@ -204,6 +203,8 @@ def _counting(rule: Rule, where: Callable[[], str], calls: list[_Call]) -> Rule:
     def counted(function: TorchFunction, *args: Any, **kwargs: Any) -> Any:
         out = rule(function, *args, **kwargs)
         operands = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, (Signal, Tensor))]
+        if function in _LAYERS:  # whatever was given by name: the input, its weight, a bias
+            operands.sort(key=lambda x: (not isinstance(x, Signal), -x.dim()))
         # of two signals the one with fewer spikes says how often there is anything to add
         spikes = [n for x in operands if isinstance(x, Signal) and (n := _spikes(x)) is not None]
         calls.append(

@@ -7,7 +7,6 @@ two; it is at hand in the forward pass, so looking at it costs nothing but this 
 from __future__ import annotations
 
 import dataclasses
-from collections import ChainMap
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from spikedistill.core.modules import evaluating
 from spikedistill.core.network import as_network
 from spikedistill.core.rules import RULES
 from spikedistill.core.rules.common import rate_of, signals_in, tensors_of
-from spikedistill.core.signal import Rule, Signals, TorchFunction, name_of
+from spikedistill.core.signal import Rule, Signals, TorchFunction, name_of, with_rules
 from spikedistill.core.trace import user_frame
 
 
@@ -63,11 +62,7 @@ def product_covariance(network: nn.Module, images: Tensor, timesteps: int) -> li
         return recorded
 
     bilinear = [f for f in RULES if name_of(f).rpartition(".")[2] in ("mul", "multiply", "matmul", "bmm", "einsum")]
-    # A table of its own for this forward pass, in front of the usual one; nothing global is changed.
-    rules = ChainMap({function: recording(RULES[function]) for function in bilinear}, dict(RULES))
     signal = Rate(timesteps).encode(images, over_time=network.is_over_time(images))
-    # Results of rules carry the context on, so the table goes through the whole network.
-    signal = dataclasses.replace(signal, context=dataclasses.replace(signal.context, rules=rules))
     with evaluating(network):
-        network.propagate(signal)
+        network.propagate(with_rules(signal, {function: recording(RULES[function]) for function in bilinear}))
     return found

@@ -18,7 +18,7 @@ class Windowing:
     """How a window of events becomes binary frames.
 
     Args:
-        timesteps: frames of equal time; of those that are shown each T.
+        timesteps: frames of equal time; where each is shown at a step of its own, T.
         window: ms.
         sensor: rows and columns of the camera.
         shown: a frame at each step, or their mean at every step.

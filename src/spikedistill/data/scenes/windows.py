@@ -100,10 +100,10 @@ class Windows:
         file = opened(path, self.repair)
         events = file.window(start, int(self.ends[k]))
         if self.repair:
-            found, events = events, events.inside(self.windowing.sensor)
+            events = events.inside(self.windowing.sensor)
             if file.mended:
                 self.repaired["with times that ran backwards"].add(path)
-            if len(events) < len(found):
+            if events.left_out:
                 self.repaired["with events outside the sensor, which are left out"].add(path)
         return _framed(events, start, self.windowing, self.name(k))
 
