@@ -14,8 +14,6 @@ from spikedistill.core.halves import through_halves
 from spikedistill.errors import InvalidArgument
 from spikedistill.models.ranks import variational_rank
 from spikedistill.models.tensor_train import FORMS, Halves, TensorTrain, ranks_of
-from spikedistill.training import run
-from spikedistill.training.recipe_files import load_recipe
 
 T = 4
 
@@ -322,82 +320,3 @@ def test_a_network_of_them_learns(form):
     assert losses[-1] < 0.8 * losses[0]
     with torch.no_grad():
         assert learner.network(inputs, timesteps=None).logits.isfinite().all()  # the ANN twin
-
-
-# ---------------------------------------------------------------- runs
-
-WORDS = ["--data.train_rows", "200", "--data.test_rows", "50", "--data.validation_rows", "0", "--model.width", "4"]
-WORDS += ["--timesteps", "2", "--optimizer.epochs", "2", "--compile", "off", "--precision", "fp32"]
-
-
-def weights(folder):
-    return sd.load(folder).network.state_dict()
-
-
-def test_a_run_keeps_its_ranks_and_can_go_on(tmp_path, monkeypatch):
-    words = [*WORDS, "--tensor_train.form", "stt", "--tensor_train.rank", "0.5"]
-    recipe = load_recipe("fashion-small", words)
-    sd.train(recipe, tmp_path / "whole")
-    assert len(sd.load(tmp_path / "whole").config["tensor_train"]["rank"]) >= 4
-    taken = []
-
-    def stops(self, progress, steps):
-        taken.append(progress.step)
-        if len(taken) == 3:
-            raise sd.Interrupted("now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run.Stoppable, "on_step", stops)
-        with pytest.raises(sd.Interrupted):
-            sd.train(recipe, tmp_path / "stopped")
-    sd.resume(tmp_path / "stopped")
-    for (name, a), b in zip(weights(tmp_path / "whole").items(), weights(tmp_path / "stopped").values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-class NamedAsThin(torch.nn.Module):
-    """A dense network of the user's, with a layer that is called as one of a tensor train's."""
-
-    def __init__(self, num_classes, in_channels=1):
-        super().__init__()
-        self.stem, self.c1, self.lif = (
-            torch.nn.Conv2d(in_channels, 4, 3, 2, 1),
-            torch.nn.Conv2d(4, 4, 3, 1, 1),
-            sd.LIF(),
-        )
-        self.head = torch.nn.Linear(4, num_classes)
-
-    def forward(self, x):
-        return self.head(self.lif(self.c1(self.lif(self.stem(x)))).mean((2, 3)))
-
-
-def test_whether_weights_are_thin_is_asked_of_their_run(tmp_path, capsys):
-    words = [*WORDS[:6], *WORDS[8:], "--branches.enabled", "false", "--objectives.self_distillation.teacher", "null"]
-    thin = ["--tensor_train.form", "stt", "--tensor_train.rank", "2", "--init"]
-    for name, more in (("dense", []), ("thin", [*thin, "dense"]), ("again", [*thin, "thin"])):
-        chosen = [*words, *more[:-1], *(str(tmp_path / start) for start in more[-1:])]
-        sd.train(load_recipe("fashion-small", chosen), tmp_path / name, network=NamedAsThin(10))
-    assert capsys.readouterr().err.count("tensor-train convolutions, ranks 2\n") == 2
-
-
-def test_a_trained_network_is_decomposed_and_trained_on(tmp_path):
-    sd.train(load_recipe("fashion-small", WORDS), tmp_path / "dense")
-    words = [*WORDS, "--init", str(tmp_path / "dense"), "--optimizer.lr", "1e-9"]
-    thin_words = ["--tensor_train.form", "stt", "--tensor_train.rank", "1.0"]
-    sd.train(load_recipe("fashion-small", [*words, *thin_words]), tmp_path / "thin")
-    dense, thin = sd.load(tmp_path / "dense").network, sd.load(tmp_path / "thin").network
-    assert torch.allclose(thin.body.head.classifier.weight, dense.body.head.classifier.weight, atol=1e-5)
-    layers = [(a, b) for (_, a), (_, b) in zip(dense.named_modules(), sd.merge(thin).named_modules(), strict=True)]
-    for a, b in layers:
-        if isinstance(a, torch.nn.Conv2d) and a.kernel_size == (3, 3):
-            assert F.cosine_similarity(a.weight.flatten(), b.weight.flatten(), 0) > 0.6
-    again = [*WORDS, "--init", str(tmp_path / "thin"), "--tensor_train.form", "stt", "--optimizer.lr", "1e-9"]
-    ranks = str(sd.load(tmp_path / "thin").config["tensor_train"]["rank"])
-    sd.train(load_recipe("fashion-small", [*again, "--tensor_train.rank", ranks]), tmp_path / "again")
-
-
-def test_settings_without_an_effect():
-    with pytest.raises(ValueError, match="no effect without a form"):
-        load_recipe("fashion-small", ["--tensor_train.rank", "3"])
-    with pytest.raises(ValueError, match="rank is 0; expected"):
-        load_recipe("fashion-small", ["--tensor_train.form", "ptt", "--tensor_train.rank", "0"])
