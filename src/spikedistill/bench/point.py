@@ -20,7 +20,7 @@ class Point:
     Args:
         timesteps: T.
         batch: N, images in a step.
-        width: channels of the network's first stage.
+        width: channels of the network's first stage; transformers have none.
         size: height and width of an image in pixels.
         classes: size of the network's output.
         model: a name that `create_model` knows.
@@ -43,8 +43,13 @@ class Point:
         Raises:
             InvalidArgument: an unknown model or stem, or a stem for a network that has none.
         """
-        options: dict[str, Any] = {"width": self.width}
-        if "stem" in options_of(choose("model", self.model, MODELS)):
+        options: dict[str, Any] = {}
+        known = options_of(choose("model", self.model, MODELS))
+        if "width" in known:
+            options["width"] = self.width
+        elif self.width != Point.width:
+            raise InvalidArgument(f"--width {self.width} has no effect on {self.model}; leave it out")
+        if "stem" in known:
             options["stem"] = self.stem
         # The default stands for "nothing said", so it is refused nowhere.
         elif self.stem != Point.stem:
@@ -55,7 +60,8 @@ class Point:
         """Refuse what cannot work, without computing anything.
 
         Raises:
-            InvalidArgument: a device, model or stem that is not there, or images that are too small for the network.
+            InvalidArgument: a device, model or stem that is not there, images that are too small for the network, or a
+                network that does not classify.
         """
         find_device(self.device)
         # On the meta device tensors have shapes and no values, so this costs neither time nor memory.
@@ -63,10 +69,15 @@ class Point:
             network = self.network()
             images = torch.empty(2, 3, self.size, self.size)
         try:
-            network(images, timesteps=None)
+            logits = network(images, timesteps=None).logits
         except (RuntimeError, ValueError) as error:
             # torch's words say which layer ran out of pixels; the size is what the user can change.
             reason = str(error).splitlines()[0]
             raise InvalidArgument(
                 f"{self.model} cannot take images of {self.size}×{self.size} ({reason}); give a larger --size"
             ) from error
+        if logits.dim() != 2:
+            raise InvalidArgument(
+                f"{self.model} gives {list(logits.shape)}, and the step that is measured is one of classification, on "
+                "logits [N, classes]; for a recipe of another task there is scripts/recipe_costs.py"
+            )

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from spikedistill.core.lif import LIF
 from spikedistill.core.modules import replace_modules
 from spikedistill.core.network import observed
+from spikedistill.core.neuron import Neuron
 from spikedistill.core.output import Output
+from spikedistill.errors import InvalidArgument
 from spikedistill.training.learner import SelfDistillation
 
 DECAY, THRESHOLD, ALPHA = 0.2, 1.0, 4.0
@@ -111,8 +113,14 @@ class TwoPassMax(nn.Module):
 
 
 def two_pass_layer(module: nn.Module, timesteps: int) -> nn.Module | None:
-    """What stands for a layer whose rate is not that of a linear operation; None for all others."""
+    """What stands for a layer whose rate is not that of a linear operation; None for all others.
+
+    Raises:
+        InvalidArgument: neurons that are not the preset, or that learn.
+    """
     if isinstance(module, LIF):
+        if module.neuron != Neuron() or list(module.parameters()):
+            raise InvalidArgument(f"the two-pass baseline has the preset neuron only; this network has {module}")
         return TwoPassLIF(timesteps)
     if isinstance(module, nn.BatchNorm2d):
         return TwoPassNorm(module)

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument("--data.root", dest="root", default=None, help="another folder of data with the same classes")
     cache = "folder for the frames of recordings (default: that of the user)"
     parser.add_argument("--data.events.cache", dest="cache", default=None, help=cache)
+    frames = "the same for the frames of recordings with boxes"
+    parser.add_argument("--data.scenes.cache", dest="scenes_cache", default=None, metavar="CACHE", help=frames)
+    parser.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N (default: what the run says)")
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
     retake = "take batch norm's statistics anew for each T, on so many training samples: for one network with several T"
     parser.add_argument("--retake", type=int, default=None, metavar="SAMPLES", help=retake)
@@ -60,12 +63,13 @@ def run(given: argparse.Namespace) -> None:
     root = recipe.data.root if given.root is None else given.root
     if given.root is None and str(root).startswith(HUB):
         raise InvalidArgument(f"the data of this run lie on the hub, and would be fetched; say so: --data.root {root}")
-    data = dataclasses.replace(recipe.data, root=root, download=False, events=events)
+    scenes = dataclasses.replace(recipe.data.scenes, cache=given.scenes_cache)
+    data = dataclasses.replace(recipe.data, root=root, download=False, events=events, scenes=scenes)
     test = load_split(data, False, recipe.timesteps)
     # a folder of other classes, or of the same in another order, is no longer what the network was trained for
     test = test.with_targets(test.targets.matched(trained.config["targets"]))
     recipe = dataclasses.replace(recipe, precision=given.precision or recipe.precision)
-    device = find_device(recipe.device)
+    device = find_device(given.device or recipe.device)
     timesteps = sorted(set(given.timesteps)) if given.timesteps else None
     if given.retake is not None:
         _check_retake(given, recipe.timesteps)

@@ -59,6 +59,8 @@ def run(given: argparse.Namespace) -> None:
         training.resume(given.resume, given.fields, trust=given.trust)
         return
     seeds = _checked_seeds(given.seeds)
+    if seeds and any(field.partition("=")[0] == "--seed" for field in given.fields):
+        raise InvalidArgument("--seed is of one run and --seeds of several; leave one of them out")
     name, recipe = recipe_from(given)
     stem = Path(name).stem
     if seeds:
@@ -68,9 +70,10 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _checked_seeds(given: list[str]) -> list[int]:
-    if not all(word.isascii() and word.isdigit() for word in given) or len(set(given)) < len(given):
+    seeds = [int(word) for word in given if word.isascii() and word.isdigit()]
+    if len(set(seeds)) < len(given):
         raise InvalidArgument(f"--seeds takes different whole numbers, as --seeds 0 1 2; given {' '.join(given)!r}")
-    return [int(word) for word in given]
+    return seeds
 
 
 def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) -> None:
@@ -82,13 +85,15 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
 
     # what was named just now, and nothing else
     trusted = trust or imports_of(recipe)
+    if not folder.name:  # of "." or ".."
+        raise InvalidArgument(f"--out {folder} has no name, to which the seeds could be added; name a folder")
     folders = [folder.with_name(f"{folder.name}-{seed}") for seed in seeds]
     for seed, place in zip(seeds, folders, strict=True):
         # a start that was killed before its first checkpoint is begun again
         begun = any((place / name).is_file() for name in ("checkpoint.pt", "checkpoint-before.pt"))
         if begun:
             saved = saved_recipe(place, trust=trusted)
-            _refuse_another(recipe, saved, place)
+            _refuse_another(dataclasses.replace(recipe, seed=seed), saved, place)
             # what the first run chose by itself holds for all, or seeds would differ in more than their seed
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
         if (place / "result.json").is_file():
@@ -108,8 +113,13 @@ def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     from spikedistill.training.recipe_files import CLAIM_HOLDS
     from spikedistill.training.recipe_values import changed_fields, flat_values
 
-    chosen = ("precision", "compile")  # "auto" has become one or the other
-    differ = changed_fields(flat_values(recipe), flat_values(saved), (*CLAIM_HOLDS, *chosen))
+    chosen = ["precision", "compile"]  # "auto" has become one or the other
+    if not isinstance(recipe.tensor_train.rank, (list, tuple)):  # the ranks that the first weights have given
+        chosen.append("tensor_train.rank")
+    # shares of the epochs have become numbers
+    recipe = dataclasses.replace(recipe, phases=recipe.phases.counted(recipe.optimizer.epochs))
+    holds = [name for name in CLAIM_HOLDS if name != "seed"]
+    differ = changed_fields(flat_values(recipe), flat_values(saved), (*holds, *chosen))
     if differ:
         raise InvalidArgument(
             f"{folder} was made by another recipe (other {', '.join(differ[:5])}); choose another --out"

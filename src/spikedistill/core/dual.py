@@ -41,7 +41,7 @@ from torch.autograd import Function
 from spikedistill.core.kernels import Kernels, Norm, Term, computed, norm_backward, time_mean, total
 from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Context, Signal, TorchFunction
-from spikedistill.errors import InvalidArgument
+from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
 Adjoint = Callable[[Tensor, Tensor, Tensor, tuple[bool, ...]], tuple[Tensor | None, ...]]
 """adjoint(grad, rate, weight, needed): the gradients of rate, weight and bias, None where one is not needed."""
@@ -179,6 +179,19 @@ def linear_of_rate(value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | N
     return _LinearOfRate.apply(value, rate, weight, bias, adjoint)
 
 
+def first_derivative_only() -> None:
+    """For backward passes to which what the forward pass has kept is a constant.
+
+    Raises:
+        UnsupportedOperation: a graph of the gradient is wanted (`create_graph`): derivatives of it would be wrong.
+    """
+    if torch.is_grad_enabled():
+        raise UnsupportedOperation(
+            "derivatives of a gradient through spiking neurons (create_graph=True) are not those of the network: "
+            "eligibility, membranes and the statistics of batch norm are constants there; take first derivatives only"
+        )
+
+
 class _NormalisedRate(Function):
     @staticmethod
     def forward(ctx: Any, rate: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
@@ -187,6 +200,7 @@ class _NormalisedRate(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        first_derivative_only()
         rate, *norm = ctx.saved_tensors
         # None for mean and rstd: what the rate does to them is already in norm_backward.
         return *norm_backward(grads[0], rate, Norm(*norm)), None, None
@@ -210,6 +224,7 @@ class _NeuronOfRate(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        first_derivative_only()
         eligibility, *saved = ctx.saved_tensors
         normed = [(saved[k], Norm(*saved[k + 1 : k + 5])) for k in range(0, len(saved), 5)]
         # `through` is e·g, the gradient of the mean input (method.md §2.2); each pending norm passes it on.
@@ -229,7 +244,7 @@ def _dual_lif(x: Dual | Static, neuron: Neuron) -> Dual:
     plain = [term.rate for term in terms if term.norm is None]
     inputs = [tensor for group in normed for tensor in group] + plain
     # The kernel's numbers have no gradient; here the rate gets one, to the terms' rates and their norms' γ and β.
-    rate = _NeuronOfRate.apply(rate, eligibility, x.kernels, len(normed), *inputs)
+    rate = _NeuronOfRate.apply(rate.to(x.dtype), eligibility, x.kernels, len(normed), *inputs)
     return Dual((Term(spikes, rate),), x.context)
 
 
@@ -243,6 +258,7 @@ class _ThroughTime(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        first_derivative_only()
         return ctx.kernels.backward_through_time(grads[0], ctx.saved_tensors[0], ctx.neuron), None, None
 
 

@@ -13,6 +13,7 @@ with T times the weight decay (method.md §4.3); recipes of theirs say `loss_sca
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import ChainMap
 from typing import Literal, Protocol
 
@@ -54,7 +55,7 @@ class LearningRule(Protocol):
 
 
 def _check_scale(scale: object) -> None:
-    if scale != "1/T" and not (isinstance(scale, (int, float)) and scale > 0):
+    if scale != "1/T" and not (isinstance(scale, (int, float)) and 0 < scale < math.inf):
         raise InvalidArgument(f'loss_scale is {scale!r}; expected "1/T" or a number above 0')
 
 
@@ -139,7 +140,7 @@ class RateTwin(_OverTime):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.noise >= 0:
+        if not 0 <= self.noise < math.inf:
             raise InvalidArgument(f"noise is {self.noise}; expected a standard deviation, 0 or more")
 
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Static:

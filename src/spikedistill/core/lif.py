@@ -129,6 +129,10 @@ class LIF(nn.Module):
                 f"a learned {name} is one number [] or one for each channel [C], of floats; given "
                 f"{start.dtype} {list(start.shape)}"
             )
+        if not start.numel():
+            raise InvalidArgument(
+                f"a learned {name} has no channels; expected one number [] or one for each channel [C]"
+            )
         for value in {float(start.detach().min()), float(start.detach().max())}:  # `Neuron` says what is wrong
             dataclasses.replace(self.neuron, **{name: value})
         setattr(self, name, start)

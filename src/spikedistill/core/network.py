@@ -83,7 +83,7 @@ class Network(nn.Module):
             says (a 2-d convolution 3, a 1-d one 2).
 
     Raises:
-        InvalidArgument: a stage that `body` does not have.
+        InvalidArgument: a stage that `body` does not have, or dimensions that are no number.
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class Network(nn.Module):
         known = {name for name, _ in body.named_modules()}
         for stage in self.stages:
             choose("stage", stage, known - {""})
+        if sample_dims is not None and (not isinstance(sample_dims, int) or sample_dims < 1):
+            raise InvalidArgument(f"sample_dims is {sample_dims!r}; expected a whole number of at least 1, or None")
         self.sample_dims = _first_layer_dims(body) if sample_dims is None else sample_dims
 
     def module_name(self, name: str) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,6 +59,14 @@ SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
 """The stand-ins for the derivative of H at x = v − threshold. Each has unit area; α is the inverse width."""
 
 
+def _check_numbers(constants: object, names: tuple[str, ...], what: str = "") -> None:
+    """Raise InvalidArgument unless these are plain numbers: a tensor would not learn, and nobody would see it."""
+    for name in names:
+        value = getattr(constants, name)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise InvalidArgument(f"{what}{name} is {value!r}, a {type(value).__name__}; expected a number")
+
+
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
     """The stand-in for dH/dv (method.md §1.1).
@@ -75,8 +84,9 @@ class Surrogate:
 
     def __post_init__(self) -> None:
         choose("surrogate", self.name, SURROGATES)
+        _check_numbers(self, ("alpha",), "surrogate ")
         # "not above" instead of "at most": NaN is refused too. The checks of `Neuron` are written the same way.
-        if not self.alpha > 0:
+        if not 0 < self.alpha < math.inf:
             raise InvalidArgument(f"surrogate alpha is {self.alpha}; expected a number above 0 (the paper uses 4)")
 
     def derivative(self, distance: Tensor) -> Tensor:
@@ -176,11 +186,14 @@ class Neuron(Dynamics):
             raise InvalidArgument(
                 f"surrogate is {self.surrogate!r}; expected a Surrogate, as Surrogate('atan', alpha=2.0)"
             )
+        _check_numbers(self, ("decay", "threshold", "reset_value", "start"))
+        if not isinstance(self.detach_reset, bool):
+            raise InvalidArgument(f"detach_reset is {self.detach_reset!r}; expected True or False")
         if not 0 <= self.decay <= 1:
             raise InvalidArgument(
                 f"decay is {self.decay}; expected 0 ≤ decay ≤ 1 (for a time constant tau pass decay = 1 - 1/tau)"
             )
-        if not self.threshold > 0:
+        if not 0 < self.threshold < math.inf:
             raise InvalidArgument(f"threshold is {self.threshold}; expected a number above 0")
         # A constant without effect is refused: whoever sets it believes that it has one.
         if self.reset == "soft" and self.reset_value != 0:

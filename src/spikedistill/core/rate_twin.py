@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from spikedistill.core.dual import Static
+from spikedistill.core.dual import Static, first_derivative_only
 from spikedistill.core.kernels import Curve
 from spikedistill.core.lif import learned_lif, lif
 from spikedistill.core.neuron import Neuron, rate_response
@@ -57,6 +57,7 @@ class _Answer(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        first_derivative_only()
         return grads[0] * ctx.saved_tensors[0], None, None
 
 

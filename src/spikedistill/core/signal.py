@@ -81,7 +81,12 @@ def dispatch(function: TorchFunction, args: Iterable[object], kwargs: Mapping[st
     rule = signal.context.rules.get(function)
     if rule is None:
         refuse(function, signal)
-    return rule(function, *args, **kwargs)
+    return rule(function, *args, **_named_as_ours(kwargs)) if kwargs else rule(function, *args)
+
+
+def _named_as_ours(kwargs: Mapping[str, object]) -> Mapping[str, object]:
+    """numpy's word for a dimension, which torch understands too, by torch's own."""
+    return {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
 
 
 def refuse(function: TorchFunction, signal: Signal) -> NoReturn:
@@ -181,6 +186,18 @@ class Signal(TensorMethods):
 
     def is_floating_point(self) -> bool:
         return True
+
+    @property
+    def is_nested(self) -> bool:
+        """Asked by torch's attention layers alone, before anything else.
+
+        Raises:
+            UnsupportedOperation: always.
+        """
+        raise UnsupportedOperation(
+            f"an attention or transformer layer of torch on a signal at {user_frame()}: softmax is not linear in "
+            "the rates; write the attention with products of spikes, as models/attention.py does"
+        )
 
     def __len__(self) -> int:
         return self.batch

@@ -25,6 +25,8 @@ Operand: TypeAlias = "TensorMethods | Tensor | float"
 class TensorMethods:
     """What may be written with a signal as with a tensor; shapes and errors are those of the function called."""
 
+    __array_ufunc__ = None  # numpy's numbers leave `number * signal` to the signal
+
     def _call(self, function: TorchFunction, *args: object, **kwargs: object) -> Any:
         """Apply the rule of `function` to this signal and the arguments."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from spikedistill.errors import InvalidArgument
 
@@ -43,7 +44,7 @@ class Augmentation:
             if getattr(self, name) < 0:
                 raise InvalidArgument(f"augmentation.{name} is in pixels, at least 0; given {getattr(self, name)}")
         for name in MIXES:
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidArgument(
                     f"augmentation.{name} is the parameter of a Beta distribution, at least 0 (0: off; 0.2 and 1 are "
                     f"usual); given {getattr(self, name)}"

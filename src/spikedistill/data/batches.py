@@ -72,8 +72,10 @@ class Batches:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.data), self.batch_size)
-        # A rest that cannot give each process a sample is no batch of its own: it joins the one before, see `span`.
-        return whole + (rest >= self.processes and not self.drop_last)
+        # A rest that cannot give each process a sample is no batch of its own: it joins the one before, see `span`. Nor
+        # is a single sample, which has no statistics for batch norm, unless it is all there is.
+        enough = max(self.processes, 2 if whole else 1)
+        return whole + (rest >= enough and not self.drop_last)
 
     def span(self, k: int) -> slice:
         """The part of an epoch's order that batch k is; the last takes what is too little to share, so none is lost."""
@@ -200,4 +202,8 @@ def _loader(dataset: Dataset[Made], blocks: list[range], workers: int, pin_memor
         return map(dataset.__getitem__, blocks)
     torchvision_functional()  # imported here once; each worker would import it anew in every epoch
     # The data set hands over whole batches, so the loader must not put its own around them (batch_size=None).
-    return DataLoader(dataset, batch_size=None, sampler=blocks, num_workers=workers, pin_memory=pin_memory)
+    # A generator of its own: the loader would draw from torch's, with which a run that goes on would go on elsewhere.
+    own = torch.Generator()
+    return DataLoader(
+        dataset, batch_size=None, sampler=blocks, num_workers=workers, pin_memory=pin_memory, generator=own
+    )

@@ -75,4 +75,4 @@ def load_split(settings: DataSettings, train: bool, timesteps: int | None = None
     if request.rows > len(data):
         field = "train_rows" if train else "test_rows"
         raise DataError(f"data.{field}={request.rows}, but there are only {len(data)} rows")
-    return data.rows(slice(request.rows))
+    return data.rows(data.targets.some(request.rows))

@@ -56,9 +56,11 @@ class TensorSet:
             )
         check_rows(self.targets, len(values))
         # a NaN never fires: it would train on, and nobody would see it
-        bad = (~values.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        bad = (~values.flatten(1).float().isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
-            raise DataError(f"{len(bad)} samples are not finite (NaN or infinite): {bad[:10]}; mend or leave them out")
+            raise DataError(
+                f"{len(bad)} samples are not finite (NaN, or too large for float32): {bad[:10]}; mend or leave them out"
+            )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -199,10 +201,15 @@ def _as_tensor(item: Any, k: int) -> tuple[Tensor, Any]:
         grey = len(value.getbands()) == 1 and value.mode != "P"  # a palette stands for colours
         try:
             value = torch.from_numpy(pixels_of(value, CHANNELS[1 if grey else 3]))
-        except ValueError as error:
+        except Exception as error:  # a file that is read only now may be damaged
             raise DataError(f"item {k}: {error}") from error
         value = value.permute(2, 0, 1) if value.dim() == 3 else value
-    value = torch.as_tensor(value)
+    try:
+        value = torch.as_tensor(value)
+    except Exception as error:  # of another kind for each that is no number
+        raise DataError(
+            f"item {k} has a {type(value).__name__} as its input: {error}; give a picture or numbers"
+        ) from error
     if value.dtype == torch.uint8 and value.dim() == 2:
         value = value.unsqueeze(0)
     if value.dtype == torch.uint8 and (value.dim() != 3 or value.shape[0] not in (1, 3)):

@@ -107,6 +107,10 @@ def load_authors_checkpoint(
         CheckpointError: keys are missing or left over, or shapes do not fit; says which.
     """
     family = ARCHITECTURES[choose("architecture", arch, ARCHITECTURES)]
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(
+            f"state_dict is a {type(state_dict).__name__}; expected what torch.load(file, weights_only=True) gives"
+        )
     state = _unwrapped(state_dict)
     stem = state.get("conv1.weight" if family == "preact" else "conv0.0.weight")
     if stem is None:

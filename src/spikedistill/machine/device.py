@@ -19,6 +19,8 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise NotImplementedError("tensors have no values there")
         torch.empty(1, device=device)  # "cuda:7" is a valid name; only memory on it shows whether it is there
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InvalidArgument(

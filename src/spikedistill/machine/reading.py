@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,20 @@ def plain_json(path: Path, limit: int = SMALL) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and no references: a few lines of them can stand for billions of values, or for themselves."""
+    """Plain values only, each name once; no references: a few of them can stand for billions of values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.YAMLError(f"references (*{event.anchor}) are not read")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:  # the first of the two would be lost without a word
+            raise yaml.YAMLError(f"{', '.join(twice)} stands there twice,{node.start_mark}")
+        return super().construct_mapping(node, deep)
 
 
 def plain_yaml(text: str, source: str) -> Any:

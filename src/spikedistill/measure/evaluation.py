@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypedDict, TypeVar
@@ -171,7 +172,11 @@ def _refuse_not_finite(network: Network) -> None:
 def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:
     if timesteps is None:
         return [None]  # the ANN twin: one score, which belongs to no number of steps
-    steps = [timesteps] if isinstance(timesteps, int) else list(timesteps)
+    several = isinstance(timesteps, Iterable) and not isinstance(timesteps, str)
+    try:  # numpy's whole numbers, too
+        steps = [operator.index(step) for step in (timesteps if several else [timesteps])]  # pyright: ignore
+    except TypeError as error:
+        raise InvalidArgument(f"timesteps are {timesteps!r}; expected whole numbers, each at least 1") from error
     if not steps or min(steps) < 1:
         raise InvalidArgument(f"timesteps are {steps}; expected at least one number, each at least 1")
     return [*sorted(set(steps))]

@@ -61,8 +61,8 @@ def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **op
         choose(f"option of {name}", option, options_of(name))
         _check_option(name, option, value)
     for size, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
-        if value < 1:
-            raise InvalidArgument(f"{size} is {value}; expected at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidArgument(f"{size} is {value!r}; expected a whole number of at least 1")
     return MODELS[name](num_classes, in_channels, **options)
 
 

@@ -55,7 +55,7 @@ def to_spiking(
     model: nn.Module,
     neuron: Neuron | None = None,
     stages: Iterable[str] | None = None,
-    activations: tuple[type[nn.Module], ...] = ACTIVATIONS,
+    activations: Iterable[type[nn.Module]] = ACTIVATIONS,
 ) -> Network:
     """A spiking copy of `model`; the model itself and its weights are left as they are.
 
@@ -66,7 +66,7 @@ def to_spiking(
         neuron: constants of the LIF neurons (None: the paper's preset).
         stages: submodules whose outputs end a stage, for branches (None: `layer1..`, `stages.0..` or, in a plain
             `features` sequence, the layer before each pooling, where the model has such; (): none, without a warning).
-        activations: module types to replace.
+        activations: module types to replace; also such as a firing rate cannot follow (GELU), on your own account.
 
     Raises:
         InvalidArgument: nothing to replace, or a stage the model does not have.
@@ -74,7 +74,8 @@ def to_spiking(
     """
     # A copy with its own weights: training it leaves the user's network as it was.
     body = copy.deepcopy(model)
-    _refuse_unsupported(body)
+    activations = tuple(activations)
+    _refuse_unsupported(body, activations)
     constants = neuron or Neuron()
     replaced = replace_modules(body, lambda m: LIF(constants) if isinstance(m, activations) else None)
     if replaced == 0:
@@ -119,14 +120,16 @@ def _training_note(model: nn.Module) -> list[str]:
     ]
 
 
-def _refuse_unsupported(body: nn.Module) -> None:
+def _refuse_unsupported(body: nn.Module, replaced: tuple[type[nn.Module], ...]) -> None:
     """Raise UnsupportedOperation with every layer that cannot work on spikes."""
     # All at once: nobody wants to mend a network layer by layer, error by error.
     found = []
     for name, module in body.named_modules():
         why = next((why for kind, why in _UNSUPPORTED.items() if isinstance(module, kind)), None)
+        if isinstance(module, replaced):
+            continue
         if isinstance(module, _OTHER_ACTIVATIONS):
-            why = "is no activation that a spiking neuron can stand in for; replace it by nn.ReLU"
+            why = "is no activation that a spiking neuron can stand in for; replace it by nn.ReLU (or activations=...)"
         if why is not None:
             found.append(f"{name} ({type(module).__name__}) {why}")
     if found:

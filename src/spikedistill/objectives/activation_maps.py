@@ -44,8 +44,8 @@ class ActivationMapDistillation(Taught):
         alike: whether the network's own map is normalised as the teacher's is, or taken as it is.
 
     Raises:
-        InvalidArgument: no teacher, a temperature not above 0, or `alike` without maps that are normalised; when it is
-            computed, features without positions.
+        InvalidArgument: no teacher, a temperature not above 0, `alike` without maps that are normalised, a temperature
+            without softmax; when it is computed, features without positions.
     """
 
     temperature: float = 2.0
@@ -63,6 +63,8 @@ class ActivationMapDistillation(Taught):
         check_temperature("temperature", self.temperature)
         if self.normalise == "none" and not self.alike:
             raise InvalidArgument("alike has no effect on maps that are not normalised; leave it out")
+        if self.scaling == "norm" and self.temperature != ActivationMapDistillation.temperature:
+            raise InvalidArgument("temperature has no effect with the scaling norm; leave it out")
 
     @property
     def _teacher_stage(self) -> str:

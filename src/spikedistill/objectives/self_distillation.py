@@ -17,6 +17,7 @@ from spikedistill.errors import InvalidArgument, choose
 from spikedistill.machine.processes import mean_over_processes
 from spikedistill.objectives.objective import Needs, Objective, Terms
 from spikedistill.objectives.self_teachers import TEACHERS, WEIGHTINGS, targets
+from spikedistill.objectives.taught import check_weight
 from spikedistill.tasks.classification import class_of
 
 
@@ -44,8 +45,8 @@ class SelfDistillationLoss(Objective):
             of a finished run.
 
     Raises:
-        InvalidArgument: an unknown teacher or weighting, a temperature not above 0, a smoothing outside 0 to 1, or
-            settings of the soft loss without one.
+        InvalidArgument: an unknown teacher or weighting, a temperature not above 0, a weight below 0, a smoothing
+            outside 0 to 1, or weighting, others_only or fallback without a teacher.
     """
 
     teacher: str | None = "reliable"
@@ -59,6 +60,8 @@ class SelfDistillationLoss(Objective):
     fallback: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("network_weight", "branch_weight", "soft_weight"):
+            check_weight(name, getattr(self, name))
         if self.teacher is not None:
             choose("teacher", self.teacher, TEACHERS)
         elif self.weighting or self.others_only or self.fallback:
@@ -80,7 +83,8 @@ class SelfDistillationLoss(Objective):
 
     def needs(self) -> Needs:
         heads = self.weighting is not None or self.others_only or self.fallback is not None
-        return Needs(teachers=() if self.fallback in (None, LABEL) else (self.fallback,), branches=heads)
+        teachers = () if self.fallback in (None, LABEL) else (self.fallback,)
+        return Needs(teachers=teachers, branches=heads, trains_branches=self.branch_weight > 0)
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,8 +35,7 @@ class Taught(Objective):
             raise InvalidArgument(
                 f"{type(self).__name__} needs a teacher: the folder of a finished run, as --teacher runs/ann"
             )
-        if not self.weight >= 0:
-            raise InvalidArgument(f"weight is {self.weight}; expected a number, 0 or more")
+        check_weight("weight", self.weight)
 
     def needs(self) -> Needs:
         # Whoever trains runs the teacher, frozen and without gradient, and puts what it says into the batch.
@@ -62,6 +62,12 @@ def divergence(log_target: Tensor, log_student: Tensor) -> Tensor:
     """KL(target ‖ student) of logarithms of probabilities [N, ...], the mean over the N samples."""
     # torch's kl_div has the student first; "batchmean" divides by N, not by N·classes.
     return F.kl_div(log_student, log_target, reduction="batchmean", log_target=True)
+
+
+def check_weight(name: str, value: float) -> None:
+    """Raise InvalidArgument unless the factor of a loss is a number from 0."""
+    if not 0 <= value < math.inf:
+        raise InvalidArgument(f"{name} is {value}; expected a number, 0 or more")
 
 
 def check_temperature(name: str, value: float) -> None:

@@ -114,7 +114,7 @@ def read_record(folder: Path) -> Record:
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:  # an empty one is a choice without fields
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -194,7 +194,17 @@ def rows_of(records: list[Record]) -> list[Row]:
     """Runs grouped by what decides their result, in the order in which they were given.
 
     A field that one recipe has and the other does not (they may be of different versions) separates nothing.
+
+    Raises:
+        DataError: runs with different scores, or two of one recipe and seed.
     """
+    for record in records:
+        if record.score_name != records[0].score_name:
+            first, other = records[0], record
+            raise DataError(
+                f"{first.folder} has a test {first.score_name}, and {other.folder} a test {other.score_name}; compare "
+                "runs of one score"
+            )
     # A group collects the fields of all its runs, so the next run is compared with everything that is known of it.
     groups: list[tuple[dict[str, Any], list[Record]]] = []
     for record in records:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from spikedistill.errors import InvalidArgument
 from spikedistill.report.figure import new_figure, save_figure
 from spikedistill.tasks.task import Mark
 
@@ -30,7 +31,14 @@ def grid(inputs: Tensor, captions: list[str], path: Path, marks: Sequence[Sequen
             for each of the first eight recordings with its caption at the left, and up to five time steps.
         captions: N of them.
         marks: what is drawn on each of the N, of recordings on the last step that is shown.
+
+    Raises:
+        InvalidArgument: samples that are neither.
     """
+    if inputs.dim() not in (4, 5):
+        raise InvalidArgument(
+            f"samples {list(inputs.shape[1:])} are no pictures and no event frames; they cannot be drawn"
+        )
     if inputs.dim() == 5:
         _event_grid(inputs, captions, path, marks)
         return min(RECORDINGS_SHOWN, inputs.shape[1])
@@ -109,7 +117,12 @@ def _show(axis: Axes, picture: Tensor) -> None:
 
 
 def shown(picture: Tensor) -> Tensor:
-    """A normalised picture [C, H, W] stretched to 0..1: [H, W] or [H, W, 3]; two channels are a frame of events."""
+    """A normalised picture [C, H, W] stretched to 0..1: [H, W] or [H, W, 3]; two channels are a frame of events.
+
+    Of more than three, which no screen has, the mean.
+    """
+    if len(picture) > 3:
+        picture = picture.mean(0, keepdim=True)
     if len(picture) == 2:
         return event_picture(picture)
     # Means and deviations differ between data sets; stretching shows all of them without knowing either.
@@ -119,6 +132,8 @@ def shown(picture: Tensor) -> Tensor:
 
 
 def event_picture(frame: Tensor) -> Tensor:
-    """A frame [2, H, W] as [H, W, 3]: white where nothing happened, blue brighter, red darker."""
+    """A frame [2, H, W] as [H, W, 3]: white where nothing happened, blue brighter, red darker; else `shown`."""
+    if len(frame) != 2:
+        return shown(frame)
     off, on = (frame.cpu() / frame.max().clamp(min=1)).sqrt()  # the root makes single events visible beside busy pixels
     return torch.stack([1 - on, 1 - torch.maximum(on, off), 1 - off], -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,14 +42,23 @@ class Labels(Targets):
     Attributes:
         numbers: class indices, int64 [M].
         names: of the classes, by index.
+
+    Raises:
+        DataError: labels that are no class indices, or names that are no text or stand for two classes.
     """
 
     numbers: Tensor
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if wrong := [name for name in self.names if not isinstance(name, str)]:
+            raise DataError(f"names of classes must be text; given {wrong[0]!r}, a {type(wrong[0]).__name__}")
+        if len(set(self.names)) < len(self.names):  # samples are matched by the names of their classes
+            twice = [name for name, count in Counter(self.names).items() if count > 1]
+            raise DataError(f"two classes have one name: {', '.join(twice[:10])}; give each a name of its own")
         if self.numbers.dim() != 1 or self.numbers.is_floating_point():
             raise DataError(f"labels must be class indices [M]; given {self.numbers.dtype} {tuple(self.numbers.shape)}")
+        object.__setattr__(self, "numbers", self.numbers.long())  # losses take no other whole numbers
         # Looking at numbers on a GPU would make it wait; there they come from labels that were checked on the CPU.
         if len(self.numbers) and self.numbers.device.type == "cpu":
             low, high = int(self.numbers.min()), int(self.numbers.max())
@@ -57,6 +67,11 @@ class Labels(Targets):
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def some(self, count: int) -> Tensor | slice:
+        """The first; of folders, whose rows come class by class, an equal share of each class."""
+        in_order = len(self) > 1 and bool((self.numbers.diff() >= 0).all())
+        return torch.arange(count) * len(self) // count if in_order and count else slice(count)
 
     def rows(self, index: Tensor | slice) -> Labels:
         # All names stay, so that a part without some class keeps the numbering of the whole.
@@ -97,7 +112,7 @@ class Labels(Targets):
 
 def class_of(targets: Tensor) -> Tensor:
     """Class indices [N] of class indices, or of shares of the classes [N, classes] (mixed samples): the largest."""
-    return targets.argmax(1) if targets.dim() == 2 else targets
+    return targets.argmax(1) if targets.dim() == 2 else targets.long()
 
 
 class Accuracy:
@@ -204,9 +219,10 @@ class Classification(Task):
         if isinstance(targets, Tensor) and targets.shape == logits.shape and targets.is_floating_point():
             _check_shares(targets)
             return
-        if not isinstance(targets, Tensor) or targets.shape != logits.shape[:1] or targets.is_floating_point():
+        indices = isinstance(targets, Tensor) and targets.dtype in (torch.int64, torch.uint8)  # as losses take them
+        if not indices or targets.shape != logits.shape[:1]:
             kind = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
-            raise InvalidArgument(f"labels must be class indices [N] = [{len(logits)}]; given {kind}")
+            raise InvalidArgument(f"labels must be class indices, int64 [N] = [{len(logits)}]; given {kind}")
         if targets.device.type == "cpu" and len(targets):
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= logits.shape[1]:

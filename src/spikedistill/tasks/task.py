@@ -77,6 +77,10 @@ class Targets(Protocol):
         """
         ...
 
+    def some(self, count: int) -> Tensor | slice:
+        """The rows that stand for all where only `count` are wanted: the first."""
+        return slice(count)
+
     def captions(self, index: Tensor) -> list[str]:
         """A few words on each of the samples `index` [N], to stand over a picture."""
         ...

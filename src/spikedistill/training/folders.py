@@ -97,7 +97,10 @@ STARTED = {"recipe.yaml", "environment.json", "tensorboard"}
 """What a run writes before its first checkpoint."""
 TEMPORARY = tuple(
     f".{name}."
-    for name in ("recipe.yaml", "environment.json", "checkpoint.pt", "metrics.csv", "model.safetensors", "config.json")
+    for name in (
+        *("recipe.yaml", "environment.json", "checkpoint.pt", "metrics.csv", "model.safetensors", "config.json"),
+        "result.json",
+    )
 )
 """What the names of half-written files begin with; a process that was killed leaves one."""
 
@@ -119,7 +122,7 @@ def owned(folder: Path) -> Iterator[Path]:
             raise InvalidArgument(
                 f"a run is training in {folder}: {error}. Wait for its end, or choose another --out"
             ) from error
-        for path in folder.iterdir():
+        for path in (*folder.iterdir(), *(folder / "best").glob("*")):
             if path.name.startswith(TEMPORARY):
                 path.unlink(missing_ok=True)
         yield folder

@@ -55,7 +55,7 @@ def builder_of(name: str) -> Builder:
     module_name, _, attribute = name.partition(":")
     try:
         module = import_here(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError: no name before the colon
         raise InvalidArgument(
             f"the model {name!r} cannot be imported: {error}. It is looked for in {Path.cwd()} and among the installed "
             "packages; name it as package.module:function"

@@ -42,7 +42,8 @@ class OptimizerSettings:
         schedule_per: whether it changes per "epoch" or per "step".
         warmup_epochs: epochs in which it first rises from 0, step by step.
         clip_norm: largest norm of the gradient (null: no clipping).
-        accumulate: compute each batch in so many parts, one after the other, for less memory.
+        accumulate: compute each batch in so many parts, one after the other, for less memory. Batch norm and what a
+            loss takes over a batch (how many samples have a right head) are then of a part.
         ema: decay of an exponential moving average of the weights, which is what is evaluated and kept (null: none); it
             rises to this value over the first steps.
         drop_last: leave out an epoch's last, smaller batch.
@@ -68,6 +69,8 @@ class OptimizerSettings:
         for name in ("epochs", "batch_size", "lr", "accumulate"):
             if not getattr(self, name) > 0:
                 raise InvalidArgument(f"optimizer.{name} is {getattr(self, name)}; expected more than 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InvalidArgument(f"optimizer.weight_decay is {self.weight_decay}; expected 0 or more")
         choose("schedule", self.schedule, SCHEDULES)
         if not 0 <= self.warmup_epochs < self.epochs:
             raise InvalidArgument(
@@ -98,6 +101,12 @@ class SGD(OptimizerSettings):
     momentum: float = 0.9
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("momentum", self.momentum)
+        if self.nesterov and self.momentum == 0:
+            raise InvalidArgument("optimizer.nesterov looks where momentum leads, and momentum is 0; leave it out")
+
     def make(self, groups: Groups) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov, fused=True)
 
@@ -117,8 +126,20 @@ class AdamW(OptimizerSettings):
     beta2: float = 0.999
     eps: float = 1e-8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("beta1", self.beta1)
+        _check_share("beta2", self.beta2)
+        if not 0 < self.eps < math.inf:
+            raise InvalidArgument(f"optimizer.eps is {self.eps}; expected more than 0")
+
     def make(self, groups: Groups) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, self.lr, (self.beta1, self.beta2), self.eps, fused=True)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise InvalidArgument(f"optimizer.{name} is {value}; expected from 0 to below 1")
 
 
 OPTIMIZERS: dict[str, type[OptimizerSettings]] = {"sgd": SGD, "adamw": AdamW}
@@ -127,12 +148,18 @@ OPTIMIZERS: dict[str, type[OptimizerSettings]] = {"sgd": SGD, "adamw": AdamW}
 def decay_groups(modules: Iterable[nn.Module], weight_decay: float, decayed: str = "weights") -> Groups:
     """Parameter groups: weight decay on convolution and linear weights, none on batch norm and biases.
 
+    A parameter that several modules share counts once, or each step would move it as often.
+
     Args:
         decayed: "all" for decay on every parameter.
     """
     weights, rest = [], []
+    seen = set[nn.Parameter]()
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                continue
+            seen.add(parameter)
             # batch norm's γ is called weight too, and has one dimension
             decays = decayed == "all" or (name == "weight" and parameter.dim() > 1)
             (weights if decays else rest).append(parameter)
@@ -187,8 +214,8 @@ def learning_rate(settings: OptimizerSettings, epoch: int, step: int, steps: int
     """
     fine = epoch + step / steps
     if fine < settings.warmup_epochs:
-        # the first step already moves, and the last of the warm-up has the full rate
-        return settings.lr * (fine + 1 / steps) / settings.warmup_epochs
+        # the first step already moves, and the last of the warm-up has the full rate, also where it ends within a step
+        return settings.lr * min(1.0, (fine + 1 / steps) / settings.warmup_epochs)
     progress = epoch if settings.schedule_per == "epoch" else fine
     done = max(0.0, progress - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
     return settings.lr * SCHEDULES[settings.schedule](done)

@@ -130,6 +130,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     session = Session(learner, phases, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
+        _refuse_fewer(session.progress, recipe.optimizer.epochs, run.folder)
     return Prepared(run, session, kernels_reason, precision_reason, start)
 
 
@@ -307,6 +308,17 @@ def _restore(session: Session, state: dict[str, Any], source: str, first: bool) 
         raise
     except Exception as error:  # plain values of any kind: each part has its own way to refuse them
         raise CheckpointError(f"{source} does not fit this run: {type(error).__name__}: {error}") from error
+
+
+def _refuse_fewer(progress: Progress, epochs: int, folder: Path) -> None:
+    """A run cannot go back: its recipe would say of the weights what is not so.
+
+    Raises:
+        CheckpointError: fewer epochs than were begun.
+    """
+    begun = progress.epoch + bool(progress.step)
+    if epochs < begun:
+        raise CheckpointError(f"{folder} has begun {begun} epochs, so optimizer.epochs cannot be {epochs}")
 
 
 def about(prepared: Prepared) -> list[str]:

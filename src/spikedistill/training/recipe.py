@@ -161,6 +161,8 @@ class Recipe:
     claim: Claim = Claim()
 
     def __post_init__(self) -> None:
+        if abs(self.seed) >= 2**63:  # what torch's generators take
+            raise InvalidArgument(f"seed is {self.seed}; expected less than 2**63")
         if not self.objectives:
             raise InvalidArgument("a recipe needs at least one objective, for example self_distillation")
         if not (self.phases.branches or self.branches.enabled):

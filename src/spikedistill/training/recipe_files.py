@@ -26,6 +26,7 @@ CLAIM_HOLDS = (
     "data.download",
     "data.workers",
     "data.events.cache",
+    "data.scenes.cache",
     "claim",
 )
 """Fields that may be replaced without making a recipe's claim untrue."""

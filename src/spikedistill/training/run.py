@@ -178,9 +178,10 @@ def _train(run: Run, resume: bool) -> Evaluation:
     _write_start(prepared, resume)
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
-        # where a phase leaves branches or what neurons learn out, their gradients must be looked for
-        phases = run.recipe.phases
-        unused = phases.without_spikes and (not phases.branches or neurons_learn(session.learner.network))
+        # where an objective or a phase leaves branches or what neurons learn out, their gradients must be looked for
+        phases, learner = run.recipe.phases, session.learner
+        untrained = bool(learner.branches) and not any(o.needs().trains_branches for o in learner.objectives.values())
+        unused = (phases.without_spikes and (not phases.branches or neurons_learn(learner.network))) or untrained
         session.forward = nn.parallel.DistributedDataParallel(
             session.learner, device_ids=ids, find_unused_parameters=unused
         )
@@ -226,6 +227,9 @@ def _write_start(prepared: Prepared, resume: bool) -> None:
     state = prepared.session.state()
     if not run.process.is_first:
         return
+    progress, epochs = prepared.session.progress, run.recipe.optimizer.epochs
+    if resume and progress.epoch < epochs:  # the results of the shorter run would be taken for those of this one
+        (run.folder / "result.json").unlink(missing_ok=True)
     save_recipe(run.recipe, run.folder / "recipe.yaml")  # a resumed run may have more epochs now
     if not resume:
         write_json(run.folder / "environment.json", environment())

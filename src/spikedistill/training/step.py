@@ -14,6 +14,7 @@ from spikedistill.core.learning import LearningRule
 from spikedistill.core.output import Batch, Output
 from spikedistill.machine.device import autocast
 from spikedistill.machine.graphs import Recorder, Replayed
+from spikedistill.machine.processes import from_all_processes
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, set_learning_rate
 from spikedistill.training.phases import Phase
@@ -96,16 +97,24 @@ class Step:
 
     def parts(self, batch: Batch) -> Iterator[Batch]:
         """A batch in `settings.accumulate` parts along its samples, so that only one is in memory at a time."""
+        yield from (part for part, _ in self._shares(batch))
+
+    def _shares(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """The parts of a batch, and which share of it each is, in all processes together."""
         if self.settings.accumulate == 1:
-            yield batch
+            yield batch, 1.0
             return
+        # The shares of processes may differ by a sample, but all have as many parts: each talks to the others in each.
+        lengths = from_all_processes(len(batch))
+        count = min(self.settings.accumulate, *lengths)  # the last batch of an epoch may have fewer samples than parts
         dimension = int(self.learner.network.is_over_time(batch.inputs))
-        inputs = batch.inputs.tensor_split(self.settings.accumulate, dimension)
+        inputs = batch.inputs.tensor_split(count, dimension)
         leaves, form = tree_flatten(batch.targets)
-        targets = zip(*(leaf.tensor_split(self.settings.accumulate) for leaf in leaves), strict=True)
-        for part, target in zip(inputs, targets, strict=True):
-            if part.shape[dimension]:  # the last batch of an epoch may have fewer samples than parts
-                yield Batch(part, tree_unflatten(list(target), form))
+        targets = zip(*(leaf.tensor_split(count) for leaf in leaves), strict=True)
+        for k, (part, target) in enumerate(zip(inputs, targets, strict=True)):
+            # tensor_split gives the first parts what is left over
+            samples = sum(length // count + (k < length % count) for length in lengths)
+            yield Batch(part, tree_unflatten(list(target), form)), samples / sum(lengths)
 
     def _whole(self, phase: Phase, inputs: Tensor, targets: Any) -> Taken:
         taken = self._gradients(phase, Batch(inputs, targets))
@@ -115,14 +124,14 @@ class Step:
     def _gradients(self, phase: Phase, batch: Batch) -> Taken:
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
-        for part in self.parts(batch):
-            share = len(part) / len(batch)
+        for part, share in self._shares(batch):
             with autocast(self.precision, self.device):
                 output = self.forward(part.inputs, phase.rule, phase.branches)
             terms = self.learner.loss(output, part.targets, part.inputs)
             # a mean over the batch is the mean of those over its parts, by their sizes
             (terms.total if share == 1 else terms.total * share).backward()
-            parts.append(Part({"loss": terms.total.detach(), **terms.parts}, output.logits.detach()))
+            # the total last: a part of an objective may have its name
+            parts.append(Part({**terms.parts, "loss": terms.total.detach()}, output.logits.detach()))
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
         # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
         return Taken(parts, nn.utils.get_total_norm(gradients))

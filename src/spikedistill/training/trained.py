@@ -152,7 +152,7 @@ class Trained:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("model.safetensors", "config.json"):
+        for name in ("model.safetensors", "config.json", "README.md"):
             if (folder / name).exists():
                 raise CheckpointError(f"{folder / name} exists already; name another folder")
         save_weights(folder, self.network.state_dict(), self.config)

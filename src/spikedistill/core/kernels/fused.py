@@ -211,12 +211,17 @@ def _learned_sweep(
     return tuple(found)
 
 
+def _unfit(shape: torch.Size, alone: int = 1) -> bool:
+    """Whether a tensor [N, ...] runs eagerly: a batch of one sample (`alone` rows), or one number for each sample."""
+    return shape[0] == alone or len(shape) == 1
+
+
 class Fused(Kernels):
     """The fused kernels; each variant is built by torch.compile at its first use in a process."""
 
     def rate_response(self, terms: tuple[Term, ...], steps: int, timesteps: int, neuron: Neuron) -> RateResponse:
         shape = terms[0].values.shape
-        if shape[0] == steps:  # a batch of one sample
+        if _unfit(shape, steps):
             return super().rate_response(terms, steps, timesteps, neuron)
         affine = [None if term.norm is None else term.norm.affine() for term in terms]
         like = next((pair[0] for pair in affine if pair), None)  # any scale, where there is a norm at all
@@ -233,13 +238,13 @@ class Fused(Kernels):
         return RateResponse(*(_unlanes(lanes, shape) for lanes in response))
 
     def constant_response(self, current: Tensor, timesteps: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        if current.shape[0] == 1:
+        if _unfit(current.shape):
             return super().constant_response(current, timesteps, neuron)
         rate, eligibility = _fused_constant_response(timesteps, neuron)(_lanes(current))
         return _unlanes(rate, current.shape), _unlanes(eligibility, current.shape)
 
     def curve_response(self, current: Tensor, curve: Curve, timesteps: int) -> tuple[Tensor, Tensor]:
-        if current.shape[0] == 1:
+        if _unfit(current.shape):
             return super().curve_response(current, curve, timesteps)
         uniform = uniform_like(current)
         sweep = _fused_curve_response(timesteps, curve.first, curve.step)
@@ -258,7 +263,7 @@ class Fused(Kernels):
     def rate_backward(
         self, grad: Tensor, eligibility: Tensor, normed: list[tuple[Tensor, Norm]]
     ) -> tuple[Tensor, list[Gradients]]:
-        if not normed or grad.shape[0] == 1:
+        if not normed or _unfit(grad.shape):
             return super().rate_backward(grad, eligibility, normed)
         # The gradient that pooling gives has another memory layout, for which a second kernel would be compiled.
         tensors = [_lanes(grad).contiguous(), _lanes(eligibility)]
@@ -269,17 +274,17 @@ class Fused(Kernels):
         return _unlanes(through, grad.shape), grads
 
     def membrane_response(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        if current.shape[1] == 1:
+        if _unfit(current.shape[1:]):
             return super().membrane_response(current, neuron)
         return _swept(lif.membrane_response, (current,), neuron)
 
     def spike_response(self, current: Tensor, neuron: Neuron) -> Tensor:
-        if current.shape[1] == 1:
+        if _unfit(current.shape[1:]):
             return super().spike_response(current, neuron)
         return _swept(lif.spike_response, (current,), neuron)
 
     def backward_through_time(self, grad_spikes: Tensor, membranes: Tensor, neuron: Neuron) -> Tensor:
-        if grad_spikes.shape[1] == 1:
+        if _unfit(grad_spikes.shape[1:]):
             return super().backward_through_time(grad_spikes, membranes, neuron)
         return _swept(lif.backward_through_time, (grad_spikes, membranes), neuron)
 
@@ -288,14 +293,14 @@ class Fused(Kernels):
     def learned_response(
         self, current: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
     ) -> LearnedResponse:
-        if current.shape[1] == 1:
+        if _unfit(current.shape[1:]):
             return super().learned_response(current, neuron, decay, threshold)
         return LearnedResponse(*_learned_sweep(learned_response, (current,), neuron, decay, threshold))
 
     def learned_membranes(
         self, current: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if current.shape[1] == 1:
+        if _unfit(current.shape[1:]):
             return super().learned_membranes(current, neuron, decay, threshold)
         spikes, membranes = _learned_sweep(lif.membrane_response, (current,), neuron, decay, threshold)
         return spikes, membranes
@@ -303,7 +308,7 @@ class Fused(Kernels):
     def learned_backward(
         self, grad_spikes: Tensor, membranes: Tensor, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if grad_spikes.shape[1] == 1:
+        if _unfit(grad_spikes.shape[1:]):
             return super().learned_backward(grad_spikes, membranes, neuron, decay, threshold)
         tensors = (grad_spikes, membranes)
         found = _learned_sweep(learned_backward_through_time, tensors, neuron, decay, threshold)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from spikedistill.core.dual import Dual, Static, Unrolled
+from spikedistill.core.dual import Dual, Static, Unrolled, first_derivative_only
 from spikedistill.core.kernels import Kernels, Term
 from spikedistill.core.lif import learned_lif
 from spikedistill.core.neuron import Neuron, compute_dtype
@@ -73,6 +73,7 @@ class _LearnedRate(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        first_derivative_only()
         responses = ctx.saved_tensors
         found = []
         for response, (shape, dtype) in zip(responses, ctx.forms, strict=True):
@@ -92,6 +93,7 @@ class _LearnedThroughTime(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        first_derivative_only()
         membranes, decay, threshold = ctx.saved_tensors
         found = ctx.kernels.learned_backward(grads[0], membranes, ctx.neuron, decay, threshold)
         of_decay = None if decay is None else _gathered(found[1], decay.shape)

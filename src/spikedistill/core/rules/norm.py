@@ -21,6 +21,7 @@ from spikedistill.core.dual import Dual, Static, Unrolled
 from spikedistill.core.kernels import Norm
 from spikedistill.core.neuron import compute_dtype
 from spikedistill.core.signal import Rule, Signal, TorchFunction
+from spikedistill.core.trace import user_frame
 from spikedistill.errors import InvalidArgument
 
 Buffers = tuple[Tensor | None, Tensor | None]
@@ -93,11 +94,17 @@ def batch_norm(
     """Rule of F.batch_norm, whose arguments it has: `input` looks like [N, C, ...], all vectors are [C].
 
     Raises:
-        InvalidArgument: the signal has another number of channels.
+        InvalidArgument: the signal has another number of channels; or in training there is one value per channel, whose
+            rate is its own mean.
     """
     x, buffers = input, (running_mean, running_var)
     if weight is not None and x.shape[1] != weight.shape[0]:
         raise InvalidArgument(f"batch_norm of {weight.shape[0]} channels was given {tuple(x.shape)}")
+    if training and not isinstance(x, Unrolled) and x.numel() == x.shape[1]:
+        raise InvalidArgument(
+            f"batch_norm in training at {user_frame()} needs more than one value per channel; given {tuple(x.shape)}: "
+            "the mean of one value is the value, and nothing would be learned. Give batches of two samples or more"
+        )
     if isinstance(x, Dual):
         return _batch_norm_dual(x, buffers, *_affine(x, weight, bias), training, momentum, eps)
     # The values of an unrolled signal are all T·N of them already.

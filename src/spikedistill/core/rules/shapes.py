@@ -43,8 +43,10 @@ def reshape(function: TorchFunction, x: Signal, *shape: int | Sequence[int], **k
     """view and reshape, with the batch size (or −1) in front.
 
     Raises:
-        UnsupportedOperation: another size in front.
+        UnsupportedOperation: another size in front, or another type in the place of sizes.
     """
+    if any(isinstance(size, torch.dtype) for size in (*shape, *kwargs.values())):
+        raise UnsupportedOperation(f"{name_of(function)} to another type at {user_frame()}; convert with .to(...)")
     sizes = _sizes(shape or tuple(kwargs.values()))
     # −1 in front means the batch only if the other sizes use up all values of a sample.
     inferred = sizes[0] == -1 and math.prod(sizes[1:]) == math.prod(x.shape[1:])
@@ -79,7 +81,7 @@ def rearrange(function: TorchFunction, x: Signal, *args: object, **kwargs: objec
     Raises:
         UnsupportedOperation: it does not.
     """
-    if x.shape.count(x.batch) > 1:  # else a moved batch is seen by its size
+    if {x.batch, x.timesteps * x.batch} & set(x.shape[1:]):  # else a moved batch is seen by its size, N or T·N
         # Tried on a tensor without memory whose sizes all differ: 2 is still in front if dimension 0 stayed.
         probe = torch.empty(tuple(range(2, 2 + x.dim())), device="meta")
         if function(probe, *args, **kwargs).shape[0] != 2:
@@ -116,6 +118,9 @@ def along(default: int | None) -> Rule:
     return rule
 
 
+_stack = along(0)
+
+
 def parts(function: TorchFunction, x: Signal, *args: Any, **kwargs: Any) -> Signals:
     """chunk, split and unbind: never of the batch, which is where torch cuts if it is not told.
 
@@ -138,15 +143,26 @@ def roll(function: TorchFunction, x: Signal, shifts: Any, dims: Any = None) -> A
 
 
 def join(function: TorchFunction, tensors: Any, *args: Any, **kwargs: Any) -> Any:
-    """cat: a plain tensor with one entry per sample (a class token) is the same at every step."""
+    """cat and stack: a plain tensor with one entry per sample (a class token) is the same at every step.
+
+    Raises:
+        UnsupportedOperation: a plain tensor of another batch; stacked along the batch.
+    """
     signal: Any = first_signal([tensors])
     kind = signal.kind if isinstance(signal, Static) else type(signal)
 
     def lifted(each: Any) -> Any:
-        per_sample = isinstance(each, torch.Tensor) and each.dim() == signal.dim() and each.shape[0] == signal.batch
-        return Static(each, kind, signal.context) if per_sample else each
+        if not isinstance(each, torch.Tensor):
+            return each
+        if each.dim() != signal.dim() or each.shape[0] != signal.batch:
+            raise UnsupportedOperation(
+                f"{name_of(function)} at {user_frame()} of a signal {tuple(signal.shape)} and a tensor "
+                f"{tuple(each.shape)}: the first size must be the batch; expand the tensor to it"
+            )
+        return Static(each, kind, signal.context)
 
-    return linear(function, [lifted(each) for each in tensors], *args, **kwargs)
+    rule = _stack if function is torch.stack else linear
+    return rule(function, [lifted(each) for each in tensors], *args, **kwargs)
 
 
 def pick(function: TorchFunction, x: Signal, index: object) -> Signals:
@@ -156,9 +172,13 @@ def pick(function: TorchFunction, x: Signal, index: object) -> Signals:
         UnsupportedOperation: the first index is another one.
     """
     # Indices of samples would mean other rows of the spike path [T·N, ...] than of the rate [N, ...].
-    first = index[0] if isinstance(index, tuple) and index else index
-    if first is not Ellipsis and first != slice(None):
+    indices = index if isinstance(index, tuple) and index else (index,)
+    if indices[0] is not Ellipsis and indices[0] != slice(None):
         raise changed_batch(function, "the first index must be `:` or `...`")
+    chosen = [k for k, each in enumerate(indices) if not isinstance(each, slice) and each not in (None, ...)]
+    apart = bool(chosen) and chosen[-1] - chosen[0] + 1 > len(chosen)
+    if apart and any(not isinstance(indices[k], int) for k in chosen):
+        raise changed_batch(function, "lists of indices that do not stand side by side move to the front")
     if isinstance(x, Dual) and not kept(x).is_floating_point():
         return x.with_path(kept(x)[index], x.rate[index])  # type: ignore[index]  # spikes of 8 bits stay so
     return linear(function, x, index)
@@ -202,8 +222,7 @@ RULES: dict[TorchFunction, Rule] = {
     ),
     # Where no dimension is named, torch sums over all of them and stacks along a new first one.
     **dict.fromkeys(both("sum", "mean", "flip"), along(None)),
-    torch.stack: along(0),
-    **dict.fromkeys(both("cat", "concat"), join),
+    **dict.fromkeys([*both("cat", "concat"), torch.stack], join),
     **dict.fromkeys(both("narrow", "select", "index_select"), along(0)),
     **dict.fromkeys(both("roll"), roll),
     **dict.fromkeys(both("chunk", "split", "tensor_split", "unbind"), parts),

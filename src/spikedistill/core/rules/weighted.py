@@ -131,8 +131,14 @@ def fully_connected(function: TorchFunction, input: Signal, weight: Tensor, bias
     """Rule of F.linear: [N, ..., C_in] → [N, ..., C_out].
 
     Raises:
+        InvalidArgument: the signal has another number of features.
         UnsupportedOperation: a signal as weight or bias.
     """
+    if input.shape[-1] != weight.shape[-1]:
+        raise InvalidArgument(
+            f"{name_of(function)} at {user_frame()} expects {weight.shape[-1]} features in the last dimension; given "
+            f"{tuple(input.shape)}"
+        )
     return _weighted(function, input, weight, bias, _fully_connected_adjoint, {})
 
 
@@ -184,8 +190,10 @@ def transposed_convolution(
     """Rule of conv_transpose1d, 2d and 3d: [N, C_in, ...] → [N, C_out, ...]. Torch has another order of arguments here.
 
     Raises:
+        InvalidArgument: the signal has another number of channels or dimensions.
         UnsupportedOperation: a signal as weight or bias.
     """
+    _check_channels(function, input, weight.shape[0], weight)
     adjoint = _convolution_adjoint(True, weight, stride, padding, output_padding, groups, dilation)
     options = {
         "stride": stride,

@@ -87,10 +87,10 @@ def _solarize(images: Tensor, threshold: float) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """An operation on uint8 pictures [N, C, H, W], its strength by level and width, and whether it has a sign."""
+    """An operation on uint8 pictures [N, C, H, W], its strength by level and side, and whether it has a sign."""
 
     apply: Callable[[Tensor, float], Tensor]
-    # From a level 0..9 and the width of the pictures, because shifts are shares of the width.
+    # From a level 0..9 and the side of the pictures along which it moves, because shifts are shares of it.
     strength: Callable[[int, int], float] = lambda level, side: 0.0
     signed: bool = False
 
@@ -150,7 +150,8 @@ class Policies:
             for k, number in enumerate(numbers):
                 name, probability, level = SUB_POLICIES[number][step]
                 if chances[k][step] < probability:
-                    strength = signed_strength(name, level or 0, images.shape[-1], signs[k][step])
+                    side = images.shape[-2 if name == "translate_y" else -1]
+                    strength = signed_strength(name, level or 0, side, signs[k][step])
                     groups.setdefault((name, strength), []).append(k)
             for (name, strength), rows in groups.items():
                 # torchvision's operations take batches, and treat each picture of one as if it were alone.
@@ -160,7 +161,7 @@ class Policies:
 
 
 def signed_strength(name: str, level: int, side: int, negative: bool) -> float:
-    """How strong an operation is at a level 0..9, on pictures of `side` columns."""
+    """How strong an operation is at a level 0..9, on pictures of `side` columns (rows, where it moves along them)."""
     operation = OPERATIONS[name]
     strength = operation.strength(level, side)
     return -strength if operation.signed and negative else strength

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spikedistill.data.dataset import DataSet, Request
 from spikedistill.data.pictures.decode import decode
-from spikedistill.data.pictures.folder import SUFFIXES, content, split_folder
+from spikedistill.data.pictures.folder import SUFFIXES, content, split_folders
 from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.data.pictures.prepare import resize
 from spikedistill.errors import DataError, listed
@@ -53,7 +53,7 @@ def read_boxed(dataset: DataSet, request: Request) -> ImageSet:
             boxes that cannot be: all of them by name.
     """
     root, size = request.folder(), request.size or dataset.size
-    folder = split_folder(root, request.train)
+    folder = annotated_folder(root, request.train)
     if folder is None:
         raise DataError(f"{root} has no folder of pictures train/ and val/; it holds {content(root)}")
     found = annotated(root, folder)
@@ -93,13 +93,28 @@ def _resized(each: Annotated, names: list[str], height: int, width: int, size: i
     return torch.cat([low, high - low, boxes[:, 4:]], 1)
 
 
+def annotated_folder(root: Path, train: bool) -> Path | None:
+    """The folder of training or of test pictures: of several the first with annotations; None if there is no folder."""
+    there = split_folders(root, train)
+    return next((path for path in there if is_annotated(root, path)), there[0] if there else None)
+
+
+def is_annotated(root: Path, folder: Path) -> bool:
+    """Whether there are annotations of COCO or VOC for the pictures of a folder."""
+    return _table(root, folder).exists() or any(folder.rglob("*.xml"))
+
+
+def _table(root: Path, folder: Path) -> Path:
+    return root / f"{folder.name}.json"
+
+
 def annotated(root: Path, folder: Path) -> list[Annotated]:
     """The pictures of a part with their boxes, in the order of their names.
 
     Raises:
         DataError: no annotations, or ones that do not go with the pictures.
     """
-    table = root / f"{folder.name}.json"
+    table = _table(root, folder)
     known_by = _name if table.exists() else _stem
     pictures = by_name([path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES], known_by)
     if table.exists():

@@ -25,13 +25,16 @@ LARGEST_PIXELS = 2**26
 """Of a picture: some kilobytes can claim gigabytes of one colour."""
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes of grey pictures of 16 bits; "I" is also that of a TIFF of 32 bits."""
+"""Pillow's modes of grey pictures of 16 bits; "I" is also that of 32 bits, in a TIFF or made from an array."""
+SHORT_FORMATS = ("PNG", "PPM")
+"""Formats whose numbers have no more than 16 bits."""
 
 
 def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> Tensor:
     """A picture as uint8 [channels, H, W]: grey and colour are converted to what is wanted.
 
-    Grey pictures of 16 bits are scaled to 8; Pillow's own conversion would cut everything above 255 to white.
+    Grey pictures of 16 bits are scaled to 8; Pillow's own conversion would cut everything above 255 to white. A camera
+    that was turned says so (EXIF), and the picture is turned back.
 
     Args:
         source: a file, or the bytes of one.
@@ -41,7 +44,7 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> 
     Raises:
         DataError: not a readable picture.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         # Opening reads the header only. Damage further on is met in `pixels_of`, so that belongs inside the try.
@@ -50,6 +53,7 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> 
             width, height = picture.size  # from the header: nothing has been unpacked yet
             if width * height > LARGEST_PIXELS:
                 raise ValueError(f"it has {width} × {height} pixels; at most {LARGEST_PIXELS:,} are read")
+            ImageOps.exif_transpose(picture, in_place=True)
             pixels = pixels_of(picture, CHANNELS[channels])
     except Exception as error:  # each format meets damage in its own way
         name = name or str(source if isinstance(source, Path) else "a picture")
@@ -64,7 +68,7 @@ def pixels_of(picture: Image, mode: str) -> np.ndarray:
     Raises:
         ValueError: pixels of 32 bits, whose range nobody knows.
     """
-    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in SHORT_FORMATS):
         raise ValueError("its pixels are numbers of 32 bits without a known range; save it with 8 or 16 bits")
     # Palettes, transparency, CMYK and black-and-white are left to Pillow's conversion.
     if picture.mode in DEEP_MODES:

@@ -13,8 +13,8 @@ from spikedistill.errors import DataError
 from spikedistill.tasks.classification import Labels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
-SPLIT_NAMES = {True: ("train",), False: ("val", "test", "validation")}
-"""What the folders of training and of test pictures may be called."""
+SPLIT_NAMES = {True: ("train",), False: ("test", "val", "validation")}
+"""What the folders of training and of test pictures may be called; the first that holds classes counts."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,15 +44,29 @@ def as_names(names: list[str]) -> np.ndarray:
 
 
 def split_folder(root: Path, train: bool) -> Path | None:
-    """The folder of training or of test pictures under `root`, if there is one."""
-    return next((root / name for name in SPLIT_NAMES[train] if (root / name).is_dir()), None)
+    """The folder of training or of test pictures under `root`, if there is one.
+
+    `test/` without folders in it, as ImageNet's, is not taken where there is `val/`.
+    """
+    there = split_folders(root, train)
+    return next((path for path in there if _class_names(path)), there[0] if there else None)
+
+
+def split_folders(root: Path, train: bool) -> list[Path]:
+    """Everything that could be the folder of training or of test pictures."""
+    return [root / name for name in SPLIT_NAMES[train] if (root / name).is_dir()]
+
+
+def _class_names(folder: Path) -> list[str]:
+    # Sorted: the order of a folder differs between file systems, and it numbers the classes.
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def find_pictures(root: Path, train: bool) -> Found:
-    """The pictures `root/train/CLASS/*` or `root/val/CLASS/*`, also in folders below; labels follow the names' order.
+    """The pictures `root/train/CLASS/*` or `root/test/CLASS/*`, also in folders below; labels follow the names' order.
 
     Raises:
-        DataError: missing folders, or classes without a picture.
+        DataError: missing folders, classes without a picture, or a link that leads back.
     """
     folder = split_folder(root, train)
     if folder is None:
@@ -60,10 +74,15 @@ def find_pictures(root: Path, train: bool) -> Found:
             f"{root} has no folder {' or '.join(SPLIT_NAMES[train])}/ of CLASS/*.jpg; it holds {content(root)}"
             f"{_undivided(root)}"
         )
-    # Sorted: the order of a folder differs between file systems, and it numbers the classes.
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return pictures_in(folder)
+
+
+def pictures_in(folder: Path) -> Found:
+    """The pictures `folder/CLASS/*`; raises as `find_pictures`."""
+    classes = _class_names(folder)
     pictures: dict[str, list[str]] = {}
-    others: list[str] = []
+    # What lies beside the classes belongs to none of them.
+    others = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     for name in classes:
         files = _files_below(folder, name)
         pictures[name] = [file for file in files if file.lower().endswith(SUFFIXES)]
@@ -100,8 +119,12 @@ def content(folder: Path) -> str:
 def _files_below(folder: Path, name: str) -> list[str]:
     """All files of a class, as names below `folder`, in order; what is hidden is left out."""
     # Folders are cut off as text: pathlib would make an object for each of perhaps a million files.
-    found, start = [], len(str(folder)) + 1
+    found, start, top = [], len(str(folder)) + 1, os.path.realpath(folder / name)
     for path, folders, files in os.walk(folder / name, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))  # os.walk goes on with what is left here
+        for link in (os.path.join(path, f) for f in folders if os.path.islink(os.path.join(path, f))):
+            # Pictures of other classes would be taken for this one's, and its own again and again.
+            if os.path.commonpath([top, os.path.realpath(link)]) == os.path.realpath(link):
+                raise DataError(f"{link} is a link to {os.path.realpath(link)}, which it lies in; remove it")
         found += [os.path.join(path, file)[start:] for file in sorted(files) if not file.startswith(".")]
     return found

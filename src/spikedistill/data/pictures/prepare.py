@@ -27,14 +27,30 @@ def resize(picture: Tensor, height: int, width: int) -> Tensor:
     return torchvision_functional().resize(picture, [height, width], antialias=True)
 
 
-def centre(picture: Tensor, enlarged: int, size: int) -> Tensor:
-    """uint8 [C, size, size]: the shorter side of a picture [C, H, W] becomes `enlarged`, and the middle is cut out."""
+THIN = 16
+"""A side that is so many times the other is cut before anything is enlarged: a line of pixels would be gigabytes."""
+
+
+def centre(picture: Tensor, enlarged: int, size: int, columns: int | None = None) -> Tensor:
+    """uint8 [C, size, columns]: the shorter side of a picture [C, H, W] becomes `enlarged`, and the middle is cut out.
+
+    Args:
+        enlarged: that of a square; of another shape the side that would be too short decides, by the same share.
+        columns: None: as many as rows.
+    """
+    columns = size if columns is None else columns
     height, width = picture.shape[1:]
+    if max(height, width) > THIN * (shorter := min(height, width)) * max(size, columns) / min(size, columns):
+        picture = _middle(picture, min(height, THIN * shorter), min(width, THIN * shorter))
+        height, width = picture.shape[1:]
     # Both sides by one factor: the aspect is kept, and what is too long is cut off at both ends.
-    scale = enlarged / min(height, width)
-    picture = resize(picture, round(height * scale), round(width * scale))
-    top, left = (round((side - size) / 2) for side in picture.shape[1:])
-    return picture[:, top : top + size, left : left + size]
+    scale = max(enlarged / height, enlarged * columns / size / width)
+    return _middle(resize(picture, round(height * scale), round(width * scale)), size, columns)
+
+
+def _middle(picture: Tensor, height: int, width: int) -> Tensor:
+    top, left = round((picture.shape[1] - height) / 2), round((picture.shape[2] - width) / 2)
+    return picture[:, top : top + height, left : left + width]
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -63,7 +79,7 @@ def whole_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor:
     decoded = decode(Path(path), channels)
     if description.get("stretched"):
         return resize(decoded, size, width).unsqueeze(0)
-    return centre(decoded, description.get("enlarged", size), size).unsqueeze(0)
+    return centre(decoded, description.get("enlarged", size), size, width).unsqueeze(0)
 
 
 def prepared_picture(path: str | Path, description: Mapping[str, Any]) -> Tensor:

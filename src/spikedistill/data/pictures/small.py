@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,15 +28,46 @@ def read_small(dataset: DataSet, request: Request) -> ImageSet:
     """
     if request.root is not None and request.root.startswith(HUB):
         return _of_tables(dataset, request, [hub_table(request.root.removeprefix(HUB), request.train)])
-    root = request.folder()
-    # What somebody made or fetched on purpose comes before what torchvision left in the same folder.
-    files = find_parquet(root, dataset.parquet or request.name, "train" if request.train else "test")
-    if files:
-        return _of_tables(dataset, request, [parquet_table(file) for file in files])
-    if split_folder(root, request.train):
-        found = find_pictures(root, request.train)
+    form = _form(dataset, request)
+    if form == PARQUET:
+        return _of_tables(dataset, request, [parquet_table(file) for file in _parquet(dataset, request, request.train)])
+    if form == FOLDERS:
+        found = find_pictures(request.folder(), request.train)
         return _image_set(dataset, _in_memory(found, dataset.channels, dataset.size), found.labels)
     return _image_set(dataset, *read_torchvision(dataset, request))
+
+
+PARQUET, FOLDERS = "parquet files", "folders of classes"
+
+
+def _form(dataset: DataSet, request: Request) -> str | None:
+    """The first form that has both parts, or the part that is asked for; None for torchvision's.
+
+    Raises:
+        DataError: the other part is there, but in another form.
+    """
+    # What somebody made or fetched on purpose comes before what torchvision left in the same folder.
+    there = {
+        train: [
+            *([PARQUET] if _parquet(dataset, request, train) else []),
+            *([FOLDERS] if split_folder(request.folder(), train) else []),
+        ]
+        for train in (True, False)
+    }
+    both = [form for form in there[True] if form in there[False]]
+    if both:
+        return both[0]
+    # Two parts that were made by different people may share pictures, and nobody would see it.
+    if there[True] and there[False]:
+        raise DataError(
+            f"{request.folder()} holds training pictures as {there[True][0]} and test pictures as {there[False][0]}; "
+            "expected both in one form: move one of them away, or add what is missing"
+        )
+    return next(iter(there[request.train]), None)
+
+
+def _parquet(dataset: DataSet, request: Request, train: bool) -> list[Path]:
+    return find_parquet(request.folder(), dataset.parquet or request.name, "train" if train else "test")
 
 
 def read_embedded(dataset: DataSet, request: Request) -> ImageSet:
@@ -52,8 +84,11 @@ def read_embedded(dataset: DataSet, request: Request) -> ImageSet:
 
 def _of_tables(dataset: DataSet, request: Request, tables: list[Table]) -> ImageSet:
     images, labels = read_tables(tables, dataset.channels, dataset.size, request.rows)
+    for table in tables:
+        if table.classes != tables[0].classes:
+            raise DataError(f"{table.name} has other classes than {tables[0].name}, or in another order")
     # Tables that were not made by Hugging Face have no names: numbers stand for them.
-    names = tables[-1].classes or tuple(str(k) for k in range(dataset.classes or 0))
+    names = tables[0].classes or tuple(str(k) for k in range(dataset.classes or 0))
     return _image_set(dataset, images, Labels(labels, names))
 
 

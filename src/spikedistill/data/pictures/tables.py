@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,7 +79,11 @@ class Table:
 
 
 def find_parquet(root: Path, name: str, split: str) -> list[Path]:
-    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root or NAME/ (or below)."""
+    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root or NAME/ (or below).
+
+    Raises:
+        DataError: of the files of a snapshot, whose names say how many they are, some are missing.
+    """
     # The first is how people name a file of their own; the others are how a snapshot of the hub lies on disk.
     exact = root / f"{name}-{split}.parquet"
     if exact.is_file():
@@ -87,8 +92,20 @@ def find_parquet(root: Path, name: str, split: str) -> list[Path]:
         for below in SNAPSHOT_FOLDERS:
             files = sorted((folder / below).glob(f"{split}-*.parquet"))
             if files:
+                _check_all_there(files)
                 return files
     return []
+
+
+def _check_all_there(files: list[Path]) -> None:
+    """Of `train-00000-of-00002.parquet` there must be two."""
+    for file in files:
+        count = re.search(r"-of-(\d+)\.parquet$", file.name)
+        if count and len(files) != int(count[1]):
+            names = ", ".join(each.name for each in files)
+            raise DataError(
+                f"{file.parent} holds {len(files)} of {int(count[1])} files ({names}); fetch the others, too"
+            )
 
 
 def parquet_table(file: Path) -> Table:
