@@ -5,8 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 # files without a test whose numbers depend on a choice, and long ones about what happens around a run
-SETTLED := bench cuda damaged_files data data_files device eight_bit folders in_parts kernels models package pages peer_networks \
-	processes recipes reliability resuming step tensor_train thin_runs
+SETTLED := bench cuda damaged_files data data_files device eight_bit folders in_parts kernels models own_pictures package pages \
+	peer_networks processes recipes reliability resuming run_again step tensor_train thin_runs written_otherwise
 
 demo: .venv/installed
 	$(BIN)/spikedistill train

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import spikedistill as sd
 from spikedistill.bench import (
     SUBJECTS,
     Point,
@@ -28,6 +29,7 @@ from spikedistill.bench import (
 )
 from spikedistill.bench.runner import Worker
 from spikedistill.bench.subjects import installed_subjects
+from spikedistill.bench.two_pass import TwoPass
 from spikedistill.cli import main
 from spikedistill.errors import InvalidArgument
 
@@ -367,3 +369,18 @@ def test_the_bare_operations_are_part_of_the_step(subject):
     assert found["step"] > found["bare"] > 0
     assert any("convolution" in name for name in found["kernels"])
     assert list(found["kernels"].values()) == sorted(found["kernels"].values(), reverse=True)
+
+
+def test_the_two_pass_baseline_is_of_the_neuron_that_it_has():
+    network = sd.create_model("ms_resnet18", 3, width=2)
+    learner = sd.SelfDistillation(network, sd.Rate(2), branches=())
+    with pytest.raises(InvalidArgument, match="the two-pass baseline has the preset neuron only"):
+        TwoPass(learner)
+
+
+def test_a_point_is_of_networks_that_classify():
+    Point(2, 4, size=32, classes=3, model="spikformer").check()
+    with pytest.raises(InvalidArgument, match="--width 8 has no effect on spikformer"):
+        Point(2, 4, width=8, size=32, classes=3, model="spikformer").check()
+    with pytest.raises(InvalidArgument, match="spiking_centernet gives .*the step that is measured is one of classifi"):
+        Point(2, 4, 2, 32, 100, model="spiking_centernet").check()

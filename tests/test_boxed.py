@@ -160,3 +160,15 @@ def test_marks_are_drawn(tmp_path):
     assert green(plain) == 0
     assert green(marked) > 100
     assert green(tmp_path / "grid.png") > 30
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8, 8), (2, 4, 8, 8), (3, 2, 1, 8, 8), (3, 2, 3, 8, 8)])
+def test_samples_of_any_channels_are_drawn(tmp_path, shape):
+    assert grid(torch.rand(shape), ["a", "b"], tmp_path / "grid.png") == 2
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_what_is_no_picture_is_not_drawn(tmp_path):
+    with pytest.raises(InvalidArgument, match=r"samples \[7\] are no pictures and no event frames"):
+        grid(torch.rand(2, 7), ["a", "b"], tmp_path / "grid.png")
+    assert not (tmp_path / "grid.png").exists()

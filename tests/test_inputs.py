@@ -217,7 +217,7 @@ def test_pillow_pictures_are_read_as_files_are():
         ),
         (
             lambda: sd.TensorSet(torch.tensor([[0.0], [float("nan")]]), sd.Labels(torch.zeros(2).long(), ("a",))),
-            r"1 samples are not finite \(NaN or infinite\): \[1\]",
+            r"1 samples are not finite .*: \[1\]",
         ),
         (lambda: sd.samples_of(Pairs(), ("a",)), "the dataset is empty"),
         (lambda: sd.samples_of(Pairs([torch.zeros(3)]), ("a",)), r"item 0 is a Tensor; expected a pair"),

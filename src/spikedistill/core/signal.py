@@ -81,12 +81,20 @@ def dispatch(function: TorchFunction, args: Iterable[object], kwargs: Mapping[st
     rule = signal.context.rules.get(function)
     if rule is None:
         refuse(function, signal)
-    return rule(function, *args, **_named_as_ours(kwargs)) if kwargs else rule(function, *args)
+    if not kwargs:
+        return rule(function, *args)
+    args, kwargs = _as_usually_written(args, kwargs)
+    return rule(function, *args, **kwargs)
 
 
-def _named_as_ours(kwargs: Mapping[str, object]) -> Mapping[str, object]:
-    """numpy's word for a dimension, which torch understands too, by torch's own."""
-    return {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
+def _as_usually_written(
+    args: Iterable[object], kwargs: Mapping[str, object]
+) -> tuple[Iterable[object], Mapping[str, object]]:
+    """The signal in front, whatever torch calls it there; and numpy's word for a dimension by torch's own."""
+    kwargs = {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
+    if not args:
+        args = [kwargs.pop(name) for name in ("input", "tensors") if name in kwargs][:1]
+    return args, kwargs
 
 
 def refuse(function: TorchFunction, signal: Signal) -> NoReturn:

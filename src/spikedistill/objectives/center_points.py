@@ -12,7 +12,7 @@ from spikedistill.core.neuron import compute_dtype
 from spikedistill.core.output import Batch, Output
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.processes import mean_over_processes
-from spikedistill.objectives.objective import Needs, Objective, Terms
+from spikedistill.objectives.objective import Objective, Terms
 from spikedistill.tasks.heatmaps import Maps, Middles, heatmaps, parted
 
 
@@ -41,9 +41,6 @@ class CenterPoints(Objective):
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) >= 0:
                 raise InvalidArgument(f"{field.name} is {getattr(self, field.name)}; expected a number, 0 or more")
-
-    def needs(self) -> Needs:
-        return Needs(trains_branches=self.branch_weight > 0)
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
         dtype = compute_dtype(output.logits.dtype)

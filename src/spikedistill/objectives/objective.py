@@ -44,7 +44,6 @@ class Needs:
         teacher_gradients: whether the teachers' logits shall have gradient to those features (not beyond them).
         neurons: whether it looks at `output.neurons`, the rates of all neurons.
         branches: whether it has no effect on a network without branches.
-        trains_branches: whether branches get gradient from it; several processes have to know.
 
     Of submodules, "first" and "last" are the first and the last of the network's stages.
     """
@@ -57,7 +56,6 @@ class Needs:
     teacher_gradients: bool = False
     neurons: bool = False
     branches: bool = False
-    trains_branches: bool = False
 
 
 class Objective:

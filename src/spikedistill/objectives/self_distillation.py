@@ -83,8 +83,7 @@ class SelfDistillationLoss(Objective):
 
     def needs(self) -> Needs:
         heads = self.weighting is not None or self.others_only or self.fallback is not None
-        teachers = () if self.fallback in (None, LABEL) else (self.fallback,)
-        return Needs(teachers=teachers, branches=heads, trains_branches=self.branch_weight > 0)
+        return Needs(teachers=() if self.fallback in (None, LABEL) else (self.fallback,), branches=heads)
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
         """

@@ -178,10 +178,9 @@ def _train(run: Run, resume: bool) -> Evaluation:
     _write_start(prepared, resume)
     if run.process.count > 1:
         ids = [run.device] if run.device.type == "cuda" else None
-        # where an objective or a phase leaves branches or what neurons learn out, their gradients must be looked for
-        phases, learner = run.recipe.phases, session.learner
-        untrained = bool(learner.branches) and not any(o.needs().trains_branches for o in learner.objectives.values())
-        unused = (phases.without_spikes and (not phases.branches or neurons_learn(learner.network))) or untrained
+        # where a phase leaves branches or what neurons learn out, their gradients must be looked for
+        phases = run.recipe.phases
+        unused = phases.without_spikes and (not phases.branches or neurons_learn(session.learner.network))
         session.forward = nn.parallel.DistributedDataParallel(
             session.learner, device_ids=ids, find_unused_parameters=unused
         )

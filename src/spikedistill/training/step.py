@@ -128,8 +128,12 @@ class Step:
             with autocast(self.precision, self.device):
                 output = self.forward(part.inputs, phase.rule, phase.branches)
             terms = self.learner.loss(output, part.targets, part.inputs)
+            total = terms.total
+            if isinstance(self.forward, nn.parallel.DistributedDataParallel):
+                # it waits for the gradient of all that took part, also of branches that no objective looks at
+                total = total + sum(branch.flatten()[:0].sum() for branch in output.branches.values())
             # a mean over the batch is the mean of those over its parts, by their sizes
-            (terms.total if share == 1 else terms.total * share).backward()
+            (total if share == 1 else total * share).backward()
             # the total last: a part of an objective may have its name
             parts.append(Part({**terms.parts, "loss": terms.total.detach()}, output.logits.detach()))
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
