@@ -15,11 +15,12 @@ import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.data import Augmentation, Batches, DataSettings, ImageSet, load, load_split
 from spikedistill.data.check import check
-from spikedistill.data.pictures import prepared_picture
+from spikedistill.data.pictures import prepare, prepared_picture
 from spikedistill.data.pictures.autoaugment import OPERATIONS, SUB_POLICIES, Policies
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import find_pictures
 from spikedistill.data.pictures.prepare import centre
+from spikedistill.data.samples import Raw
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.tasks import Labels
 
@@ -51,8 +52,9 @@ def test_of_a_test_and_a_validation_folder_the_test_is_tested(tmp_path):
 def test_a_test_folder_without_classes_is_not_taken(tmp_path):
     """ImageNet's has no labels."""
     write_classes(tmp_path, train=(4, 4), val=(2, 2))
-    write(tmp_path / "test" / "0.png")
-    assert len(load(DataSettings("picture-folder", str(tmp_path), size=8)).test) == 4
+    for name in ("0.png", "images/0.png", "unknown/0.png"):  # of ImageNet, of Tiny ImageNet, of competitions
+        write(tmp_path / "test" / name)
+        assert len(load(DataSettings("picture-folder", str(tmp_path), size=8)).test) == 4
 
 
 def test_fewer_rows_of_a_folder_are_of_all_classes(tmp_path):
@@ -62,6 +64,12 @@ def test_fewer_rows_of_a_folder_are_of_all_classes(tmp_path):
     assert splits.test.targets.counts() == {"a": 1, "b": 1}
     whole = load(DataSettings("picture-folder", str(tmp_path), size=8, train_rows=9))
     assert whole.train.targets.counts() == {"a": 6, "b": 3}
+
+
+def test_few_rows_of_classes_of_all_sizes_leave_none_out():
+    labels = Labels(torch.tensor([0] * 96 + [1] * 2 + [3] * 2), tuple("abcd"))
+    assert labels.rows(labels.some(9)).counts() == {"a": 5, "b": 2, "c": 0, "d": 2}
+    assert labels.some(100).tolist() == list(range(100))
 
 
 def test_rows_that_are_mixed_already_are_the_first():
@@ -83,6 +91,11 @@ def test_a_link_that_leads_back_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"a/up is a link to .*train, which it lies in"):
         find_pictures(tmp_path, True)
     (tmp_path / "train" / "a" / "up").unlink()
+    (tmp_path / "train" / "a" / "below").mkdir()
+    (tmp_path / "train" / "a" / "below" / "back").symlink_to(tmp_path / "train" / "a")
+    with pytest.raises(DataError, match=r"below/back is a link to"):
+        find_pictures(tmp_path, True)
+    (tmp_path / "train" / "a" / "below" / "back").unlink()
     write(tmp_path / "elsewhere" / "0.png")
     (tmp_path / "train" / "a" / "more").symlink_to(tmp_path / "elsewhere")  # any other is followed
     assert find_pictures(tmp_path, True).labels.counts() == {"a": 2, "b": 1}
@@ -93,6 +106,8 @@ def test_a_snapshot_of_which_a_file_is_missing_is_refused(tmp_path):
     write_parquet(tmp_path / "train-00000-of-00002.parquet", pictures, [0, 1, 2])
     with pytest.raises(DataError, match=r"holds 1 of 2 files \(train-00000-of-00002.parquet\)"):
         load_split(DataSettings("cifar10", str(tmp_path)), True)
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", pictures, [0, 1, 2])
+    assert len(load_split(DataSettings("cifar10", str(tmp_path)), False)) == 3  # which needs nothing of the other
     write_parquet(tmp_path / "train-00001-of-00002.parquet", pictures, [0, 1, 2])
     assert len(load_split(DataSettings("cifar10", str(tmp_path)), True)) == 6
 
@@ -130,6 +145,10 @@ def test_check_reads_what_training_reads(tmp_path):
     (tmp_path / "boxes" / "train.json").write_text(json.dumps(table))
     (part,) = check(tmp_path / "boxes")
     assert (part.form, part.counts, part.bad) == ("1 pictures with boxes, boxes by class", {"cat": 1}, [])
+    write_classes(tmp_path / "notes", train=(2, 2))
+    (tmp_path / "notes" / "train" / "a" / "notes.xml").write_text("<x/>")  # is of nobody's boxes
+    (part,) = check(tmp_path / "notes")
+    assert (part.form, part.counts, part.bad) == ("pictures", {"a": 2, "b": 2}, [])
     below = tmp_path / "snapshot" / "cifar10" / "plain_text"
     below.mkdir(parents=True)
     write_parquet(below / "train-00000-of-00001.parquet", [png(np.zeros((32, 32, 3), np.uint8))], [0])
@@ -149,6 +168,8 @@ def test_a_camera_that_was_turned_is_turned_back(tmp_path):
     assert found.shape == (3, 20, 10)
     assert bool((found[:, :5] == 255).all())
     assert not bool(found[:, 5:].any())
+    with pytest.raises(DataError, match="its camera was turned .* save it upright"):  # as pictures with boxes are read
+        decode(tmp_path / "turned.png", turned=False)
 
 
 def test_numbers_of_32_bits_have_no_known_range():
@@ -158,10 +179,14 @@ def test_numbers_of_32_bits_have_no_known_range():
 
 
 @pytest.mark.parametrize("shape", [(1, 6000), (6000, 1), (3, 400)])
-def test_a_line_of_pixels_is_no_line_of_gigabytes(shape):
+def test_a_line_of_pixels_is_no_line_of_gigabytes(shape, monkeypatch):
+    sizes = []
+    original = prepare.resize
+    monkeypatch.setattr(prepare, "resize", lambda x, *size: sizes.append(size) or original(x, *size))
     picture = torch.arange(shape[0] * shape[1]).reshape(1, *shape).div(shape[0] * shape[1] / 256).byte()
     found = centre(picture, 37, 32)
     assert found.shape == (1, 32, 32)
+    assert max(sizes[0]) <= 16 * 37
     assert 110 < float(found.float().mean()) < 146  # its middle
 
 
@@ -214,7 +239,7 @@ def test_classes_have_names_of_their_own(names, words):
 def test_labels_of_a_type_that_losses_do_not_take_are_refused_by_name(dtype):
     learner = sd.SelfDistillation(sd.create_model("resnet18", 2, width=2), sd.Rate(2), branches=())
     output = learner(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(InvalidArgument, match=f"labels must be class indices, int64 .* given {dtype}"):
+    with pytest.raises(InvalidArgument, match=f"labels must be class indices .* given {dtype}"):
         learner.loss(output, torch.tensor([0, 1]).to(dtype))
     assert Labels(torch.tensor([0, 1]).to(torch.int16), ("a", "b")).numbers.dtype == torch.int64
 
@@ -239,6 +264,22 @@ def test_workers_leave_the_random_numbers_of_training_alone():
     before = torch.get_rng_state()
     assert len(list(Batches(few(8), 4, Augmentation(crop=1), 0, workers=1).epoch(0))) == 2
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Drawing(ImageSet):
+    """Samples of somebody who draws where they are read."""
+
+    def read_changed_batches(self, wanted, augmentation):
+        drawn = torch.randint(0, 256, (4, 1, 4, 4), dtype=torch.uint8)
+        return [Raw((drawn,), self.targets.batch(each.index)) for each in wanted]
+
+
+def test_what_workers_draw_differs_from_epoch_to_epoch():
+    data = few(4)
+    batches = Batches(Drawing(data.images, data.targets, (0,), (1,)), 4, Augmentation(), 0, workers=1)
+    epochs = [next(batches.epoch(k)).inputs for k in (0, 0, 1)]
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], epochs[2])
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(33, [16, 17]), (34, [16, 16, 2]), (32, [16, 16]), (1, [1])])

@@ -23,7 +23,6 @@ from spikedistill.report.compare import find_runs, rows_of
 from spikedistill.training import run as run_module
 from spikedistill.training.optimizers import SGD, AdamW, decay_groups, learning_rate
 from spikedistill.training.phases import Phase
-from spikedistill.training.recipe_files import saved_recipe
 from spikedistill.training.step import Step
 
 SHORT = [word for word in TINY if "epochs" not in word] + ["--optimizer.epochs=2"]
@@ -107,6 +106,8 @@ def test_a_run_of_one_seed_is_not_counted_as_another(whole, capsys):
         (["--seed", "5", "--seeds", "0"], "leave one of them out"),
         (["--seeds", "0", "00"], "different whole numbers"),
         (["--seeds", "0", "1", "--out", "."], "has no name"),
+        (["--seeds", "0", "1", "--out", ".."], "has no name"),
+        (["--seeds", "0", "9223372036854775808"], "seed is 9223372036854775808"),
         (["--seed", "99999999999999999999"], "seed is 99999999999999999999; expected less than"),
         (["--model.import", ":small"], "cannot be imported"),
         (["--device", "meta"], "device 'meta' cannot be used here"),
@@ -158,6 +159,7 @@ def test_the_total_is_what_is_reported_whatever_a_part_is_called(tmp_path):
     seen = []
     step(Batch(torch.randn(2, 3, 8, 8), torch.tensor([0, 1])), Phase(sd.Rate(2), True), 0.0, seen.append)
     (part,) = seen[0].parts
+    assert next(iter(part.terms)) == "loss"
     assert part.terms["loss"] == pytest.approx(100 * float(part.logits.logsumexp(1).mean()), rel=1e-5)
 
 
@@ -206,15 +208,21 @@ def test_a_run_of_another_device_is_evaluated_here(whole, capsys):
     assert main(["evaluate", str(whole), "--device", "cpu"]) == 0
 
 
-def test_a_folder_does_not_say_where_frames_are_written(whole):
+@pytest.mark.parametrize("given", [None, "mine"])
+def test_a_folder_does_not_say_where_frames_are_written(whole, given, monkeypatch):
     path = whole / "recipe.yaml"
-    recipe = saved_recipe(whole)
-    assert recipe.data.scenes.cache is None
     values = yaml.safe_load(path.read_text())
     values["data"] = {"name": "event-boxes", "root": str(whole / "none"), "scenes": {"cache": str(whole / "STRANGER")}}
     path.write_text(yaml.safe_dump(values))
-    assert main(["evaluate", str(whole)]) == 1  # there are no scenes
-    assert not (whole / "STRANGER").exists()
+    asked = []
+
+    def looks(data, train, timesteps):
+        asked.append(data.scenes.cache)
+        raise DataError("there are no scenes")
+
+    monkeypatch.setattr("spikedistill.data.load_split", looks)
+    assert main(["evaluate", str(whole), *([] if given is None else ["--data.scenes.cache", given])]) == 1
+    assert asked == [given]
 
 
 def test_an_objective_without_fields_is_another_one(tmp_path):
@@ -238,7 +246,10 @@ def test_runs_of_two_scores_are_not_compared(tmp_path):
 def test_a_name_that_stands_twice_in_a_recipe_is_refused():
     with pytest.raises(ReadError, match="optimizer stands there twice"):
         plain_yaml("optimizer: {lr: 1}\nseed: 0\noptimizer: {epochs: 2}\n", "mine.yaml")
+    with pytest.raises(ReadError, match="1 stands there twice"):
+        plain_yaml("{1: a, 0x1: b}", "mine.yaml")
     assert plain_yaml("a: {lr: 1}\nb: {lr: 2}\n", "mine.yaml") == {"a": {"lr": 1}, "b": {"lr": 2}}
+    assert plain_yaml("{1: a, '1': b}", "mine.yaml") == {1: "a", "1": "b"}
 
 
 def test_optimizers_have_ranges():

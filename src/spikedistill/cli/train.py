@@ -85,9 +85,11 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
 
     # what was named just now, and nothing else
     trusted = trust or imports_of(recipe)
-    if not folder.name:  # of "." or ".."
+    if folder.name in ("", ".."):  # "." has none
         raise InvalidArgument(f"--out {folder} has no name, to which the seeds could be added; name a folder")
     folders = [folder.with_name(f"{folder.name}-{seed}") for seed in seeds]
+    for seed in seeds:
+        dataclasses.replace(recipe, seed=seed)  # refused before the first is trained
     for seed, place in zip(seeds, folders, strict=True):
         # a start that was killed before its first checkpoint is begun again
         begun = any((place / name).is_file() for name in ("checkpoint.pt", "checkpoint-before.pt"))

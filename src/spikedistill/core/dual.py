@@ -38,10 +38,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from spikedistill.core.first_order import FirstOrder
 from spikedistill.core.kernels import Kernels, Norm, Term, computed, norm_backward, time_mean, total
 from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Context, Signal, TorchFunction
-from spikedistill.errors import InvalidArgument, UnsupportedOperation
+from spikedistill.errors import InvalidArgument
 
 Adjoint = Callable[[Tensor, Tensor, Tensor, tuple[bool, ...]], tuple[Tensor | None, ...]]
 """adjoint(grad, rate, weight, needed): the gradients of rate, weight and bias, None where one is not needed."""
@@ -112,9 +113,7 @@ class Dual(Signal):
     @cached_property
     def rate(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         first, *rest = (normalised_rate(term) for term in self.terms)
-        for other in rest:
-            first = first + other
-        return first
+        return sum(rest, first)
 
     # Shape, dtype and device are asked often: of a term, so that nothing pending is computed for it.
     @property
@@ -179,20 +178,7 @@ def linear_of_rate(value: Tensor, rate: Tensor, weight: Tensor, bias: Tensor | N
     return _LinearOfRate.apply(value, rate, weight, bias, adjoint)
 
 
-def first_derivative_only() -> None:
-    """For backward passes to which what the forward pass has kept is a constant.
-
-    Raises:
-        UnsupportedOperation: a graph of the gradient is wanted (`create_graph`): derivatives of it would be wrong.
-    """
-    if torch.is_grad_enabled():
-        raise UnsupportedOperation(
-            "derivatives of a gradient through spiking neurons (create_graph=True) are not those of the network: "
-            "eligibility, membranes and the statistics of batch norm are constants there; take first derivatives only"
-        )
-
-
-class _NormalisedRate(Function):
+class _NormalisedRate(FirstOrder):
     @staticmethod
     def forward(ctx: Any, rate: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
         ctx.save_for_backward(rate, gamma, beta, mean, rstd)
@@ -200,7 +186,6 @@ class _NormalisedRate(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first_derivative_only()
         rate, *norm = ctx.saved_tensors
         # None for mean and rstd: what the rate does to them is already in norm_backward.
         return *norm_backward(grads[0], rate, Norm(*norm)), None, None
@@ -211,20 +196,18 @@ def normalised_rate(term: Term) -> Tensor:
     return term.rate if term.norm is None else _NormalisedRate.apply(term.rate, *term.norm)
 
 
-class _NeuronOfRate(Function):
+class _NeuronOfRate(FirstOrder):
     """The neuron's rate, with the gradient of eligibility · (mean input) through the terms' pending batch norms."""
 
     @staticmethod
     def forward(ctx: Any, rate: Tensor, eligibility: Tensor, kernels: Kernels, normed: int, *inputs: Tensor) -> Tensor:
-        # First each normed term's rate and the four tensors of its norm, then the rates of the plain terms. Those are
-        # not kept: their gradient does not depend on them.
+        # First each normed term's rate and the four tensors of its norm, then the rates of plain terms, not to be kept.
         ctx.save_for_backward(eligibility, *inputs[: 5 * normed])
         ctx.kernels, ctx.plain = kernels, len(inputs) - 5 * normed
         return rate.view_as(rate)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first_derivative_only()
         eligibility, *saved = ctx.saved_tensors
         normed = [(saved[k], Norm(*saved[k + 1 : k + 5])) for k in range(0, len(saved), 5)]
         # `through` is e·g, the gradient of the mean input (method.md §2.2); each pending norm passes it on.
@@ -243,12 +226,14 @@ def _dual_lif(x: Dual | Static, neuron: Neuron) -> Dual:
     normed = [(term.rate, *term.norm) for term in terms if term.norm is not None]
     plain = [term.rate for term in terms if term.norm is None]
     inputs = [tensor for group in normed for tensor in group] + plain
+    # Layers of half floats take no others; under autocast each layer casts, and the rate stays exact.
+    rate = rate if torch.is_autocast_enabled(x.device.type) else rate.to(x.dtype)
     # The kernel's numbers have no gradient; here the rate gets one, to the terms' rates and their norms' γ and β.
-    rate = _NeuronOfRate.apply(rate.to(x.dtype), eligibility, x.kernels, len(normed), *inputs)
+    rate = _NeuronOfRate.apply(rate, eligibility, x.kernels, len(normed), *inputs)
     return Dual((Term(spikes, rate),), x.context)
 
 
-class _ThroughTime(Function):
+class _ThroughTime(FirstOrder):
     @staticmethod
     def forward(ctx: Any, current: Tensor, neuron: Neuron, kernels: Kernels) -> Tensor:
         spikes, membranes = kernels.membrane_response(current, neuron)
@@ -258,7 +243,6 @@ class _ThroughTime(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first_derivative_only()
         return ctx.kernels.backward_through_time(grads[0], ctx.saved_tensors[0], ctx.neuron), None, None
 
 

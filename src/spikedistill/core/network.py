@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
@@ -100,7 +101,7 @@ class Network(nn.Module):
         known = {name for name, _ in body.named_modules()}
         for stage in self.stages:
             choose("stage", stage, known - {""})
-        if sample_dims is not None and (not isinstance(sample_dims, int) or sample_dims < 1):
+        if sample_dims is not None and (not isinstance(sample_dims, numbers.Integral) or sample_dims < 1):
             raise InvalidArgument(f"sample_dims is {sample_dims!r}; expected a whole number of at least 1, or None")
         self.sample_dims = _first_layer_dims(body) if sample_dims is None else sample_dims
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from spikedistill.core.dual import Static, first_derivative_only
+from spikedistill.core.dual import Static
+from spikedistill.core.first_order import FirstOrder
 from spikedistill.core.kernels import Curve
 from spikedistill.core.lif import learned_lif, lif
 from spikedistill.core.neuron import Neuron, rate_response
@@ -49,7 +49,7 @@ def mean_response(neuron: Neuron, timesteps: int, noise: float, device: torch.de
     return Curve(rate, eligibility, -below, (above + below) / (KNOTS - 1))
 
 
-class _Answer(Function):
+class _Answer(FirstOrder):
     @staticmethod
     def forward(ctx: Any, current: Tensor, rate: Tensor, eligibility: Tensor) -> Tensor:
         ctx.save_for_backward(eligibility)
@@ -57,7 +57,6 @@ class _Answer(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first_derivative_only()
         return grads[0] * ctx.saved_tensors[0], None, None
 
 

@@ -72,9 +72,9 @@ class Batches:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.data), self.batch_size)
-        # A rest that cannot give each process a sample is no batch of its own: it joins the one before, see `span`. Nor
-        # is a single sample, which has no statistics for batch norm, unless it is all there is.
-        enough = max(self.processes, 2 if whole else 1)
+        # A rest that cannot give each process two samples joins the batch before (`span`), unless it is all there is:
+        # one sample alone has no statistics for batch norm.
+        enough = self.processes * (2 if whole else 1)
         return whole + (rest >= enough and not self.drop_last)
 
     def span(self, k: int) -> slice:
@@ -98,7 +98,8 @@ class Batches:
         made = _TrainingBatches(readable, self.order(epoch), epoch)
         several = max(1, AT_ONCE // self.batch_size) if isinstance(self.data, ManyAtOnce) else 1
         blocks = [range(k, min(k + several, len(self))) for k in range(start, len(self), several)]
-        batches = _finished(made, blocks, self.workers, self.data)
+        # the 3 keeps what workers draw apart from the rest
+        batches = _finished(made, blocks, self.workers, self.data, generator_for(self.seed, epoch, 3))
         return self._mixed(batches, epoch, start) if self.augmentation.mixes else batches
 
     def _mixed(self, batches: Iterator[Batch], epoch: int, start: int) -> Iterator[Batch]:
@@ -170,7 +171,7 @@ def in_order(data: Samples, batch_size: int, workers: int = 0, rank: int = 0, pr
     # Rounded up: the last batch is smaller rather than left out, as every sample counts once.
     count = -(-len(share) // batch_size)
     blocks = [range(k, k + 1) for k in range(count)]
-    return _finished(_InOrder(_readable(data, workers), batch_size, share), blocks, workers, data)
+    return _finished(_InOrder(_readable(data, workers), batch_size, share), blocks, workers, data, generator_for(0))
 
 
 def _readable(data: Samples, workers: int) -> Samples:
@@ -178,7 +179,9 @@ def _readable(data: Samples, workers: int) -> Samples:
     return data.to(CPU) if workers else data
 
 
-def _finished(dataset: Dataset[Made], blocks: list[range], workers: int, data: Samples) -> Iterator[Batch]:
+def _finished(
+    dataset: Dataset[Made], blocks: list[range], workers: int, data: Samples, generator: torch.Generator
+) -> Iterator[Batch]:
     """The batches in `blocks` of `dataset`, moved to the device of `data` and made ready there.
 
     Workers hand over small types (uint8 images), which are a quarter of the bytes to copy, pin and send.
@@ -187,7 +190,7 @@ def _finished(dataset: Dataset[Made], blocks: list[range], workers: int, data: S
     def moved(tensor: Tensor) -> Tensor:
         return tensor.to(data.device, non_blocking=True)
 
-    for block in _loader(dataset, blocks, workers, pin_memory=data.device.type == "cuda"):
+    for block in _loader(dataset, blocks, workers, data.device.type == "cuda", generator):
         for made in block:
             # What a worker could not read is raised here, in the words in which it was found.
             if isinstance(made, SpikedistillError):
@@ -196,14 +199,15 @@ def _finished(dataset: Dataset[Made], blocks: list[range], workers: int, data: S
             yield data.finish(tree_map(moved, made))
 
 
-def _loader(dataset: Dataset[Made], blocks: list[range], workers: int, pin_memory: bool) -> Iterable[Made]:
+def _loader(
+    dataset: Dataset[Made], blocks: list[range], workers: int, pin_memory: bool, generator: torch.Generator
+) -> Iterable[Made]:
     if workers == 0:
         # One after the other in this process, when asked for: the same samples as with workers.
         return map(dataset.__getitem__, blocks)
     torchvision_functional()  # imported here once; each worker would import it anew in every epoch
     # The data set hands over whole batches, so the loader must not put its own around them (batch_size=None).
-    # A generator of its own: the loader would draw from torch's, with which a run that goes on would go on elsewhere.
-    own = torch.Generator()
+    # Of torch's own generator it would take a number, and a run that goes on would go on with others.
     return DataLoader(
-        dataset, batch_size=None, sampler=blocks, num_workers=workers, pin_memory=pin_memory, generator=own
+        dataset, batch_size=None, sampler=blocks, num_workers=workers, pin_memory=pin_memory, generator=generator
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -207,16 +208,22 @@ def _all_pictures(root: Path) -> list[Part]:
 
 
 def _part(root: Path, folder: Path) -> Part:
-    try:
-        return _pictures_with_boxes(root, folder) if is_annotated(root, folder) else _pictures(folder)
-    except DataError as error:
-        return Part(str(folder), "pictures", {}, [str(error)])
+    # Beside classes of pictures other annotations may lie: what can be read is taken, and of two errors that of boxes.
+    problem: DataError | None = None
+    for reads in [lambda: _pictures_with_boxes(root, folder)] * is_annotated(root, folder) + [
+        lambda: _pictures(folder)
+    ]:
+        try:
+            return reads()
+        except DataError as error:
+            problem = problem or error
+    return Part(str(folder), "pictures", {}, [str(problem)])
 
 
 def _pictures_with_boxes(root: Path, folder: Path) -> Part:
     found = annotated(root, folder)
     counts = Counter(box[4] for each in found for box in each.boxes)
-    bad = _problems(decode, [each.path for each in found])
+    bad = _problems(functools.partial(decode, turned=False), [each.path for each in found])
     return Part(str(folder), f"{len(found)} pictures with boxes, boxes by class", dict(sorted(counts.items())), bad)
 
 

@@ -107,11 +107,12 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:  # the first of the two would be lost without a word
+        made = super().construct_mapping(node, deep)
+        if len(made) < len(node.value):  # the first of two would be lost without a word
+            names = Counter(self.construct_object(name, True) for name, _ in node.value)
+            twice = [str(name) for name, count in names.items() if count > 1]
             raise yaml.YAMLError(f"{', '.join(twice)} stands there twice,{node.start_mark}")
-        return super().construct_mapping(node, deep)
+        return made
 
 
 def plain_yaml(text: str, source: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -61,9 +62,9 @@ def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **op
         choose(f"option of {name}", option, options_of(name))
         _check_option(name, option, value)
     for size, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise InvalidArgument(f"{size} is {value!r}; expected a whole number of at least 1")
-    return MODELS[name](num_classes, in_channels, **options)
+    return MODELS[name](int(num_classes), int(in_channels), **options)
 
 
 def _check_option(name: str, option: str, value: Any) -> None:

@@ -55,7 +55,7 @@ def to_spiking(
     model: nn.Module,
     neuron: Neuron | None = None,
     stages: Iterable[str] | None = None,
-    activations: Iterable[type[nn.Module]] = ACTIVATIONS,
+    activations: type[nn.Module] | Iterable[type[nn.Module]] = ACTIVATIONS,
 ) -> Network:
     """A spiking copy of `model`; the model itself and its weights are left as they are.
 
@@ -74,7 +74,7 @@ def to_spiking(
     """
     # A copy with its own weights: training it leaves the user's network as it was.
     body = copy.deepcopy(model)
-    activations = tuple(activations)
+    activations = (activations,) if isinstance(activations, type) else tuple(activations)
     _refuse_unsupported(body, activations)
     constants = neuron or Neuron()
     replaced = replace_modules(body, lambda m: LIF(constants) if isinstance(m, activations) else None)

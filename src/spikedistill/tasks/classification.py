@@ -69,9 +69,12 @@ class Labels(Targets):
         return len(self.numbers)
 
     def some(self, count: int) -> Tensor | slice:
-        """The first; of folders, whose rows come class by class, an equal share of each class."""
-        in_order = len(self) > 1 and bool((self.numbers.diff() >= 0).all())
-        return torch.arange(count) * len(self) // count if in_order and count else slice(count)
+        """The first; of folders, whose rows come class by class, as many of each class as there are."""
+        if not bool((self.numbers.diff() >= 0).all()):
+            return slice(count)
+        # the first of each class, then the second of each, ...
+        place = torch.arange(len(self)) - torch.searchsorted(self.numbers, self.numbers)
+        return place.argsort(stable=True)[:count].sort()[0]
 
     def rows(self, index: Tensor | slice) -> Labels:
         # All names stay, so that a part without some class keeps the numbering of the whole.
@@ -222,7 +225,7 @@ class Classification(Task):
         indices = isinstance(targets, Tensor) and targets.dtype in (torch.int64, torch.uint8)  # as losses take them
         if not indices or targets.shape != logits.shape[:1]:
             kind = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
-            raise InvalidArgument(f"labels must be class indices, int64 [N] = [{len(logits)}]; given {kind}")
+            raise InvalidArgument(f"labels must be class indices [N] = [{len(logits)}], int64; given {kind}")
         if targets.device.type == "cpu" and len(targets):
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= logits.shape[1]:

@@ -106,7 +106,8 @@ class Step:
             return
         # The shares of processes may differ by a sample, but all have as many parts: each talks to the others in each.
         lengths = from_all_processes(len(batch))
-        count = min(self.settings.accumulate, *lengths)  # the last batch of an epoch may have fewer samples than parts
+        # The last batch of an epoch may have few samples; one alone would have no statistics for batch norm.
+        count = min(self.settings.accumulate, max(1, min(lengths) // 2))
         dimension = int(self.learner.network.is_over_time(batch.inputs))
         inputs = batch.inputs.tensor_split(count, dimension)
         leaves, form = tree_flatten(batch.targets)
@@ -134,8 +135,9 @@ class Step:
                 total = total + sum(branch.flatten()[:0].sum() for branch in output.branches.values())
             # a mean over the batch is the mean of those over its parts, by their sizes
             (total if share == 1 else total * share).backward()
-            # the total last: a part of an objective may have its name
-            parts.append(Part({**terms.parts, "loss": terms.total.detach()}, output.logits.detach()))
+            # first in tables, and what counts: a part of an objective may have its name
+            loss = {"loss": terms.total.detach()}
+            parts.append(Part(loss | dict(terms.parts) | loss, output.logits.detach()))
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
         # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
         return Taken(parts, nn.utils.get_total_norm(gradients))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from spikedistill.core.dual import Dual, Static, Unrolled, first_derivative_only
+from spikedistill.core.dual import Dual, Static, Unrolled
+from spikedistill.core.first_order import FirstOrder
 from spikedistill.core.kernels import Kernels, Term
 from spikedistill.core.lif import learned_lif
 from spikedistill.core.neuron import Neuron, compute_dtype
@@ -61,7 +62,7 @@ def _gathered(grad: Tensor, shape: torch.Size) -> Tensor:
     return grad.sum_to_size(shape)
 
 
-class _LearnedRate(Function):
+class _LearnedRate(FirstOrder):
     """The rate, with the gradient of each response times what it responds to: mean input, decay, threshold."""
 
     @staticmethod
@@ -73,7 +74,6 @@ class _LearnedRate(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first_derivative_only()
         responses = ctx.saved_tensors
         found = []
         for response, (shape, dtype) in zip(responses, ctx.forms, strict=True):
@@ -81,7 +81,7 @@ class _LearnedRate(Function):
         return None, None, *[None] * len(responses), *found
 
 
-class _LearnedThroughTime(Function):
+class _LearnedThroughTime(FirstOrder):
     @staticmethod
     def forward(
         ctx: Any, current: Tensor, kernels: Kernels, neuron: Neuron, decay: Tensor | None, threshold: Tensor | None
@@ -93,7 +93,6 @@ class _LearnedThroughTime(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first_derivative_only()
         membranes, decay, threshold = ctx.saved_tensors
         found = ctx.kernels.learned_backward(grads[0], membranes, ctx.neuron, decay, threshold)
         of_decay = None if decay is None else _gathered(found[1], decay.shape)

@@ -94,13 +94,13 @@ def batch_norm(
     """Rule of F.batch_norm, whose arguments it has: `input` looks like [N, C, ...], all vectors are [C].
 
     Raises:
-        InvalidArgument: the signal has another number of channels; or in training there is one value per channel, whose
-            rate is its own mean.
+        InvalidArgument: the signal has another number of channels; or with gradient it would be normalised by the
+            statistics of one value per channel, whose rate is its own mean.
     """
     x, buffers = input, (running_mean, running_var)
     if weight is not None and x.shape[1] != weight.shape[0]:
         raise InvalidArgument(f"batch_norm of {weight.shape[0]} channels was given {tuple(x.shape)}")
-    if training and not isinstance(x, Unrolled) and x.numel() == x.shape[1]:
+    if training and torch.is_grad_enabled() and not isinstance(x, Unrolled) and x.numel() == x.shape[1]:
         raise InvalidArgument(
             f"batch_norm in training at {user_frame()} needs more than one value per channel; given {tuple(x.shape)}: "
             "the mean of one value is the value, and nothing would be learned. Give batches of two samples or more"

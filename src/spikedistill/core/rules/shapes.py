@@ -7,6 +7,7 @@ spike path [T·N, ...] and on the rate [N, ...]. What names sizes or could move 
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -154,6 +155,8 @@ def join(function: TorchFunction, tensors: Any, *args: Any, **kwargs: Any) -> An
     def lifted(each: Any) -> Any:
         if not isinstance(each, torch.Tensor):
             return each
+        if each.shape == (0,):  # which torch leaves out
+            return each
         if each.dim() != signal.dim() or each.shape[0] != signal.batch:
             raise UnsupportedOperation(
                 f"{name_of(function)} at {user_frame()} of a signal {tuple(signal.shape)} and a tensor "
@@ -175,9 +178,9 @@ def pick(function: TorchFunction, x: Signal, index: object) -> Signals:
     indices = index if isinstance(index, tuple) and index else (index,)
     if indices[0] is not Ellipsis and indices[0] != slice(None):
         raise changed_batch(function, "the first index must be `:` or `...`")
-    chosen = [k for k, each in enumerate(indices) if not isinstance(each, slice) and each not in (None, ...)]
-    apart = bool(chosen) and chosen[-1] - chosen[0] + 1 > len(chosen)
-    if apart and any(not isinstance(indices[k], int) for k in chosen):
+    plain = (slice, type(None), type(Ellipsis), numbers.Integral)
+    lists = [k for k, each in enumerate(indices) if not isinstance(each, plain)]
+    if lists and lists[-1] - lists[0] + 1 > len(lists):
         raise changed_batch(function, "lists of indices that do not stand side by side move to the front")
     if isinstance(x, Dual) and not kept(x).is_floating_point():
         return x.with_path(kept(x)[index], x.rate[index])  # type: ignore[index]  # spikes of 8 bits stay so

@@ -63,7 +63,7 @@ def read_boxed(dataset: DataSet, request: Request) -> ImageSet:
     pictures, boxes, bad = list[Tensor](), list[Tensor](), list[str]()
     for each in found[: request.rows]:
         try:
-            picture = decode(each.path)
+            picture = decode(each.path, turned=False)
         except DataError as error:
             bad.append(str(error))
             continue

@@ -30,7 +30,11 @@ SHORT_FORMATS = ("PNG", "PPM")
 """Formats whose numbers have no more than 16 bits."""
 
 
-def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> Tensor:
+TURNED = 0x0112
+"""The word of EXIF that says how the camera was turned; 1: not at all."""
+
+
+def decode(source: Path | bytes, channels: int = 3, name: str | None = None, turned: bool = True) -> Tensor:
     """A picture as uint8 [channels, H, W]: grey and colour are converted to what is wanted.
 
     Grey pictures of 16 bits are scaled to 8; Pillow's own conversion would cut everything above 255 to white. A camera
@@ -40,6 +44,8 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> 
         source: a file, or the bytes of one.
         channels: 1 for grey, 3 for red, green and blue.
         name: what to call the picture in an error; the file where there is one.
+        turned: whether pictures of a turned camera are turned back; else they are refused, as nobody knows which way
+            somebody saw them who marked boxes on them.
 
     Raises:
         DataError: not a readable picture.
@@ -53,6 +59,10 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None) -> 
             width, height = picture.size  # from the header: nothing has been unpacked yet
             if width * height > LARGEST_PIXELS:
                 raise ValueError(f"it has {width} × {height} pixels; at most {LARGEST_PIXELS:,} are read")
+            if not turned and picture.getexif().get(TURNED, 1) != 1:
+                raise ValueError(
+                    "its camera was turned (EXIF), and boxes may be marked on either form; save it upright"
+                )
             ImageOps.exif_transpose(picture, in_place=True)
             pixels = pixels_of(picture, CHANNELS[channels])
     except Exception as error:  # each format meets damage in its own way

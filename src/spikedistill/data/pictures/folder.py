@@ -14,7 +14,7 @@ from spikedistill.tasks.classification import Labels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 SPLIT_NAMES = {True: ("train",), False: ("test", "val", "validation")}
-"""What the folders of training and of test pictures may be called; the first that holds classes counts."""
+"""What the folders of training and of test pictures may be called; the first that holds classes of training counts."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,10 +46,11 @@ def as_names(names: list[str]) -> np.ndarray:
 def split_folder(root: Path, train: bool) -> Path | None:
     """The folder of training or of test pictures under `root`, if there is one.
 
-    `test/` without folders in it, as ImageNet's, is not taken where there is `val/`.
+    A `test/` without labels, as ImageNet's or `test/images/`, is not taken where there is `val/`.
     """
     there = split_folders(root, train)
-    return next((path for path in there if _class_names(path)), there[0] if there else None)
+    known = {name for path in split_folders(root, True) for name in _class_names(path)}
+    return next((path for path in there if known & {*_class_names(path)}), there[0] if there else None)
 
 
 def split_folders(root: Path, train: bool) -> list[Path]:
@@ -119,12 +120,13 @@ def content(folder: Path) -> str:
 def _files_below(folder: Path, name: str) -> list[str]:
     """All files of a class, as names below `folder`, in order; what is hidden is left out."""
     # Folders are cut off as text: pathlib would make an object for each of perhaps a million files.
-    found, start, top = [], len(str(folder)) + 1, os.path.realpath(folder / name)
+    found, start = [], len(str(folder)) + 1
     for path, folders, files in os.walk(folder / name, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))  # os.walk goes on with what is left here
         for link in (os.path.join(path, f) for f in folders if os.path.islink(os.path.join(path, f))):
             # Pictures of other classes would be taken for this one's, and its own again and again.
-            if os.path.commonpath([top, os.path.realpath(link)]) == os.path.realpath(link):
-                raise DataError(f"{link} is a link to {os.path.realpath(link)}, which it lies in; remove it")
+            target = os.path.realpath(link)
+            if os.path.commonpath([os.path.realpath(path), target]) == target:
+                raise DataError(f"{link} is a link to {target}, which it lies in; remove it")
         found += [os.path.join(path, file)[start:] for file in sorted(files) if not file.startswith(".")]
     return found

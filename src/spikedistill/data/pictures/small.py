@@ -12,7 +12,14 @@ from spikedistill.data.dataset import HUB, DataSet, Request
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import Found, find_pictures, split_folder
 from spikedistill.data.pictures.memory import ImageSet
-from spikedistill.data.pictures.tables import Table, find_parquet, hub_table, parquet_table, read_tables
+from spikedistill.data.pictures.tables import (
+    Table,
+    check_all_there,
+    find_parquet,
+    hub_table,
+    parquet_table,
+    read_tables,
+)
 from spikedistill.data.pictures.torchvision_files import read_torchvision
 from spikedistill.errors import DataError
 from spikedistill.tasks.classification import Labels
@@ -30,7 +37,9 @@ def read_small(dataset: DataSet, request: Request) -> ImageSet:
         return _of_tables(dataset, request, [hub_table(request.root.removeprefix(HUB), request.train)])
     form = _form(dataset, request)
     if form == PARQUET:
-        return _of_tables(dataset, request, [parquet_table(file) for file in _parquet(dataset, request, request.train)])
+        files = _parquet(dataset, request, request.train)
+        check_all_there(files)
+        return _of_tables(dataset, request, [parquet_table(file) for file in files])
     if form == FOLDERS:
         found = find_pictures(request.folder(), request.train)
         return _image_set(dataset, _in_memory(found, dataset.channels, dataset.size), found.labels)

@@ -79,11 +79,7 @@ class Table:
 
 
 def find_parquet(root: Path, name: str, split: str) -> list[Path]:
-    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root or NAME/ (or below).
-
-    Raises:
-        DataError: of the files of a snapshot, whose names say how many they are, some are missing.
-    """
+    """Files of one split: `NAME-SPLIT.parquet`, or a hub snapshot's `SPLIT-*.parquet` in root or NAME/ (or below)."""
     # The first is how people name a file of their own; the others are how a snapshot of the hub lies on disk.
     exact = root / f"{name}-{split}.parquet"
     if exact.is_file():
@@ -92,13 +88,16 @@ def find_parquet(root: Path, name: str, split: str) -> list[Path]:
         for below in SNAPSHOT_FOLDERS:
             files = sorted((folder / below).glob(f"{split}-*.parquet"))
             if files:
-                _check_all_there(files)
                 return files
     return []
 
 
-def _check_all_there(files: list[Path]) -> None:
-    """Of `train-00000-of-00002.parquet` there must be two."""
+def check_all_there(files: list[Path]) -> None:
+    """Of `train-00000-of-00002.parquet` there must be two.
+
+    Raises:
+        DataError: some are missing.
+    """
     for file in files:
         count = re.search(r"-of-(\d+)\.parquet$", file.name)
         if count and len(files) != int(count[1]):
