@@ -9,16 +9,6 @@ SETTLED := bench cuda damaged_files data data_files device eight_bit fitting fol
 	own_network own_pictures package pages peer_networks phases processes recipes reliability resuming run_again run_parts step \
 	tensor_train thin_runs trained written_otherwise
 
-demo: install and train on the images that ship with the package.  make test: install what tests need, run them.
-# make test-otherwise: the tests of runs that choose by themselves, with every choice turned the other way (small networks
-# choose fp32 and eager kernels).
-PYTHON ?= python3
-BIN := .venv/bin
-TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
-# files without a test whose numbers depend on a choice, and long ones about what happens around a run
-SETTLED := bench cuda damaged_files data data_files device eight_bit folders in_parts kernels models own_pictures package pages \
-	peer_networks processes recipes reliability resuming run_again step tensor_train thin_runs written_otherwise
-
 demo: .venv/installed
 	$(BIN)/spikedistill train
 
