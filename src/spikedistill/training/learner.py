@@ -97,7 +97,7 @@ class SelfDistillation(NetworkWrapper):
                 "others_only and fallback of self_distillation, or train with branches"
             )
         if taps:
-            self.branches = _make_branches(self.network, taps, branch_block, shapes())
+            self.branches = _make_branches(self.network, taps, branch_block, shapes, self.rule.timesteps)
         for name, objective in self.objectives.items():
             if type(objective).adapter is not Objective.adapter:  # most have none, and need no dry run
                 self._add_adapter(name, objective, shapes)
@@ -273,6 +273,12 @@ class _DryRun:
             self._output = Output(logits, {}, features)
         return self._output
 
+    def said(self, timesteps: int | None) -> Tensor:
+        """What the network says of a place at first, [outputs]; over T, for trained spikes say anything as an ANN."""
+        example = self.example.to(next(self.network.parameters()))
+        with torch.no_grad(), evaluating(self.network):
+            return self.network(example, timesteps=timesteps).logits.mean((0, 2, 3))
+
 
 def _branch_dims(network: Network, taps: list[str], output: Output) -> int:
     """The dimensions of the features that branches stand on.
@@ -296,15 +302,19 @@ def _branch_dims(network: Network, taps: list[str], output: Output) -> int:
     return dims.pop()
 
 
-def _make_branches(network: Network, taps: list[str], block: str, output: Output) -> nn.ModuleDict:
+def _make_branches(
+    network: Network, taps: list[str], block: str, shapes: _DryRun, timesteps: int | None
+) -> nn.ModuleDict:
     """A branch for each stage in `taps`, as wide as the stages after it."""
+    output = shapes()
+    start = shapes.said(timesteps) if output.logits.dim() == 4 else None
     channels = [output.features[stage].shape[1] for stage in network.stages]
     dims, outputs = _branch_dims(network, taps, output), output.logits.shape[1]
     branches = nn.ModuleDict()
     for tap in taps:
         later = channels[network.stages.index(tap) :]
-        if output.logits.dim() == 4:  # the network says something of every place
-            branches[_key(tap)] = MapBranch(later[0], output.logits.mean((0, 2, 3)))
+        if start is not None:  # the network says something of every place
+            branches[_key(tap)] = MapBranch(later[0], start)
         else:
             branches[_key(tap)] = Branch(later, outputs, block, dims)
     return branches.to(next(network.parameters()))
