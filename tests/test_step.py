@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import spikedistill as sd
+from spikedistill.core.output import Batch
 from spikedistill.machine.graphs import WARM_UP, CudaRecorder, Replayed
 from spikedistill.training import loop, optimizers
 from spikedistill.training import prepared as prepared_module
@@ -278,3 +279,15 @@ def test_graphs_give_the_steps_that_are_computed_anew(rule, settings):
         return [float(loss) for loss in losses]
 
     assert trained(CudaRecorder(torch.device("cuda"))) == pytest.approx(trained(None), rel=1e-4)
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(8, [2, 2, 2, 2]), (4, [2, 2]), (7, [3, 2, 2]), (3, [3]), (1, [1])])
+def test_no_part_of_an_epochs_last_batch_is_a_single_sample(samples, sizes):
+    """Batch norm would refuse it, at the end of the first epoch."""
+    learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
+    step = Step(learner, learner, None, SGD(batch_size=8, accumulate=4), "fp32")
+    batch = Batch(torch.zeros(samples, 3, 8, 8), torch.zeros(samples).long())
+    assert [len(part.inputs) for part in step.parts(batch)] == sizes
+    alone = Step(learner, learner, None, SGD(batch_size=4, accumulate=4), "fp32")
+    whole = Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4).long())
+    assert [len(part.inputs) for part in alone.parts(whole)] == [1, 1, 1, 1]  # which was asked for

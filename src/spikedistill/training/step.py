@@ -106,8 +106,9 @@ class Step:
             return
         # The shares of processes may differ by a sample, but all have as many parts: each talks to the others in each.
         lengths = from_all_processes(len(batch))
-        # The last batch of an epoch may have few samples; one alone would have no statistics for batch norm.
-        count = min(self.settings.accumulate, max(1, min(lengths) // 2))
+        count, smallest = self.settings.accumulate, min(lengths)
+        if smallest < self.settings.batch_size // len(lengths):  # the last of an epoch: no part of a single sample
+            count = min(count, max(1, smallest // 2))
         dimension = int(self.learner.network.is_over_time(batch.inputs))
         inputs = batch.inputs.tensor_split(count, dimension)
         leaves, form = tree_flatten(batch.targets)
