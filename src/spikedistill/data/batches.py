@@ -72,9 +72,9 @@ class Batches:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.data), self.batch_size)
-        # A rest that cannot give each process two samples joins the batch before (`span`), unless it is all there is:
-        # one sample alone has no statistics for batch norm.
-        enough = self.processes * (2 if whole else 1)
+        # A rest that cannot give each process a sample is no batch of its own: it joins the one before, see `span`. Nor
+        # is a single sample, which has no statistics for batch norm, unless it is all there is.
+        enough = max(self.processes, 2 if whole else 1)
         return whole + (rest >= enough and not self.drop_last)
 
     def span(self, k: int) -> slice:
