@@ -103,7 +103,8 @@ def batch_norm(
     if training and torch.is_grad_enabled() and not isinstance(x, Unrolled) and x.numel() == x.shape[1]:
         raise InvalidArgument(
             f"batch_norm in training at {user_frame()} needs more than one value per channel; given {tuple(x.shape)}: "
-            "the mean of one value is the value, and nothing would be learned. Give batches of two samples or more (--optimizer.drop_last)"
+            "the mean of one value is the value, and nothing would be learned. Give batches of two samples or more "
+            "(--optimizer.drop_last)"
         )
     if isinstance(x, Dual):
         return _batch_norm_dual(x, buffers, *_affine(x, weight, bias), training, momentum, eps)
