@@ -135,34 +135,46 @@ sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 
-def test_an_epoch_that_two_processes_were_stopped_in_is_measured_as_a_whole(tmp_path):
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+# The last batch of 243 samples is shared as 2 and 1, and each process computes it in as many parts.
+SHARED = [*WORDS, "--data.train_rows=287", "--optimizer.batch_size=60", "--optimizer.accumulate=2", "--compile=off"]
+
+
+def under_torchrun(*command):
+    return subprocess.run(
+        [*TORCHRUN, *command], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of two processes, and what it said."""
+    folder = tmp_path_factory.mktemp("processes") / "whole"
+    done = under_torchrun("-m", "spikedistill", "train", *SHARED, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_an_epoch_that_two_processes_were_stopped_in_is_measured_as_a_whole(whole, tmp_path):
     """Each measures its own share; the checkpoint has what all have measured, and it counts once."""
     script = tmp_path / "script.py"
     script.write_text(STOPS_ONCE)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = [*WORDS, "--optimizer.batch_size=60", "--compile=off"]
-    for command in (
-        [*torchrun, "-m", "spikedistill", "train", *words, "--out", tmp_path / "whole"],
-        [*torchrun, script, *words, "--out", tmp_path / "stopped"],
-        [*torchrun, script, "--resume", tmp_path / "stopped"],
-    ):
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        assert (done.returncode == 0) == ("--out" not in command or command[-1].name == "whole"), done.stderr
-    (whole,), (resumed,) = (read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "stopped"))
+    stopped = under_torchrun(script, *SHARED, "--out", tmp_path / "stopped")
+    assert stopped.returncode != 0
+    resumed = under_torchrun(script, "--resume", tmp_path / "stopped")
+    assert resumed.returncode == 0, resumed.stderr
+    (expected,), (found,) = (read_metrics(folder / "metrics.csv") for folder in (whole[0], tmp_path / "stopped"))
     for name in ("loss", "hard", "soft", "train_accuracy"):
-        assert resumed[name] == pytest.approx(whole[name], rel=1e-9), name
+        assert found[name] == pytest.approx(expected[name], rel=1e-9), name
 
 
-def test_the_command_line_under_torchrun(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "spikedistill", "train", *WORDS, "--out", tmp_path / "run"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/model.safetensors").is_file()
-    assert done.stdout.count("test accuracy on 50 samples") == 1
+def test_the_command_line_under_torchrun(whole):
+    folder, said = whole
+    assert (folder / "model.safetensors").is_file()
+    assert said.count("test accuracy on 50 samples") == 1
     # the share that each evaluated, added up: the numbers of one process that evaluates everything
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    trained, data = sd.Trained.load(tmp_path / "run"), load(load_recipe("fashion-small", WORDS).data)
+    result = json.loads((folder / "result.json").read_text())
+    trained, data = sd.Trained.load(folder), load(load_recipe("fashion-small", SHARED).data)
     again = sd.evaluate(trained.network, in_order(data.test, 50), [1, 2])
     assert {str(t): share for t, share in again.score.items()} == result["test_accuracy"]
     assert again.firing_rates == pytest.approx(result["firing_rates"], rel=1e-6)
