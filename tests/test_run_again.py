@@ -50,11 +50,13 @@ def test_a_run_that_goes_on_has_no_result_until_its_end(whole, monkeypatch, caps
     assert (whole / "result.json").exists()
 
 
-def test_a_finished_run_is_evaluated_again_and_keeps_its_result(whole, finished):
-    (whole / "result.json").unlink()
-    for _ in range(2):
-        assert main(["train", "--resume", str(whole)]) == 0
-        assert (whole / "result.json").read_bytes() == (finished / "result.json").read_bytes()
+def test_a_finished_run_keeps_its_result_where_its_evaluation_is_stopped(whole, finished, monkeypatch):
+    def stops(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "score", stops)
+    assert main(["train", "--resume", str(whole)]) == 130
+    assert (whole / "result.json").read_bytes() == (finished / "result.json").read_bytes()
 
 
 def test_a_run_does_not_go_back(whole):

@@ -222,7 +222,6 @@ def test_numbers_of_numpy_are_numbers():
         3,
     )
     assert sd.Network(nn.Linear(2, 2), sample_dims=np.int64(1)).sample_dims == 1
-    assert bool(sd.Neuron(detach_reset=np.bool_(True)).detach_reset)
     assert sd.Neuron(decay=np.float32(0.5), threshold=np.float64(2)).decay == 0.5
     network = sd.create_model("vgg11", 2, width=2)
     found = sd.evaluate(network, [(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))], np.int64(2))

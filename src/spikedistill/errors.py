@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class SpikedistillError(Exception):
@@ -45,6 +47,17 @@ def listed(problems: Sequence[str]) -> str:
     """The first problems, a line each and indented, and how many more there are."""
     more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
     return "".join(f"\n  {problem}" for problem in [*problems[:LISTED], *more])
+
+
+def whole_number(name: str, value: Any) -> int:
+    """The value as an int, numpy's too.
+
+    Raises:
+        InvalidArgument: no whole number of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise InvalidArgument(f"{name} is {value!r}; expected a whole number of at least 1")
+    return int(value)
 
 
 def choose(what: str, given: str, known: Iterable[str]) -> str:

@@ -107,7 +107,7 @@ def _operations(recipe: Recipe, network: Network, test: Samples, given: argparse
     index = torch.linspace(0, len(test) - 1, min(given.operations, len(test))).round().long()
     batches = (test.batch(some).inputs for some in index.split(EVALUATION_BATCH))
     # of an ANN twin what is counted are its layers, which are the same at one step
-    with autocast(recipe.precision, test.device):  # the spikes are those of the score
+    with autocast(recipe.precision, next(network.parameters()).device):  # the spikes are those of the score
         return operations(network, batches, max(given.timesteps or [recipe.timesteps or 1]))
 
 

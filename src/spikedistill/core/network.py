@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
@@ -17,7 +16,7 @@ from spikedistill.core.lif import LIF
 from spikedistill.core.modules import watching
 from spikedistill.core.output import Output
 from spikedistill.core.signal import Flow, Signal
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import InvalidArgument, choose, whole_number
 
 UNSAID: Any = object()
 """T has no default: forgetting it is an error, and None means the ANN twin."""
@@ -101,9 +100,7 @@ class Network(nn.Module):
         known = {name for name, _ in body.named_modules()}
         for stage in self.stages:
             choose("stage", stage, known - {""})
-        if sample_dims is not None and (not isinstance(sample_dims, numbers.Integral) or sample_dims < 1):
-            raise InvalidArgument(f"sample_dims is {sample_dims!r}; expected a whole number of at least 1, or None")
-        self.sample_dims = _first_layer_dims(body) if sample_dims is None else sample_dims
+        self.sample_dims = _first_layer_dims(body) if sample_dims is None else whole_number("sample_dims", sample_dims)
 
     def module_name(self, name: str) -> str:
         """The name of a submodule of the body; "first" and "last" are the first and the last stage.

@@ -187,7 +187,7 @@ class Neuron(Dynamics):
                 f"surrogate is {self.surrogate!r}; expected a Surrogate, as Surrogate('atan', alpha=2.0)"
             )
         _check_numbers(self, ("decay", "threshold", "reset_value", "start"))
-        if str(self.detach_reset) not in ("True", "False") or isinstance(self.detach_reset, str):  # numpy's, too
+        if not isinstance(self.detach_reset, bool):
             raise InvalidArgument(f"detach_reset is {self.detach_reset!r}; expected True or False")
         if not 0 <= self.decay <= 1:
             raise InvalidArgument(

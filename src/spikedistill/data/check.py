@@ -208,15 +208,16 @@ def _all_pictures(root: Path) -> list[Part]:
 
 
 def _part(root: Path, folder: Path) -> Part:
-    # Beside classes of pictures other annotations may lie: what can be read is taken, and of two errors that of boxes.
-    problem: DataError | None = None
-    for reads in [lambda: _pictures_with_boxes(root, folder)] * is_annotated(root, folder) + [
-        lambda: _pictures(folder)
-    ]:
+    """Classes of pictures, beside which other annotations may lie; or pictures with boxes."""
+    try:
+        return _pictures(folder)
+    except DataError as error:
+        problem = error
+    if is_annotated(root, folder):
         try:
-            return reads()
+            return _pictures_with_boxes(root, folder)
         except DataError as error:
-            problem = problem or error
+            problem = error
     return Part(str(folder), "pictures", {}, [str(problem)])
 
 

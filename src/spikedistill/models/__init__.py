@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 from spikedistill.core.network import Network
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import choose, whole_number
 from spikedistill.models.preact import ms_resnet18, ms_resnet34, preact_resnet18, preact_resnet34
 from spikedistill.models.qkformer import qkformer
 from spikedistill.models.resnet import resnet18, resnet19, resnet34
@@ -61,10 +60,7 @@ def create_model(name: str, num_classes: int = 10, *, in_channels: int = 3, **op
     for option, value in options.items():
         choose(f"option of {name}", option, options_of(name))
         _check_option(name, option, value)
-    for size, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            raise InvalidArgument(f"{size} is {value!r}; expected a whole number of at least 1")
-    return MODELS[name](int(num_classes), int(in_channels), **options)
+    return MODELS[name](whole_number("num_classes", num_classes), whole_number("in_channels", in_channels), **options)
 
 
 def _check_option(name: str, option: str, value: Any) -> None:
@@ -74,8 +70,8 @@ def _check_option(name: str, option: str, value: Any) -> None:
     words = getattr(annotation, "__args__", ())  # of a Literal
     if words and all(isinstance(word, str) for word in words):
         choose(f"{option} of {name}", value, words)
-    if annotation is int and not (isinstance(value, int) and value >= 1):
-        raise InvalidArgument(f"{option} is {value!r}; expected a whole number of at least 1")
+    if annotation is int:
+        whole_number(option, value)
 
 
 __all__ = ["MODELS", "NOT_OPTIONS", "Builder", "create_model", "list_models", "options_of"]

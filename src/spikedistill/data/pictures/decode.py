@@ -30,10 +30,6 @@ SHORT_FORMATS = ("PNG", "PPM")
 """Formats whose numbers have no more than 16 bits."""
 
 
-TURNED = 0x0112
-"""The word of EXIF that says how the camera was turned; 1: not at all."""
-
-
 def decode(source: Path | bytes, channels: int = 3, name: str | None = None, turned: bool = True) -> Tensor:
     """A picture as uint8 [channels, H, W]: grey and colour are converted to what is wanted.
 
@@ -50,7 +46,7 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None, tur
     Raises:
         DataError: not a readable picture.
     """
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
     try:
         # Opening reads the header only. Damage further on is met in `pixels_of`, so that belongs inside the try.
@@ -59,7 +55,7 @@ def decode(source: Path | bytes, channels: int = 3, name: str | None = None, tur
             width, height = picture.size  # from the header: nothing has been unpacked yet
             if width * height > LARGEST_PIXELS:
                 raise ValueError(f"it has {width} × {height} pixels; at most {LARGEST_PIXELS:,} are read")
-            if not turned and picture.getexif().get(TURNED, 1) != 1:
+            if not turned and picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 raise ValueError(
                     "its camera was turned (EXIF), and boxes may be marked on either form; save it upright"
                 )
