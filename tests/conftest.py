@@ -14,11 +14,9 @@ import shutil
 import pytest
 import torch
 from hypothesis import settings
-from tiny_runs import TINY
+from tiny_runs import TINY, stopping_after
 
-import spikedistill as sd
 from spikedistill.cli import main
-from spikedistill.training import run as run_module
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -41,15 +39,8 @@ def finished(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stopped(finished, tmp_path_factory):
     """A run that was stopped in the middle."""
-    folder, steps = tmp_path_factory.mktemp("runs") / "stopped", []
-
-    def stops(self, progress, count):
-        steps.append(progress.step)
-        if len(steps) == 4:
-            raise sd.Interrupted("now")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module.Stoppable, "on_step", stops)
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with stopping_after(4):
         assert main(["train", *TINY, "--out", str(folder)]) == 130
     return folder
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from PIL import Image
+from tiny_runs import stopping_after
 from torch import nn
 
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.errors import Interrupted
-from spikedistill.training import run as training
 from spikedistill.training.recipe_files import load_recipe, saved_recipe
 
 WORDS = [
@@ -93,18 +93,10 @@ def test_a_function_of_the_users_is_a_model_with_its_own_fields(my_nets, capsys)
         load_recipe("fashion-small", ["--model.import", "my_nets:Mine", "--model.dept", "3"])
 
 
-def test_an_imported_network_is_trained_stopped_resumed_evaluated_and_predicted(my_nets, tmp_path, capsys, monkeypatch):
+def test_an_imported_network_is_trained_stopped_resumed_evaluated_and_predicted(my_nets, tmp_path, capsys):
     words = ["--model.import", "my_nets:Mine", "--model.depth=3", "--branches.enabled", "false", *WORDS]
     assert main(["train", *words, "--out", "whole"]) == 0
-    steps = []
-
-    def stops(self, progress, count):
-        steps.append(progress.step)
-        if len(steps) == 4:
-            raise Interrupted("now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Stoppable, "on_step", stops)
+    with stopping_after(4):
         assert main(["train", *words, "--out", "stopped"]) == 130
     assert "spikedistill train --resume stopped" in capsys.readouterr().err
     assert main(["train", "--resume", "stopped"]) == 1
@@ -215,28 +207,17 @@ def own_data():
     return sd.Splits(samples.rows(slice(60)), samples.rows(slice(60, 75)), samples.rows(slice(75, 90)))
 
 
-def test_a_module_handed_over_in_python(tmp_path, monkeypatch):
+def test_a_module_handed_over_in_python(tmp_path):
     words = [*WORDS[3:], "--data.validation_rows=0", "--optimizer.batch_size=20", '--branches.stages=["0", "1"]']
     recipe = load_recipe("fashion-small", words)
     mine = body()
     found = sd.train(recipe, tmp_path / "whole", network=mine, data=own_data())
     assert found.samples == 15
     assert int(mine[0][1].num_batches_tracked) == 6  # it is trained itself, not a copy
-    steps = []
-
-    def stops(self, progress, count):
-        steps.append(progress.step)
-        if len(steps) == 2:
-            raise Interrupted("now")
-
     folder = str(tmp_path / "stopped")
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Stoppable, "on_step", stops)
-        # what the message says is what works
-        with pytest.raises(
-            Interrupted, match=r"spikedistill.resume\('.*stopped', network=\.\.\., data=\.\.\.\) in Python"
-        ):
-            sd.train(recipe, folder, network=body(), data=own_data())
+    said = r"spikedistill.resume\('.*stopped', network=\.\.\., data=\.\.\.\) in Python"  # what it says is what works
+    with stopping_after(2), pytest.raises(Interrupted, match=said):
+        sd.train(recipe, folder, network=body(), data=own_data())
     with pytest.raises(ValueError, match="was handed over in Python.*hand it over again"):
         sd.resume(folder, data=own_data())
     again = sd.resume(folder, network=body(), data=own_data())

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 import yaml
-from tiny_runs import TINY, same_weights, start
+from tiny_runs import TINY, same_weights, start, stopping_after
 
 import spikedistill as sd
 from spikedistill.cli import main
@@ -211,16 +211,9 @@ def test_a_module_at_two_places_is_saved_under_both_names(tmp_path):
     assert set(load_weights(tmp_path)[0]) == {"a.weight", "a.bias", "b.weight", "b.bias"}
 
 
-def test_a_run_goes_on_without_the_weights_that_it_started_from(finished, tmp_path, monkeypatch):
-    start_from, folder, steps = shutil.copytree(finished, tmp_path / "first"), tmp_path / "run", []
-
-    def stops(self, progress, count):
-        steps.append(progress.step)
-        if len(steps) == 2:
-            raise sd.Interrupted("now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_module.Stoppable, "on_step", stops)
+def test_a_run_goes_on_without_the_weights_that_it_started_from(finished, tmp_path):
+    start_from, folder = shutil.copytree(finished, tmp_path / "first"), tmp_path / "run"
+    with stopping_after(2):
         assert main(["train", *TINY, "--init", str(start_from), "--out", str(folder)]) == 130
     shutil.rmtree(start_from)
     assert main(["train", "--resume", str(folder)]) == 0

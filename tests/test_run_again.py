@@ -10,7 +10,7 @@ import torch
 import yaml
 from test_compare import write_run
 from test_processes import under_torchrun
-from tiny_runs import TINY
+from tiny_runs import TINY, stopping_after
 from torch import nn
 
 import spikedistill as sd
@@ -36,12 +36,8 @@ def whole(finished, tmp_path):
 # ---------------------------------------------------------------- going on
 
 
-def test_a_run_that_goes_on_has_no_result_until_its_end(whole, monkeypatch, capsys):
-    def stops(self, progress, count):
-        raise sd.Interrupted("now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_module.Stoppable, "on_step", stops)
+def test_a_run_that_goes_on_has_no_result_until_its_end(whole, capsys):
+    with stopping_after(1):
         assert main(["train", "--resume", str(whole), "--optimizer.epochs=4"]) == 130
     assert not (whole / "result.json").exists()
     assert main(["compare", str(whole)]) == 1

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from test_training import TINY, picture_folder, same_weights, tiny
+from tiny_runs import stopping_after
 
 import spikedistill as sd
 from spikedistill.cli import main
@@ -15,26 +16,16 @@ from spikedistill.data import Splits
 from spikedistill.errors import Interrupted
 from spikedistill.machine.device import find_device
 from spikedistill.training import prepared as prepared_module
-from spikedistill.training import run as run_module
 from spikedistill.training.recipe_files import saved_recipe
 from spikedistill.training.run import resume, train
 
 
-def test_average_optimizer_and_parts_resume_to_the_same_bits(tmp_path, monkeypatch):
+def test_average_optimizer_and_parts_resume_to_the_same_bits(tmp_path):
     words = ["--optimizer", "adamw", "--optimizer.lr=0.01", "--optimizer.ema=0.9", "--optimizer.accumulate=2"]
     recipe = tiny(*words, "--optimizer.warmup_epochs=1", "--precision=fp32", "--compile=off")
     train(recipe, tmp_path / "whole")
-    taken = []
-
-    def stops(self, progress, steps):
-        taken.append(progress.step)
-        if len(taken) == 6:
-            raise Interrupted("now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_module.Stoppable, "on_step", stops)
-        with pytest.raises(Interrupted):
-            train(recipe, tmp_path / "stopped")
+    with stopping_after(6), pytest.raises(Interrupted):
+        train(recipe, tmp_path / "stopped")
     resume(tmp_path / "stopped")
     assert same_weights(tmp_path / "stopped", tmp_path / "whole")
     assert (tmp_path / "stopped/best/model.safetensors").read_bytes() == (

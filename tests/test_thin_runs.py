@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_runs import stopping_after
 
 import spikedistill as sd
-from spikedistill.training import run
 from spikedistill.training.recipe_files import load_recipe
 
 WORDS = ["--data.train_rows", "200", "--data.test_rows", "50", "--data.validation_rows", "0", "--model.width", "4"]
@@ -18,22 +18,13 @@ def weights(folder):
     return sd.load(folder).network.state_dict()
 
 
-def test_a_run_keeps_its_ranks_and_can_go_on(tmp_path, monkeypatch):
+def test_a_run_keeps_its_ranks_and_can_go_on(tmp_path):
     words = [*WORDS, "--tensor_train.form", "stt", "--tensor_train.rank", "0.5"]
     recipe = load_recipe("fashion-small", words)
     sd.train(recipe, tmp_path / "whole")
     assert len(sd.load(tmp_path / "whole").config["tensor_train"]["rank"]) >= 4
-    taken = []
-
-    def stops(self, progress, steps):
-        taken.append(progress.step)
-        if len(taken) == 3:
-            raise sd.Interrupted("now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run.Stoppable, "on_step", stops)
-        with pytest.raises(sd.Interrupted):
-            sd.train(recipe, tmp_path / "stopped")
+    with stopping_after(3), pytest.raises(sd.Interrupted):
+        sd.train(recipe, tmp_path / "stopped")
     sd.resume(tmp_path / "stopped")
     for (name, a), b in zip(weights(tmp_path / "whole").items(), weights(tmp_path / "stopped").values(), strict=True):
         assert torch.equal(a, b), name
