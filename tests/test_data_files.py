@@ -45,9 +45,22 @@ def cifar10_folder(tmp_path):
 def test_a_table_with_fewer_rows_than_it_says_is_refused():
     """What nobody wrote would be whatever lay in memory."""
     cell = {"bytes": png(np.zeros((32, 32, 3), np.uint8))}
-    table = Table("lying.parquet", 5, tuple("ab"), lambda: iter([(cell, 0), (cell, 1)]))
+    table = Table("lying.parquet", 5, tuple("ab"), lambda: iter([(cell, 0), (cell, 1)]), lambda: iter([0, 1]))
     with pytest.raises(DataError, match="lying.parquet says that it has 5 rows, and has 2"):
         read_tables([table], 3, 32)
+
+
+@pytest.mark.parametrize("given", [[0] * 6 + [1] * 6, [0, 1] * 6])
+def test_some_rows_of_a_file_that_is_sorted_by_class_are_of_all_classes(tmp_path, given):
+    """The first rows of such a file would be of one class, and the accuracy 100 %."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    pictures = [png(p) for p in pixels]
+    pictures[-1] = b"no picture, and not wanted"
+    write_parquet(tmp_path / "cifar10-train.parquet", pictures, given)
+    some = load_split(DataSettings("cifar10", root=str(tmp_path), train_rows=4), train=True)
+    rows = [0, 1, 6, 7] if given[1] == 0 else [0, 1, 2, 3]
+    assert some.targets.numbers.tolist() == [given[row] for row in rows]
+    assert np.array_equal(some.images.permute(0, 2, 3, 1).numpy(), pixels[rows])
 
 
 def test_parquet(cifar10_folder):

@@ -27,8 +27,8 @@ class DataSettings:
             the Hugging Face hub; not for the embedded set.
         download: let torchvision download what is missing.
         size: rows and columns of what the network sees, for folders of pictures (null: 224).
-        train_rows: use only so many rows of the training set (null: all): the first, or of folders, which come class
-            by class, as many of each class as there are.
+        train_rows: use only so many rows of the training set (null: all): the first, or of data that come class by
+            class, as folders do, as many of each class as there are.
         test_rows: the same of the test set.
         validation_rows: held out from the training rows, at random by `split_seed`.
         split_seed: seed of that split.

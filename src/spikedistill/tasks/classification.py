@@ -35,6 +35,15 @@ def renumbered(names: tuple[str, ...], description: Description) -> tuple[tuple[
     return tuple(known), [known.index(name) for name in names]
 
 
+def some_rows(numbers: Tensor, count: int) -> Tensor | slice:
+    """`Labels.some` of class indices [M]."""
+    if not bool((numbers.diff() >= 0).all()):
+        return slice(count)
+    # the first of each class, then the second of each, ...
+    place = torch.arange(len(numbers)) - torch.searchsorted(numbers, numbers)
+    return place.argsort(stable=True)[:count].sort()[0]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels(Targets):
     """Targets of classification.
@@ -69,12 +78,8 @@ class Labels(Targets):
         return len(self.numbers)
 
     def some(self, count: int) -> Tensor | slice:
-        """The first; of folders, whose rows come class by class, as many of each class as there are."""
-        if not bool((self.numbers.diff() >= 0).all()):
-            return slice(count)
-        # the first of each class, then the second of each, ...
-        place = torch.arange(len(self)) - torch.searchsorted(self.numbers, self.numbers)
-        return place.argsort(stable=True)[:count].sort()[0]
+        """The first; of rows that come class by class, as those of folders do, as many of each class as there are."""
+        return some_rows(self.numbers, count)
 
     def rows(self, index: Tensor | slice) -> Labels:
         # All names stay, so that a part without some class keeps the numbering of the whole.

@@ -21,6 +21,7 @@ from spikedistill.data.dataset import HUB
 from spikedistill.data.pictures.decode import decode
 from spikedistill.errors import DataError
 from spikedistill.machine.reading import regular
+from spikedistill.tasks.classification import some_rows
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("fine_label", "label")
@@ -30,6 +31,8 @@ SNAPSHOT_FOLDERS = ("", "data", "plain_text")
 PIECE = 1024
 """Rows read at a time."""
 
+Piece = list[list[Any]]
+"""Some rows of the columns that were asked for."""
 Pair = tuple[Any, Any]
 """A cell of a picture, {"bytes": ...}, and its label: as the file has them, so perhaps of another type."""
 
@@ -43,12 +46,14 @@ class Table:
         rows: how many there are.
         classes: class names by label; empty if the table has none.
         pairs: its (cell, label), row by row.
+        labels: its labels alone, which is quick: no picture is read from disk.
     """
 
     name: str
     rows: int
     classes: tuple[str, ...]
     pairs: Callable[[], Iterator[Pair]]
+    labels: Callable[[], Iterator[Any]]
 
     def picture(self, row: int, cell: Any, channels: int) -> Tensor:
         """uint8 [C, H, W].
@@ -124,18 +129,16 @@ def parquet_table(file: Path) -> Table:
         raise DataError(f"{file} is not a readable parquet file: {error}") from error
     image, label = _columns(str(file), opened.schema_arrow.names)
 
-    def pairs() -> Iterator[Pair]:
+    def pieces(columns: list[str]) -> Iterator[Piece]:
         try:
-            for piece in opened.iter_batches(PIECE, columns=[image, label]):
-                yield from _pairs(piece, image, label)
-        except DataError:
-            raise
+            for piece in opened.iter_batches(PIECE, columns=columns):
+                yield _lists(piece, columns)
         except Exception as error:  # pyarrow's errors of damaged pages are of several kinds
             raise DataError(f"{file} is not a readable parquet file: {error}") from error
 
     # Class names are in JSON that Hugging Face keeps in the file's metadata, and nowhere else.
     metadata = (opened.schema_arrow.metadata or {}).get(b"huggingface")
-    return Table(str(file), opened.metadata.num_rows, _class_names(metadata, label), pairs)
+    return _table(str(file), opened.metadata.num_rows, _class_names(metadata, label), pieces, image, label)
 
 
 def _class_names(metadata: bytes | None, label: str) -> tuple[str, ...]:
@@ -176,43 +179,47 @@ def hub_table(name: str, train: bool) -> Table:
     if data is None:
         raise DataError(f"{HUB}{name} has no split {' or '.join(wanted)}; it has {', '.join(splits)}")
     image, label = _columns(f"{HUB}{name}", data.column_names)
-    cells = data.select_columns([image, label]).with_format("arrow")  # encoded; the library would decode them itself
 
-    def pairs() -> Iterator[Pair]:
-        for piece in cells.iter(PIECE):
-            yield from _pairs(piece, image, label)
+    def pieces(columns: list[str]) -> Iterator[Piece]:
+        encoded = data.select_columns(columns).with_format("arrow")  # the library would decode them itself
+        return (_lists(piece, columns) for piece in encoded.iter(PIECE))
 
-    return Table(f"{HUB}{name}, {split}", len(data), tuple(getattr(data.features[label], "names", ())), pairs)
+    names = tuple(getattr(data.features[label], "names", ()))
+    return _table(f"{HUB}{name}, {split}", len(data), names, pieces, image, label)
 
 
 def read_tables(tables: list[Table], channels: int, size: int, rows: int | None = None) -> tuple[Tensor, Tensor]:
     """Decode rows: images uint8 [M, C, H, W] and class indices int64 [M].
 
     Args:
-        rows: read no more than the first so many.
+        rows: read no more than so many: the first, or of tables that are sorted by class, some of each.
 
     Raises:
-        DataError: a row that cannot be read, by number, or a picture of another size.
+        DataError: a label or a wanted picture that cannot be read, by its row, or a picture of another size.
     """
     there = sum(table.rows for table in tables)
-    count = there if rows is None else min(rows, there)
-    images, labels = torch.empty(count, channels, size, size, dtype=torch.uint8), torch.empty(count, dtype=torch.int64)
-    if count == 0:
+    if there == 0:
         raise DataError(f"{tables[0].name} holds no rows; copy or download it again")
-    read = 0
-    # Lazily: rows beyond `count` are not even read from disk.
-    numbered = ((table, row, *pair) for table in tables for row, pair in enumerate(table.pairs()))
-    for k, (table, row, cell, label) in enumerate(itertools.islice(numbered, count)):
-        labels[k] = table.label(row, label)
+    labels = torch.tensor([table.label(*row) for table in tables for row in enumerate(table.labels())])
+    if len(labels) != there:  # pictures that nobody wrote would be whatever lay in memory
+        raise DataError(
+            f"{tables[0].name} says that it has {there} rows, and has {len(labels)}; copy or download it again"
+        )
+    chosen = torch.arange(there)[slice(None) if rows is None else some_rows(labels, rows)]
+    images = torch.empty(len(chosen), channels, size, size, dtype=torch.uint8)
+    numbered = ((table, row, cell) for table in tables for row, (cell, _) in enumerate(table.pairs()))
+    # Lazily: rows behind the last that is wanted are not even read from disk.
+    wanted = itertools.islice(enumerate(numbered), int(chosen[-1]) + 1)
+    place = {row: k for k, row in enumerate(chosen.tolist())}
+    for number, (table, row, cell) in wanted:
+        if number not in place:
+            continue
         picture = table.picture(row, cell, channels)
         if picture.shape[1:] != (size, size):
             found = f"{picture.shape[2]}×{picture.shape[1]}"
             raise DataError(f"{table.name}, row {row}: the picture is {found}, expected {size}×{size}")
-        images[k] = picture
-        read += 1
-    if read < count:  # rows that nobody wrote would be whatever lay in memory
-        raise DataError(f"{tables[0].name} says that it has {there} rows, and has {read}; copy or download it again")
-    return images, labels
+        images[place[number]] = picture
+    return images, labels[chosen]
 
 
 def bad_rows(table: Table) -> tuple[dict[str, int], list[str]]:
@@ -245,6 +252,23 @@ def _first_of(columns: tuple[str, ...], name: str, there: list[str]) -> str:
     return found
 
 
-def _pairs(piece: Any, image: str, label: str) -> Iterator[Pair]:
-    """Rows of a table or batch of pyarrow, which have no common class."""
-    return zip(piece.column(image).to_pylist(), piece.column(label).to_pylist(), strict=True)
+def _table(
+    name: str,
+    rows: int,
+    classes: tuple[str, ...],
+    pieces: Callable[[list[str]], Iterator[Piece]],
+    image: str,
+    label: str,
+) -> Table:
+    """A table that gives the columns that it is asked for in pieces."""
+
+    def pairs() -> Iterator[Pair]:
+        for images, labels in pieces([image, label]):
+            yield from zip(images, labels, strict=True)
+
+    return Table(name, rows, classes, pairs, lambda: (each for (labels,) in pieces([label]) for each in labels))
+
+
+def _lists(piece: Any, columns: list[str]) -> Piece:
+    """Columns of a table or batch of pyarrow, which have no common class."""
+    return [piece.column(column).to_pylist() for column in columns]
