@@ -74,10 +74,31 @@ def test_a_start_that_was_killed_before_its_first_checkpoint_can_be_repeated(tmp
 
 
 def test_a_recipe_of_the_users_own_is_not_taken_for_a_start_that_was_killed(tmp_path, capsys):
-    (tmp_path / "recipe.yaml").write_text("# two weeks of tuning\nseed: 3")
-    assert main(["train", *TINY, "--out", str(tmp_path)]) == 1
-    assert "is not overwritten" in capsys.readouterr().err
-    assert "two weeks" in (tmp_path / "recipe.yaml").read_text()
+    own = {
+        "recipe.yaml": "# two weeks of tuning\nseed: 3",
+        ".recipe.yaml.swp": "of an editor",
+        "tensorboard/a": "curves",
+    }
+    (tmp_path / "tensorboard").mkdir()
+    for name, text in own.items():
+        (tmp_path / name).write_text(text)
+    for _ in range(2):  # the first refusal leaves nothing that the second takes for a run's
+        assert main(["train", *TINY, "--out", str(tmp_path)]) == 1
+        assert "is not overwritten" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path)]) == 1
+    assert "there is no checkpoint" in capsys.readouterr().err
+    there = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert there == own
+
+
+def test_a_start_that_was_killed_keeps_its_recipe_until_a_new_one_is_written(tmp_path, capsys):
+    """Perhaps it was edited since, and it may be the only one."""
+    (tmp_path / ".lock").write_text("process 4711 on a machine that is gone")
+    (tmp_path / "recipe.yaml").write_text("data: {name: cifar10, root: nowhere}  # edited")
+    for _ in range(2):
+        assert main(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path)]) == 1
+        assert "nowhere" in capsys.readouterr().err
+    assert "edited" in (tmp_path / "recipe.yaml").read_text()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(halfway, tmp_path, capsys):

@@ -80,6 +80,7 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
     """One run for each seed; what an earlier call has finished is not done again."""
     from spikedistill.report.compare import find_runs, rows_of, table
     from spikedistill.training import run as training
+    from spikedistill.training.checkpoints import has_begun
     from spikedistill.training.recipe_files import saved_recipe
     from spikedistill.training.trust import imports_of
 
@@ -92,7 +93,7 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
         dataclasses.replace(recipe, seed=seed)  # refused before the first is trained
     for seed, place in zip(seeds, folders, strict=True):
         # a start that was killed before its first checkpoint is begun again
-        begun = any((place / name).is_file() for name in ("checkpoint.pt", "checkpoint-before.pt"))
+        begun = has_begun(place)
         if begun:
             saved = saved_recipe(place, trust=trusted)
             _refuse_another(dataclasses.replace(recipe, seed=seed), saved, place)

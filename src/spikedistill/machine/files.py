@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spikedistill.errors import DataError, WriteError
+
+
+def half_written(path: Path) -> str | None:
+    """The name of the file that a process was writing here when it was killed; None where this is no such file."""
+    found = re.fullmatch(r"\.(.+)\.\d+", path.name)
+    return found[1] if found else None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
@@ -22,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
         WriteError: it could not be written (a full disk); the old file is untouched.
     """
     # In the same folder, for a move between file systems would be a copy; by process, for two may write at once.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # `half_written` knows it
     try:
         write(temporary)
         # On the disk before it takes the old file's name: after a power cut one of the two is there, whole.

@@ -17,6 +17,14 @@ from spikedistill.machine.files import write_atomically, write_json
 from spikedistill.machine.output import say
 from spikedistill.machine.reading import ReadError, content_of, plain_json, regular
 
+CHECKPOINT = "checkpoint.pt"
+"""The checkpoint of a run, in its folder."""
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run there has come to its first checkpoint, so that it can go on."""
+    return any(path.is_file() for path in (folder / CHECKPOINT, before(folder / CHECKPOINT)))
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the checkpoint of a run; the one before is kept beside it.

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spikedistill.errors import CheckpointError, InvalidArgument, WriteError
+from spikedistill.machine.files import half_written
 from spikedistill.machine.locks import Held, locked
 
 
@@ -31,12 +32,14 @@ def new_folder(out: str | Path | None, name: str) -> Iterator[Path]:
         if isinstance(error, (InvalidArgument, WriteError)):
             raise
         raise WriteError(f"the folder {folder or 'runs'} of the run cannot be made: {error}") from error
-    ours = (folder / LOCK).is_file()  # no folder of the user's own has one
     try:
+        if out is not None and not (folder / LOCK).exists():
+            _refuse_full(folder)  # before anything is touched: it is not a run's
         with owned(folder):
             try:
                 if out is not None:
-                    _refuse_full(folder, ours)
+                    _refuse_full(folder)  # again: a run may have come and gone
+                    shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # curves would show both starts
                 yield folder
             finally:  # while the lock is held: that of another run is never taken away
                 if not [path for path in folder.glob("*") if path.name != LOCK]:
@@ -73,18 +76,11 @@ def _given(folder: Path) -> Path:
     return folder
 
 
-def _refuse_full(folder: Path, ours: bool) -> None:
-    """Refuse a folder that holds anything, but for a start that was killed before its first checkpoint.
-
-    Args:
-        ours: whether a run has been there before; what else lies there is the user's.
-    """
-    names = {path.name for path in folder.iterdir()} - {LOCK}
-    rest = {name for name in names if not name.startswith(TEMPORARY)}
-    if not names or (ours and rest <= STARTED):
-        for name in names:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _refuse_full(folder: Path) -> None:
+    """Refuse a folder that holds anything, but for a start that was killed before its first checkpoint."""
+    there = {path.name for path in folder.iterdir() if half_written(path) not in WRITTEN}
+    # Without a lock no run has been there, and what lies there is the user's.
+    if not there or (LOCK in there and there - {LOCK} <= STARTED):
         return
     raise InvalidArgument(
         f"{folder} exists already and is not overwritten; go on with: spikedistill train --resume {folder}, or "
@@ -95,14 +91,11 @@ def _refuse_full(folder: Path, ours: bool) -> None:
 LOCK = ".lock"
 STARTED = {"recipe.yaml", "environment.json", "tensorboard"}
 """What a run writes before its first checkpoint."""
-TEMPORARY = tuple(
-    f".{name}."
-    for name in (
-        *("recipe.yaml", "environment.json", "checkpoint.pt", "metrics.csv", "model.safetensors", "config.json"),
-        "result.json",
-    )
-)
-"""What the names of half-written files begin with; a process that was killed leaves one."""
+WRITTEN = {
+    *("recipe.yaml", "environment.json", "checkpoint.pt", "metrics.csv", "model.safetensors", "config.json"),
+    "result.json",
+}
+"""Files of a run of which a process that was killed may leave one half written."""
 
 
 @contextlib.contextmanager
@@ -123,6 +116,6 @@ def owned(folder: Path) -> Iterator[Path]:
                 f"a run is training in {folder}: {error}. Wait for its end, or choose another --out"
             ) from error
         for path in (*folder.iterdir(), *(folder / "best").glob("*")):
-            if path.name.startswith(TEMPORARY):
+            if half_written(path) in WRITTEN:
                 path.unlink(missing_ok=True)
         yield folder

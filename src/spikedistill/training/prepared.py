@@ -23,7 +23,7 @@ from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.models.tensor_train import ranks_of
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
-from spikedistill.training.checkpoints import apply_state, load_checkpoint, load_weights
+from spikedistill.training.checkpoints import CHECKPOINT, apply_state, load_checkpoint, load_weights
 from spikedistill.training.fitting import fit_to_spikes
 from spikedistill.training.impossible import refuse_impossible
 from spikedistill.training.learner import SelfDistillation
@@ -38,7 +38,6 @@ from spikedistill.training.trust import Trust, imports_of
 from spikedistill.training.tuning import choose_kernels
 from spikedistill.training.whitening import whiten
 
-CHECKPOINT = "checkpoint.pt"
 START_SAMPLES, START_BATCH = 1024, 128
 Tensors = tuple[Tensor, ...] | list[Tensor]
 

@@ -29,11 +29,11 @@ from spikedistill.report import text
 from spikedistill.report.curves import draw_curves
 from spikedistill.report.display import Display, Silence
 from spikedistill.training.build import Given
-from spikedistill.training.checkpoints import save_checkpoint, save_weights
+from spikedistill.training.checkpoints import CHECKPOINT, has_begun, save_checkpoint, save_weights
 from spikedistill.training.folders import new_folder, owned
 from spikedistill.training.loop import fit
 from spikedistill.training.networks import GIVEN
-from spikedistill.training.prepared import CHECKPOINT, Prepared, Run, about, made_of, network_name, prepare
+from spikedistill.training.prepared import Prepared, Run, about, made_of, network_name, prepare
 from spikedistill.training.recipe import ModelSettings, Recipe
 from spikedistill.training.recipe_files import load_recipe, save_recipe, saved_recipe
 from spikedistill.training.scoring import score
@@ -155,7 +155,10 @@ def _folder_of(
     if not process.is_first:  # the other processes never write, and have a name only
         return contextlib.nullcontext(Path(folder or "runs"))
     if resume:
-        return owned(Path(str(folder)))
+        path = Path(str(folder))
+        if path.is_dir() and not has_begun(path):  # before anything is touched: it may be no run at all
+            raise CheckpointError(f"there is no checkpoint in {path}; start the run anew: spikedistill train")
+        return owned(path)
     return new_folder(folder, name)
 
 
