@@ -305,6 +305,20 @@ def test_each_half_sees_its_own_steps():
         torch.testing.assert_close(weights.grad, by_hand)
 
 
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("merged", [False, True])
+def test_scores_by_timesteps_are_those_of_runs_of_so_many(merged, frames):
+    """Where the halves of htt meet depends on T, so its first steps are no run of fewer."""
+    net = sd.tensor_train(small(), 0.5, "htt").double()
+    net(images(8), timesteps=4)  # statistics of batch norm
+    net = (sd.merge(net) if merged else net).eval()
+    shown = torch.stack([images(8)] * 4) * torch.rand(4, 1, 1, 1, 1).double() if frames else images(8)
+    labels = {t: net(shown[:t] if frames else shown, timesteps=t).logits.argmax(1) for t in (1, 2, 4)}
+    assert not labels[2].equal(net.logits_over_time(shown, 4)[:2].mean(0).argmax(1))
+    for t in labels:  # right for that T alone
+        assert sd.evaluate(net, [(shown, labels[t])], [1, 2, 4]).score[t] == 1.0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_network_of_them_learns(form):
     torch.manual_seed(0)

@@ -8,6 +8,9 @@ For changes that are constant in time, as the neuron's rule takes them, r₁ and
 has its own value and the gradient of r: the weights of A and B get the gradient at the rates that they have seen,
 exactly, and r gets (T₁·Aᵀg + T₂·Bᵀg)/T. What is lost is at the next neurons, before and behind: the halves ask them for
 two eligibilities, and they have one for all steps.
+
+The first steps of such a network are no run of fewer steps: where the halves meet depends on T. Its modules say so by
+an attribute `over_halves`.
 """
 
 from __future__ import annotations
@@ -16,13 +19,18 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikedistill.core.dual import Dual, Static, Unrolled, stitch
 from spikedistill.core.kernels import Term, time_mean
 from spikedistill.core.signal import Flow, Signal
 
 Operation = Callable[[Flow], Flow]
+
+
+def has_halves(body: nn.Module) -> bool:
+    """Whether a network does something else in its second half of the steps."""
+    return any(getattr(module, "over_halves", False) for module in body.modules())
 
 
 def through_halves(x: Flow, first: Operation, second: Operation) -> Flow:

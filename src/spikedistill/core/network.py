@@ -185,7 +185,8 @@ class Network(nn.Module):
     def logits_over_time(self, images: Tensor, timesteps: int, kernels: Kernels = EAGER) -> Tensor:
         """Logits of every step [T, N, ...]; the mean of the first k is the output at timesteps=k.
 
-        Neurons are causal: what they do in the first k steps does not depend on the later ones.
+        Neurons are causal: what they do in the first k steps does not depend on the later ones. (But where the halves
+        of a network lie does: core/halves.py.)
         """
         # No features: the rates of the stages would be computed for nobody.
         signal = BPTT(timesteps).encode(images, kernels, self.is_over_time(images))

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spikedistill.core.halves import has_halves
 from spikedistill.core.kernels import EAGER, Kernels
 from spikedistill.core.modules import evaluating
 from spikedistill.core.network import Network, as_network, firing
@@ -93,6 +94,8 @@ def evaluate(
 ) -> Evaluation:
     """The score at each of `timesteps`, from one run of the longest: the first t steps do not know of the later ones.
 
+    Where they do (htt, core/halves.py) each number of steps is a run of its own; of frames those of the first t.
+
     Args:
         network: a `Network`, a learner (whose network is taken), or any module of standard layers and `LIF` neurons.
             It is run in evaluation mode, and left in the mode that it had.
@@ -114,12 +117,16 @@ def evaluate(
     sums = _Sums({t: task.meter(description) for t in steps}, inspect())
     device = next((p.device for p in network.parameters()), None)
     _refuse_not_finite(network)
+    runs = [[t] for t in steps] if has_halves(network.body) else [steps]
     with evaluating(network):
         for given in batches:
             batch = as_batch(given)
             inputs = batch.inputs if device is None else batch.inputs.to(device)
             with firing(network.body, take=_mean_and_neurons) as fired:
-                logits = _logits(network, inputs, steps, kernels)
+                logits = _logits(network, inputs, runs[-1], kernels)
+            for (t,) in runs[:-1]:
+                shown = inputs[:t] if network.is_over_time(inputs) else inputs
+                logits |= _logits(network, shown, [t], kernels)
             sums.add_fired(fired, len(batch))
             # Targets that are no tensor (a task may have tuples) are the meter's to move.
             for t, meter in sums.meters.items():

@@ -55,6 +55,10 @@ class TensorTrain(nn.Module):
         self.c3 = nn.Conv2d(rank, rank, (1, 3), along, (0, 1), bias=False)
         self.c4 = nn.Conv2d(rank, c_out, 1, bias=bias)
 
+    @property
+    def over_halves(self) -> bool:
+        return self.form == "htt"
+
     def forward(self, x: Flow) -> Flow:
         """[N, C_in, H, W] → [N, C_out, H/stride, W/stride], rounded up."""
         if self.form == "stt":
@@ -95,7 +99,7 @@ class Halves(nn.Module):
 
     def __init__(self, first: nn.Conv2d, second: nn.Conv2d) -> None:
         super().__init__()
-        self.first, self.second = first, second
+        self.first, self.second, self.over_halves = first, second, True
 
     def forward(self, x: Flow) -> Flow:
         stride = self.first.stride[0]
