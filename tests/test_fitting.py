@@ -176,11 +176,11 @@ def test_evaluate_takes_statistics_anew(tmp_path, capsys):
     words += ["--optimizer.epochs", "1", "--timesteps", "4", "--phases.drawn", "[1, 4]", "--compile", "off"]
     assert main(["train", "fashion-small", *words, "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
-    evaluate = ["evaluate", str(tmp_path / "run"), "--retake", "100", "--timesteps", "4", "1"]
+    evaluate = ["evaluate", str(tmp_path / "run"), "--retake", "1000", "--timesteps", "4", "1"]
     assert main(evaluate) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("%")[1] for line in lines] == [
-        f" accuracy with statistics of T = {t}, 60 samples" for t in (1, 4)
+        f" accuracy with statistics of T = {t}, of 200 training samples, 60 samples" for t in (1, 4)
     ]
     for more, message in ((["--retake", "1"], "at least 2"), (["--figure", str(tmp_path / "f.png")], "leave one of")):
         assert main([*evaluate, *more]) == 1

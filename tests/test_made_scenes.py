@@ -153,6 +153,10 @@ def test_from_a_folder_to_a_detector_and_drawn_predictions(scenes, tmp_path, cap
     assert (tmp_path / "drawn/scene_00000_td.png").stat().st_size > 1000
     assert main(["predict", run, file, "--out", str(tmp_path / "drawn")]) == 1
     assert "exists already" in capsys.readouterr().err
+    assert main(["predict", run, file, file, "--out", str(tmp_path / "new")]) == 1
+    assert "several files are called scene_00000_td" in capsys.readouterr().err
+    assert main(["predict", run, file, "--out", file]) == 1
+    assert "is a file; name a folder" in capsys.readouterr().err
     (tmp_path / "bad_td.dat").write_bytes(b"% nothing\n")
     assert main(["predict", run, str(tmp_path / "bad_td.dat")]) == 1
 

@@ -50,10 +50,13 @@ def test_pictures_are_normalised_as_in_training_wherever_they_come_from(run):
     assert not (run.parent / "other").exists()
 
 
-def test_the_best_epoch_can_be_evaluated(tmp_path, capsys):
+def test_the_best_epoch_can_be_evaluated(tmp_path, capsys, monkeypatch):
     words = ["--data.train_rows=200", "--data.validation_rows=50", "--data.test_rows=40"]
     assert main(["train", *WORDS, *words, "--out", str(tmp_path / "run")]) == 0
     assert main(["evaluate", str(tmp_path / "run" / "best")]) == 0
+    assert "test accuracy on 40 samples" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "run" / "best")
+    assert main(["evaluate", "."]) == 0
     assert "test accuracy on 40 samples" in capsys.readouterr().out
 
 

@@ -198,6 +198,13 @@ class Standardised(torch.nn.Conv2d):
         return torch.nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias, self.stride, self.padding)
 
 
+class Masked(torch.nn.Conv2d):
+    """The same, by the method that torch's own convolution is made of."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight.tril(), bias)
+
+
 @pytest.mark.parametrize(
     ("layer", "replaced"),
     [
@@ -210,6 +217,7 @@ class Standardised(torch.nn.Conv2d):
         (torch.nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), False),
         (torch.nn.Conv2d(8, 8, 3, stride=(1, 2), padding=1), False),
         (Standardised(8, 8, 3, padding=1), False),
+        (Masked(8, 8, 3, padding=1), False),
     ],
 )
 def test_which_layers_four_thin_ones_can_stand_for(layer, replaced):
@@ -217,6 +225,17 @@ def test_which_layers_four_thin_ones_can_stand_for(layer, replaced):
     thin = sd.tensor_train(torch.nn.Sequential(*others, layer), 2)
     assert isinstance(thin.body[2], TensorTrain) == replaced
     assert thin.notes[-1] == ("as they were: 0" if replaced else "as they were: 0, 2")
+
+
+def test_what_is_frozen_stays_so_and_notes_of_ranks_end_with_the_ranks():
+    dense = small()
+    dense.body.layer1.requires_grad_(False)
+    thin = sd.tensor_train(dense, 0.5, "ptt")
+    trained = {name: p.requires_grad for name, p in thin.body.named_parameters() if ".c" in name}
+    assert trained
+    assert all(learns != name.startswith("layer1") for name, learns in trained.items())
+    assert any(": rank 4 of 8" in note for note in thin.notes)
+    assert not any("rank" in note for note in sd.merge(thin).notes)
 
 
 @pytest.mark.parametrize("form", FORMS)

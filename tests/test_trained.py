@@ -10,6 +10,7 @@ from PIL import Image
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.tasks.classification import Confusion
+from spikedistill.training.hub import model_card
 
 WORDS = ["--model.width", "2", "--optimizer.epochs", "1", "--data.train_rows", "96", "--data.validation_rows", "0"]
 WORDS += ["--data.test_rows", "40", "--optimizer.batch_size", "32", "--precision", "fp32", "--compile", "off"]
@@ -42,9 +43,21 @@ def test_a_network_goes_into_a_folder_and_comes_back(run, tmp_path):
     assert {file.name for file in (tmp_path / "mine").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     card = (tmp_path / "mine" / "README.md").read_text()
     assert "T = 4" in card
+    assert 'sd.load("hub:USER/NAME")  # or' in card
+    assert "picture.png" in card
     assert torch.equal(sd.Trained.from_pretrained(tmp_path / "mine")(images), trained(images))
     with pytest.raises(sd.SpikedistillError, match="exists already; name another folder"):
         trained.save_pretrained(tmp_path / "mine")
+
+
+def test_the_card_of_a_network_says_how_that_one_is_used():
+    config = {"precision": "fp32", "timesteps": None, "targets": {}}
+    events = model_card(config | {"model": {"name": "given"}, "input": {"kind": "events"}}, 3)
+    assert 'sd.load("hub:USER/NAME", network=net)' in events
+    assert 'trained.answer("recording.bin")' in events
+    own = model_card(config | {"model": {"name": "mine:net"}, "input": {"kind": "tensor"}}, 3)
+    assert 'sd.load("hub:USER/NAME", trust=True)' in own
+    assert 'trained.answer("values.npy")' in own
 
 
 class Hub:

@@ -52,8 +52,9 @@ def run(given: argparse.Namespace) -> None:
     if given.operations is not None and given.operations < 1:
         raise InvalidArgument(f"--operations is {given.operations}; expected a number of test samples, at least 1")
     # the best epoch's weights lie in a folder of their own, below their run
-    best = given.folder.name == "best" and (given.folder.parent / "recipe.yaml").is_file()
-    run_folder = given.folder.parent if best else given.folder
+    place = given.folder.resolve()  # "." has no name
+    best = place.name == "best" and (place.parent / "recipe.yaml").is_file()
+    run_folder = place.parent if best else given.folder
     recipe = saved_recipe(run_folder, given.trust, teachers=False)
     trained = Trained.load(given.folder, trust=given.trust)
     if given.timesteps and recipe.timesteps is None:
@@ -141,5 +142,5 @@ def _retaken(recipe: Recipe, network: Network, train: Samples, test: Samples, ti
     found = score(recipe, changed, test, [timesteps])
     return (
         f"  T = {timesteps:<3} {found.score[timesteps]:7.2%} {found.score_name} with statistics of T = {timesteps}, "
-        f"{found.samples} samples"
+        f"of {len(order)} training samples, {found.samples} samples"
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spikedistill.cli.parser import add_trust
-from spikedistill.errors import DataError
+from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.machine.device import PRECISIONS
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(given: argparse.Namespace) -> None:
     trained = Trained.load(given.folder, trust=given.trust)
     precision = given.precision or trained.config["precision"]
     if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
+        _make_folder(given.out, given.files)
     bad: list[str] = []
     for file in given.files:
         try:
@@ -49,6 +50,20 @@ def run(given: argparse.Namespace) -> None:
     print(f"computed in {precision}, T = {trained.timesteps}" if trained.timesteps else f"computed in {precision}, ANN")
     if bad:
         raise DataError("\n".join(bad))
+
+
+def _make_folder(out: Path, files: Sequence[Path]) -> None:
+    """The folder of the pictures, which are named as their files are.
+
+    Raises:
+        InvalidArgument: it is a file, or two files have one name.
+    """
+    twice = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
+    if twice:
+        raise InvalidArgument(f"several files are called {', '.join(twice[:5])}; their pictures in --out would be, too")
+    if out.exists() and not out.is_dir():
+        raise InvalidArgument(f"--out {out} is a file; name a folder for the pictures")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _draw(inputs: Tensor, file: Path, marks: Sequence[Mark], out: Path) -> None:

@@ -113,7 +113,7 @@ def load_authors_checkpoint(
         )
     state = _unwrapped(state_dict)
     stem = state.get("conv1.weight" if family == "preact" else "conv0.0.weight")
-    if stem is None:
+    if stem is None or stem.dim() != 4:
         raise CheckpointError(f"this is no {arch} of the authors: it has no stem; its keys begin {sorted(state)[:5]}")
     network = create_model(
         arch,

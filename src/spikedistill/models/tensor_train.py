@@ -170,7 +170,9 @@ def _convolutions(network: Network) -> dict[str, nn.Conv2d]:
 
 def _fits(layer: nn.Conv2d) -> bool:
     """Whether it is a 3×3 convolution that four thin ones can stand for."""
-    if type(layer).forward is not nn.Conv2d.forward:  # it does something else with its weights (timm's ScaledStdConv2d)
+    own = type(layer)
+    # one that does something else with its weights, as timm's ScaledStdConv2d
+    if own.forward is not nn.Conv2d.forward or own._conv_forward is not nn.Conv2d._conv_forward:
         return False
     plain = layer.groups == 1 and tuple(layer.dilation) == (1, 1) and layer.padding_mode == "zeros"
     square = tuple(layer.kernel_size) == (3, 3) and layer.stride[0] == layer.stride[1]
@@ -277,7 +279,7 @@ def tensor_train(
 def _replacement(layer: nn.Conv2d, rank: int | float | str, form: Form, decompose: bool) -> tuple[TensorTrain, str]:
     size = _rank_of(layer, rank)
     new = TensorTrain(layer.in_channels, layer.out_channels, size, form, layer.stride[0], layer.bias is not None)
-    new = new.to(layer.weight)
+    new = new.to(layer.weight).requires_grad_(layer.weight.requires_grad)  # what was frozen stays so
     note = f"rank {size} of {min(layer.in_channels, layer.out_channels)}"
     if layer.bias is not None and new.c4.bias is not None:
         with torch.no_grad():
@@ -297,11 +299,14 @@ def merge(network: nn.Module) -> Network:
         InvalidArgument: there is none.
     """
     made = copy.deepcopy(as_network(network))
-    merged = {id(module): _merged(module) for module in made.modules() if isinstance(module, TensorTrain)}
-    if not merged:
+    thin = {name: module for name, module in made.body.named_modules() if isinstance(module, TensorTrain)}
+    if not thin:
         raise InvalidArgument("this network has no tensor-train convolutions to merge")
+    merged = {id(module): _merged(module) for module in thin.values()}
     replace_modules(made.body, lambda module: merged.get(id(module)))
-    return made
+    told = tuple(f"{name}: rank " for name in thin)  # of layers that are no more
+    notes = tuple(note for note in made.notes if not note.startswith(told))
+    return Network(made.body, made.stages, notes, made.sample_dims)
 
 
 @torch.no_grad()

@@ -7,11 +7,14 @@ from typing import Any
 
 from spikedistill.data.dataset import HUB
 from spikedistill.errors import CheckpointError, InvalidArgument
+from spikedistill.training.networks import GIVEN
 
 __all__ = ["HUB", "fetched", "hugging_face", "model_card"]
 
 FILES = ["config.json", "model.safetensors"]
 """What is fetched. Nothing else of a repository is read, and nothing of it is executed."""
+EXAMPLES = {"tensor": "values.npy", "events": "recording.bin", "scenes": "recording.dat"}
+"""A file that a network answers to, by the kind of its input; of the others a picture."""
 
 
 def hugging_face() -> Any:
@@ -45,12 +48,16 @@ def model_card(config: dict[str, Any], parameters: int) -> str:
     """README.md of a network: what it is, what it is fed, and how to use it."""
     steps = config["timesteps"]
     what = "an ANN twin (ReLU, no time)" if steps is None else f"a spiking network, T = {steps}"
+    model = config["model"]["name"]
+    # a network that is no model of the library has to be there where it is loaded
+    more = ", network=net" if model == GIVEN else ", trust=True" if ":" in model else ""
+    file = EXAMPLES.get(config["input"]["kind"], "picture.png")
     return f"""---
 library_name: spikedistill
 tags: [spiking-neural-network]
 ---
 
-`{config["model"]["name"]}`, {what}, {parameters:,} parameters, trained in {config["precision"]}.
+`{model}`, {what}, {parameters:,} parameters, trained in {config["precision"]}.
 
 - input: `{config["input"]}`
 - answers: `{config["targets"]}`
@@ -58,8 +65,8 @@ tags: [spiking-neural-network]
 ```python
 import spikedistill as sd
 
-trained = sd.load("hub:USER/NAME")  # or a folder
+trained = sd.load("hub:USER/NAME"{more})  # or a folder
 logits = trained(inputs)
-print(trained.answer("picture.png"))
+print(trained.answer("{file}"))
 ```
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import tempfile
@@ -79,7 +80,8 @@ class Trained:
         """Build the network of a finished run.
 
         Args:
-            network: of a run whose network was handed over in Python: the same module again, with any weights.
+            network: of a run whose network was handed over in Python: the same module again, with any weights. It is
+                copied, and left as it is.
             trust: whether a network "package.module:function" may be imported, which runs its code.
 
         Raises:
@@ -95,7 +97,7 @@ class Trained:
         if network is None:
             built = build_network(recipe.model.name, recipe.model.options, outputs, in_channels)
         else:
-            built = as_spiking(network)
+            built = as_spiking(copy.deepcopy(network)).cpu()
         built = fed_with(built, len(config["input"]["shape"]))
         if recipe.tensor_train.form is not None:
             built = tensor_train(built, recipe.tensor_train.rank, recipe.tensor_train.form, decompose=False)
