@@ -14,10 +14,23 @@ import spikedistill as sd
 from spikedistill.data import in_order, load_split
 from spikedistill.training.recipe_files import saved_recipe
 
+
+def shuffled(frames: torch.Tensor) -> torch.Tensor:
+    """In an order that is neither the recorded one nor that backwards, and the same for all recordings."""
+    count = len(frames)
+    if count < 3:
+        raise SystemExit(f"{count} frames have no other order than forwards and backwards")
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        if order.tolist() not in ([*range(count)], [*reversed(range(count))]):
+            return frames[order]
+
+
 ORDERS = {
     "as recorded": lambda frames: frames,
     "backwards": lambda frames: frames.flip(0),
-    "shuffled": lambda frames: frames[torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))],
+    "shuffled": shuffled,
     "their mean at every step": lambda frames: frames.mean(0, keepdim=True).expand_as(frames),
 }
 
@@ -28,6 +41,8 @@ def main(runs: list[Path]) -> None:
         assert trained.timesteps is not None, "the ANN twin has no time steps"
         test = load_split(recipe.data, False, recipe.timesteps).rows(slice(recipe.data.test_rows))
         for name, order in ORDERS.items():
+            if not trained.network.is_over_time(next(in_order(test, 1)).inputs):
+                raise SystemExit(f"{run} was shown the same at every step: there is no order of frames")
             batches = (sd.Batch(order(batch.inputs), batch.targets) for batch in in_order(test, 50))
             found = sd.evaluate(trained.network, batches, [trained.timesteps])
             print(f"{run.name:<12} {name:<26} {found.score[trained.timesteps]:.1%}", flush=True)

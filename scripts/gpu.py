@@ -27,6 +27,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ LEAST = 20.0
 """Seconds under which nothing new is begun."""
 PATIENCE = 60.0
 """Seconds for a run to save what it has."""
+BEGUN = "call.txt"
+"""Says in KEEP of which kind its stages are."""
 GOES_ON = 75
 """How the program ends where a stage has to go on in another call (EX_TEMPFAIL)."""
 
@@ -103,6 +106,9 @@ class Call:
                         f"{name} cannot go on from where it stops, and needs more than {given:.0f} s"
                     ) from None
                 raise Unfinished from None
+            except BaseException:  # Ctrl-C, or SIGTERM: what runs in a group of its own would live on
+                _end(process, patience=PATIENCE if can_go_on else 0)
+                raise
             finally:
                 _end(process, patience=0)
         if code:
@@ -253,6 +259,9 @@ def run_stage(name: str, call: Call) -> str:
     except Failed as error:
         print(error, flush=True)
         return "failed"
+    except Exception:  # of whatever kind: the other stages want their turn
+        print(traceback.format_exc(), flush=True)
+        return "failed"
     machine = torch.cuda.get_device_name() if call.device == "cuda" else "cpu"
     file.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "found": found}, indent=2))
     print(name, json.dumps(found, indent=2), flush=True)
@@ -276,6 +285,12 @@ def main(words: list[str]) -> int:
         parser.error("there is no GPU here; --small runs every stage in miniature")
     device = "cuda" if torch.cuda.is_available() and not given.small else "cpu"
     given.keep.mkdir(parents=True, exist_ok=True)
+    # What is done in miniature, or with other epochs, must not be taken for the whole.
+    kind, begun = {"device": device, "small": given.small, "epochs": given.epochs}, given.keep / BEGUN
+    if begun.is_file() and json.loads(begun.read_text()) != kind:
+        parser.error(f"{given.keep} holds stages of another call ({begun.read_text()}); name another folder")
+    begun.write_text(json.dumps(kind))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     whole = 60 * given.minutes
     until = time.monotonic() + whole
     call = Call(given.keep, given.data, device, until, whole, given.epochs, given.small)

@@ -34,7 +34,7 @@ NETWORKS = {
 STEPS = (2, 4, 8)
 HEADER = ("network", "weights", "timesteps", "layer", "cosine", "ratio", "rounding")
 BATCH, SETTLING = 64, 5
-"""Images of a batch, and batches that batch norm's statistics see of a network that was not trained."""
+"""Images of a batch, and batches that batch norm's statistics see before products are looked at."""
 
 
 def main(out: Path, data: str, runs: list[Path]) -> None:
@@ -44,8 +44,8 @@ def main(out: Path, data: str, runs: list[Path]) -> None:
     gradients, products = [], []
     for name, weights, network in [*starts(), *of_runs(runs)]:
         for timesteps in STEPS:
-            settled(network.double(), [batch.inputs for batch in batches[1:]], timesteps)
-            found = compared(network, batches[0], timesteps)
+            found = compared(network.double(), batches[0], timesteps)
+            settled(network, [batch.inputs for batch in batches[1:]], timesteps)
             gradients += [(name, weights, timesteps, *row) for row in found]
             covariances = product_covariance(network, batches[0].inputs, timesteps)
             products += [(name, weights, timesteps, each.where.split(" at ")[0], each.relative) for each in covariances]

@@ -1,8 +1,9 @@
 """SpikingJelly's BPTT on a recipe's network, data and schedule: accuracy, and seconds of training by epoch.
 
-    SPIKEDISTILL_PRECISION=bf16 python scripts/peer_accuracy.py FOLDER.csv RECIPE [--FIELD VALUE ...]
+    python scripts/peer_accuracy.py TABLE.csv RECIPE --precision bf16 [--FIELD VALUE ...]
 
-The recipe says all but the learning rule: network, first weights, batches, augmentation, optimizer, learning rates, T.
+The recipe says all but the learning rule: network, first weights, batches, augmentation, optimizer, learning rates, T,
+precision. What SpikingJelly would not do of it is refused. TABLE.csv is new: hours of work are not written over.
 SpikingJelly computes in its best setting here: its own layers, its neuron as a function, the whole network compiled,
 channels_last. Seconds count from when everything is imported, compiling and data included, without evaluations.
 Validation rows, where the recipe holds some out, are evaluated after each epoch, test rows after the last one.
@@ -11,7 +12,6 @@ Validation rows, where the recipe holds some out, are evaluated after each epoch
 from __future__ import annotations
 
 import csv
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,24 +23,36 @@ from torch import Tensor, nn
 import spikedistill as sd
 from spikedistill.bench.peers import SpikingJelly
 from spikedistill.data import Samples, in_order, load
+from spikedistill.machine.device import autocast
 from spikedistill.training.build import make_network
 from spikedistill.training.optimizers import decay_groups, learning_rate, set_learning_rate
 from spikedistill.training.prepared import start_inputs
 
-DTYPE = torch.bfloat16 if os.environ.get("SPIKEDISTILL_PRECISION") == "bf16" else torch.float32
+
+def refuse_what_is_ignored(recipe: sd.Recipe) -> None:
+    settings = recipe.optimizer
+    ignored = {
+        "optimizer.ema": settings.ema is not None,
+        "optimizer.clip_norm": settings.clip_norm is not None,
+        "optimizer.accumulate": settings.accumulate != 1,
+        "learned": recipe.learned.decay is not None or recipe.learned.threshold is not None,
+        "precision auto": recipe.precision not in ("fp32", "bf16"),
+    }
+    if any(ignored.values()):
+        sys.exit(f"not for SpikingJelly here: {', '.join(name for name, given in ignored.items() if given)}")
 
 
-def logits_of(module: nn.Module, inputs: Tensor) -> Tensor:
-    with torch.autocast("cpu", DTYPE, enabled=torch.float32 != DTYPE):
+def logits_of(module: nn.Module, inputs: Tensor, precision: str) -> Tensor:
+    with autocast(precision, inputs.device):
         return module(inputs.contiguous(memory_format=torch.channels_last))
 
 
 @torch.no_grad()
-def accuracy(module: nn.Module, samples: Samples, size: int) -> float:
+def accuracy(module: nn.Module, samples: Samples, size: int, precision: str) -> float:
     module.eval()
     right = seen = 0
     for batch in in_order(samples, size):
-        answers = logits_of(module, batch.inputs).argmax(1)
+        answers = logits_of(module, batch.inputs, precision).argmax(1)
         right, seen = right + int((answers == batch.targets).sum()), seen + len(answers)
     module.train()
     return right / seen
@@ -49,6 +61,7 @@ def accuracy(module: nn.Module, samples: Samples, size: int) -> float:
 def main() -> None:
     begin = time.perf_counter()
     recipe = sd.load_recipe(sys.argv[2], sys.argv[3:])
+    refuse_what_is_ignored(recipe)
     splits = load(recipe.data)
     assert recipe.timesteps is not None
     torch.manual_seed(recipe.seed)
@@ -63,8 +76,12 @@ def main() -> None:
         splits.train, settings.batch_size, recipe.data.augmentation, seed=recipe.seed, drop_last=settings.drop_last
     )
     smoothing = recipe.objectives["self_distillation"].label_smoothing  # pyright: ignore[reportAttributeAccessIssue]
+
+    def scored(samples: Samples) -> float:
+        return accuracy(peer, samples, settings.batch_size, recipe.precision)
+
     evaluating = 0.0
-    with Path(sys.argv[1]).open("w", newline="") as file:
+    with Path(sys.argv[1]).open("x", newline="") as file:
         table = csv.writer(file)
         table.writerow(("epoch", "lr", "loss", "seconds", "validation", "test"))
         for epoch in range(settings.epochs):
@@ -72,7 +89,7 @@ def main() -> None:
             steps = len(batches)
             for step, batch in enumerate(batches.epoch(epoch)):
                 set_learning_rate(optimizer, learning_rate(settings, epoch, step, steps))
-                logits = logits_of(peer, batch.inputs)
+                logits = logits_of(peer, batch.inputs, recipe.precision)
                 loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=smoothing)
                 optimizer.zero_grad()
                 loss.backward()
@@ -80,8 +97,8 @@ def main() -> None:
                 losses.append(float(loss.detach()))
             seconds = time.perf_counter() - begin - evaluating
             start = time.perf_counter()
-            held_out = "" if splits.validation is None else accuracy(peer, splits.validation, settings.batch_size)
-            test = accuracy(peer, splits.test, settings.batch_size) if epoch == settings.epochs - 1 else ""
+            held_out = "" if splits.validation is None else scored(splits.validation)
+            test = scored(splits.test) if epoch == settings.epochs - 1 else ""
             evaluating += time.perf_counter() - start
             lr = optimizer.param_groups[0]["lr"]
             row = (epoch + 1, lr, sum(losses) / len(losses), round(seconds, 1), held_out, test)

@@ -4,7 +4,8 @@
 
 A step is that of the trainer, with the batch that it makes. All live in one process and take their steps in turn, so
 the drift of the machine hits all alike; the memory is what is alive at the peak, above the state before the step
-(`scripts/step_memory.py`), and does not count what the data are kept in.
+(`scripts/step_memory.py`), and does not count what the data are kept in. All compute in one precision, fp32 unless
+--precision says another; kernels are compiled.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import spikedistill as sd
 from spikedistill.data import load
 
 TIMESTEPS = (2, 4, 8)
-ALONE = ["--phases.ann", "0", "--phases.rate_twin", "0"]  # what comes before the rule is a row of its own
+# what comes before the rule is a row of its own
+ALONE = ["--phases.ann", "0", "--phases.rate_twin", "0", "--phases.noise", "null", "--phases.branches", "true"]
+ALONE += ["--phases.drawn", "null", "--phases.growing", "null"]
 
 
 def rows(timesteps: int) -> dict[str, list[str]]:
@@ -34,6 +37,7 @@ def rows(timesteps: int) -> dict[str, list[str]]:
 
 def main() -> None:
     name, repeats, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    words = ["--precision", "fp32", "--compile", "on", *words]
     own = sd.load_recipe(name, words)
     if own.timesteps is None:
         sys.exit(f"{name} is an ANN; give a recipe of a rule with T")

@@ -2,9 +2,9 @@
 
     python scripts/signal_by_depth.py RECIPE [--FIELD VALUE ...]
 
-Untrained, in training mode. Of 8 recordings a share of 0.002 of all pixels is flipped. For each layer of neurons: the
-root mean square of the change of its rates, over that between one recording and the next. At 1 a recording is as far
-from itself with these pixels flipped as from any other.
+Untrained, in training mode. Of 8 recordings, in binary frames, a share of 0.002 of all pixels is flipped. For each
+layer of neurons: the root mean square of the change of its rates, over that between one recording and the next. At 1 a
+recording is as far from itself with these pixels flipped as from any other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def rates(network: sd.Network, inputs: torch.Tensor, timesteps: int | None) -> l
         found.append(getattr(output, "rate", output).float())
 
     handles = [m.register_forward_hook(keep) for m in network.modules() if isinstance(m, sd.LIF)]
-    network(inputs if timesteps else inputs.mean(0), timesteps=timesteps)
+    network(inputs.mean(0) if timesteps is None and network.is_over_time(inputs) else inputs, timesteps=timesteps)
     for handle in handles:
         handle.remove()
     return found
@@ -41,6 +41,8 @@ def main() -> None:
     torch.manual_seed(0)
     network = make_network(recipe, samples)
     inputs = samples.batch(torch.arange(SAMPLES)).inputs
+    if not set(inputs.unique().tolist()) <= {0.0, 1.0}:
+        sys.exit("these inputs are not binary; for scenes: --data.scenes.shown each --data.scenes.frames null")
     flipped = torch.rand(inputs.shape, generator=torch.manual_seed(1)) < SHARE
     changed = torch.where(flipped, 1 - inputs, inputs)
     for name, timesteps in (("ANN", None), (f"spikes, T = {recipe.timesteps}", recipe.timesteps)):

@@ -99,7 +99,8 @@ def documented_step(root: str) -> Callable[[], None]:
     splits = load(recipe.data)
     net = sd.create_model("resnet18", num_classes=10, width=16)
     learner = sd.SelfDistillation(net, timesteps=4)
-    made = sd.Batches(splits.train, 128, recipe.data.augmentation, seed=0, drop_last=True).epoch(0)
+    batches = sd.Batches(splits.train, 128, recipe.data.augmentation, seed=0, drop_last=True)
+    made = (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
     tuning = sd.tune(learner, next(made).inputs, samples=10 * len(splits.train))
     print(str(tuning).replace("\n", "; "))
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -116,10 +117,10 @@ def documented_step(root: str) -> Callable[[], None]:
     return step
 
 
-def choose_here(root: str) -> str:
+def choose_here(root: str, width: int) -> str:
     """The precision that the trainer chooses on this machine, for all rules alike."""
     recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root])
-    learner = sd.SelfDistillation(sd.create_model("resnet18", num_classes=10, width=16), recipe.rule)
+    learner = sd.SelfDistillation(sd.create_model("resnet18", num_classes=10, width=width), recipe.rule)
     return sd.tune(learner, torch.randn(128, 3, 32, 32), 10**6).precision
 
 
@@ -149,7 +150,8 @@ def main() -> None:
     root, repeats = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 15
     print(f"{torch.get_num_threads()} threads, {repeats} steps each")
     if len(sys.argv) > 3:
-        width, precision = int(sys.argv[3]), choose_here(root)
+        width = int(sys.argv[3])
+        precision = choose_here(root, width)
         words = ["--precision", precision, "--compile", "on"]
         first, names = next(iter(RULES)), tuple(sys.argv[4:]) or ("",)
         chosen = {name: rule for name, rule in RULES.items() if name == first or name.startswith(names)}

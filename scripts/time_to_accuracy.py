@@ -45,6 +45,8 @@ def main() -> None:
             axes.plot(minutes[-1], 100 * float(rows[-1]["test"] or "nan"), "*", color="tab:red", ms=10)
             continue
         rows = read_metrics(path / "metrics.csv")
+        if "train_accuracy" not in rows[0]:
+            sys.exit(f"{path} is no run of classification")
         minutes = [0.0, *accumulate(float(row["seconds"]) / 60 for row in rows)]
         shown = [100 * float(row["train_accuracy"]) for row in rows]
         recipe = saved_recipe(path, teachers=False)
@@ -53,7 +55,9 @@ def main() -> None:
             start = max(k - 1, 0)  # a line from the epoch before; the first epoch is a point
             axes.plot(minutes[start + 1 : k + 2], shown[start : k + 1], ".-", color=COLOURS[phases[k]], lw=1, ms=4)
         result = plain_json(path / "result.json")
-        axes.plot(minutes[-1], 100 * result["test_accuracy"][str(recipe.timesteps)], "*", color="tab:blue", ms=10)
+        axes.plot(
+            minutes[-1], 100 * result["test_accuracy"][str(recipe.timesteps or "ann")], "*", color="tab:blue", ms=10
+        )
     for phase, colour in COLOURS.items():
         axes.plot([], [], ".-", color=colour, label=f"{phase}, training images")
     axes.plot([], [], "*", color="tab:blue", ms=10, ls="none", label="spikes, test images")

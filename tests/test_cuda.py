@@ -122,13 +122,17 @@ def test_a_stage_goes_on_where_it_stopped_and_is_done_once(gpu, tmp_path, monkey
     def broken(call):
         call.run("broken", ["-c", "raise SystemExit('out of order')"])
 
-    monkeypatch.setattr(gpu, "STAGES", {"slow": slow, "broken": broken})
+    def odd(call):
+        return {}["a column that is not there"]
+
+    monkeypatch.setattr(gpu, "STAGES", {"odd": odd, "slow": slow, "broken": broken})
     monkeypatch.setattr(gpu, "LEAST", 0.1)
     words = [str(tmp_path / "keep"), "nowhere", "--small", "--copy", str(tmp_path / "copy")]
     assert gpu.main([*words, "slow", "--minutes", "0.05"]) == gpu.GOES_ON
     assert "slow: goes on" in capsys.readouterr().out
     assert gpu.main(words) == 1
     said = capsys.readouterr().out
+    assert "odd: failed" in said
     assert "slow: done" in said
     assert "broken: failed" in said
     assert "out of order" in said
@@ -136,6 +140,9 @@ def test_a_stage_goes_on_where_it_stopped_and_is_done_once(gpu, tmp_path, monkey
     (tmp_path / "begun").unlink()
     assert gpu.main([*words, "slow"]) == 0  # what is done is not done again
     assert not (tmp_path / "begun").exists()
+    with pytest.raises(SystemExit):  # a miniature is not the long run
+        gpu.main([*words, "slow", "--epochs", "3"])
+    assert "holds stages of another call" in capsys.readouterr().err
 
 
 CHILD = """
@@ -162,18 +169,42 @@ def test_what_does_not_stop_is_ended_with_all_that_it_has_started(gpu, tmp_path,
     assert time.monotonic() - start < 10
     assert code == (gpu.GOES_ON if can_go_on else 1)
     assert can_go_on or "needs more than" in capsys.readouterr().out
-    status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/status")
-    end = time.monotonic() + 10  # a killed process is gone a moment later
+    assert ends(int((tmp_path / "pid").read_text()))
 
-    def is_there():
+
+def ends(pid):
+    """Whether a process is gone in a moment, as a killed one is."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
         try:
-            return "(zombie)" not in status.read_text()
+            if "(zombie)" in Path(f"/proc/{pid}/status").read_text():
+                return True
         except (FileNotFoundError, ProcessLookupError):
-            return False
-
-    while is_there() and time.monotonic() < end:
+            return True
         time.sleep(0.05)
-    assert not is_there()
+    return False
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import gpu
+gpu.STAGES = {"stage": lambda call: call.run("stage", sys.argv[2:4])}
+gpu.main([sys.argv[4], "nowhere", "--small"])
+"""
+
+
+def test_a_program_that_is_ended_takes_its_stage_along(gpu, tmp_path):
+    (tmp_path / "stage.py").write_text(CHILD)
+    words = [str(ROOT / "scripts"), str(tmp_path / "stage.py"), str(tmp_path / "pid"), str(tmp_path / "keep")]
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    program.terminate()
+    assert program.wait(20) == 128 + 15
+    assert ends(int((tmp_path / "pid").read_text()))
 
 
 def test_it_says_what_it_cannot_do(gpu, tmp_path, capsys, monkeypatch):

@@ -32,7 +32,7 @@ PIECE = 1024
 """Rows read at a time."""
 
 Piece = list[list[Any]]
-"""Some rows of the columns that were asked for."""
+"""Some rows, as one list for each of some columns."""
 Pair = tuple[Any, Any]
 """A cell of a picture, {"bytes": ...}, and its label: as the file has them, so perhaps of another type."""
 
