@@ -13,7 +13,8 @@ from torch import nn
 
 import spikedistill as sd
 from spikedistill.cli import main
-from spikedistill.errors import Interrupted
+from spikedistill.errors import Interrupted, InvalidArgument
+from spikedistill.training.networks import build_network
 from spikedistill.training.recipe_files import load_recipe, saved_recipe
 
 WORDS = [
@@ -65,6 +66,15 @@ def wrong(num_classes):
     return Mine(num_classes + 1)
 
 
+def late(num_classes):
+    from my_late import head
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), head(2704, num_classes))
+
+
+def later(num_classes):
+    import my_late_that_is_not_there
+
+
 NUMBER = 3
 '''
 
@@ -83,7 +93,7 @@ def test_a_function_of_the_users_is_a_model_with_its_own_fields(my_nets, capsys)
     assert (recipe.model.options["depth"], recipe.model.options["width"]) == (3, 8)
     assert "num_classes" not in recipe.model.options
     for word, message in {
-        "my_nets:Mien": "no function or class 'Mien' that could build a network; it has Mine, with_relu, wrong",
+        "my_nets:Mien": "'Mien' that could build a network; it has Mine, with_relu, wrong, late, later",
         "my_nets:NUMBER": "no function or class 'NUMBER'",
         "my_nest:Mine": "cannot be imported: No module named 'my_nest'. It is looked for in",
     }.items():
@@ -91,6 +101,14 @@ def test_a_function_of_the_users_is_a_model_with_its_own_fields(my_nets, capsys)
             load_recipe("fashion-small", ["--model.import", word])
     with pytest.raises(ValueError, match="has no field 'dept'; it has depth, width"):
         load_recipe("fashion-small", ["--model.import", "my_nets:Mine", "--model.dept", "3"])
+
+
+def test_a_builder_may_import_what_lies_beside_it_when_it_is_called(my_nets, tmp_path):
+    (tmp_path / "my_late.py").write_text("from torch.nn import Linear as head\n")
+    with pytest.warns(UserWarning, match="no stages were found"):
+        assert build_network("my_nets:late", {}, 5, 1).body[-1].out_features == 5
+    with pytest.raises(InvalidArgument, match="could not be built: No module named 'my_late_that_is_not_there'"):
+        build_network("my_nets:later", {}, 5, 1)
 
 
 def test_an_imported_network_is_trained_stopped_resumed_evaluated_and_predicted(my_nets, tmp_path, capsys):

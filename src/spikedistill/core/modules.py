@@ -46,6 +46,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for part, mode in modes.items():  # some do more than keep it, as layers that merge their weights
+            if type(part).train is not nn.Module.train:
+                part.train(mode)
         for part, mode in modes.items():
             part.training = mode
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 
 from spikedistill.core.dual import Static, Unrolled
@@ -15,6 +16,7 @@ from spikedistill.core.learning import ANN, BPTT
 from spikedistill.core.lif import LIF
 from spikedistill.core.modules import watching
 from spikedistill.core.output import Output
+from spikedistill.core.rules.weighted import SafeConvolutions
 from spikedistill.core.signal import Flow, Signal
 from spikedistill.errors import InvalidArgument, choose, whole_number
 
@@ -39,8 +41,14 @@ def observed(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tens
     known = dict(module.named_modules())
     seen: dict[str, Tensor] = {}
 
-    def look(name: str, _module: nn.Module, output: Flow) -> None:
+    def look(name: str, module: nn.Module, output: Flow) -> Flow | None:
+        if not isinstance(output, (Tensor, Signal)):
+            raise InvalidArgument(
+                f"the output of {name} ({type(module).__name__}) is a {type(output).__name__}; a stage, or what an "
+                "objective looks at, has to give one tensor"
+            )
         seen[name] = rate(output)
+        return output.clone() if isinstance(output, Tensor) else None  # the next layer may work in place
 
     with watching({choose("module", name, known): known[name] for name in names}, look):
         yield seen
@@ -153,8 +161,16 @@ class Network(nn.Module):
         Raises:
             InvalidArgument: the body gives something else than one tensor.
         """
-        with observed(self.body, self.stages if features is None else features) as seen:
+        names = self.stages if features is None else tuple(features)
+        plain = isinstance(signal, Tensor) and signal.device.type == "cpu" and not torch.compiler.is_compiling()
+        guard = SafeConvolutions() if plain else contextlib.nullcontext()
+        with observed(self.body, names) as seen, guard:
             out = self.body(signal)
+        if missing := [name for name in names if name not in seen]:
+            raise InvalidArgument(
+                f"{', '.join(missing)} of {type(self.body).__name__} was not called, or not as a module, so its output "
+                "is not known; name modules that are (of a list its members)"
+            )
         if not isinstance(out, (Tensor, Signal)):
             raise InvalidArgument(
                 f"{type(self.body).__name__} returns a {type(out).__name__}; expected one tensor of logits. Wrap it in "
@@ -243,8 +259,15 @@ class NetworkWrapper(nn.Module):
     network: Network
 
 
+def _in_parallel(module: nn.Module) -> nn.Module | None:
+    return module.module if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else None
+
+
 def as_network(module: nn.Module) -> Network:
     """The network that a module is or holds; any other module becomes one without stages."""
+    # wrappers of torch: DataParallel, DistributedDataParallel, and what torch.compile gives
+    while isinstance(inner := getattr(module, "_orig_mod", None) or _in_parallel(module), nn.Module):
+        module = inner
     if isinstance(module, NetworkWrapper):
         return module.network
     return module if isinstance(module, Network) else Network(module)

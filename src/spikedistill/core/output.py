@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from spikedistill.errors import InvalidArgument
+
 
 @dataclasses.dataclass(frozen=True)
 class Output:
@@ -49,4 +51,7 @@ class Batch:
 
     def __len__(self) -> int:
         """N, the number of samples: targets have it in front, and inputs may have time before it."""
-        return len(tree_leaves(self.targets)[0])
+        leaf, given = tree_leaves(self.targets)[0], type(self.targets).__name__
+        if not isinstance(leaf, Tensor):
+            raise InvalidArgument(f"targets are a {given} of {type(leaf).__name__}; give tensors")
+        return len(leaf)

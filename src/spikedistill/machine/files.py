@@ -55,11 +55,20 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to be filled, which is moved to `out` at the end: it is whole or not there.
 
     Raises:
-        DataError: `out` holds something already.
+        DataError: `out` holds something already, or is where the program runs.
         WriteError: a file could not be written; `out` is then not there.
     """
+    out = out.resolve()  # of a link, what it leads to
+    if out == Path.cwd():
+        raise DataError(f"{out} is the current folder; name a new one in it as --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already and is not overwritten; choose another --out")
+    if out.is_dir():
+        try:  # before the work: what is mounted there cannot be replaced
+            out.rmdir()
+            out.mkdir()
+        except OSError as error:
+            raise WriteError(f"{out} cannot be replaced ({error}); name a folder that is not there") from error
     # Beside the target and not in a temporary folder of the system: a move across file systems is a copy.
     unfinished = out.with_name(f".{out.name}.making")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -17,8 +17,6 @@ def import_here(name: str) -> ModuleType:
     if name.startswith(".") or "/" in name or name.endswith(".py"):
         raise ImportError(f"{name!r} is no module; name it as package.module, without ./ and .py")
     here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(here)
+    if here not in sys.path:  # and it stays there: functions of the module may import others when they are called
+        sys.path.insert(0, here)
+    return importlib.import_module(name)

@@ -94,7 +94,8 @@ def evaluate(
 ) -> Evaluation:
     """The score at each of `timesteps`, from one run of the longest: the first t steps do not know of the later ones.
 
-    Where they do (htt, core/halves.py) each number of steps is a run of its own; of frames those of the first t.
+    Where they do (htt, core/halves.py; batch norm without running statistics) each number of steps is a run of its own;
+    of frames those of the first t.
 
     Args:
         network: a `Network`, a learner (whose network is taken), or any module of standard layers and `LIF` neurons.
@@ -117,7 +118,7 @@ def evaluate(
     sums = _Sums({t: task.meter(description) for t in steps}, inspect())
     device = next((p.device for p in network.parameters()), None)
     _refuse_not_finite(network)
-    runs = [[t] for t in steps] if has_halves(network.body) else [steps]
+    runs = [[t] for t in steps] if _looks_ahead(network.body) else [steps]
     with evaluating(network):
         for given in batches:
             batch = as_batch(given)
@@ -142,13 +143,19 @@ def evaluate(
         raise InvalidArgument("there are no samples to evaluate on")
     columns = {t: meter.columns() for t, meter in whole.meters.items()}
     rates = {name: float(fired) / whole.samples for name, fired in whole.fired.items()}
-    spikes = {name: rate * whole.neurons[name] * (steps[-1] or 0) for name, rate in rates.items()}
+    spikes = {name: float(fired) / whole.samples * (steps[-1] or 0) for name, fired in whole.spikes.items()}
     return Evaluation(whole.samples, columns, task.score, rates, spikes, whole.inspector)
 
 
 def _mean_and_neurons(rates: Tensor) -> tuple[Tensor, int]:
     """Of the rates [N, ...] of a layer; they themselves need not stay."""
     return rates.float().mean(), rates[0].numel()
+
+
+def _looks_ahead(body: nn.Module) -> bool:
+    """Whether the first steps of a run depend on how many follow."""
+    norms = (m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return has_halves(body) or any(norm.running_mean is None for norm in norms)
 
 
 def as_batch(given: object) -> Batch:
@@ -170,7 +177,7 @@ def _refuse_not_finite(network: Network) -> None:
     """A NaN membrane never fires, so a network of NaN has a score as any other."""
     # Where looking would wait for a GPU, training has looked: it watches the gradients.
     there = [(name, p) for name, p in network.named_parameters() if p.device.type == "cpu"]
-    bad = [name for name, p in there if not p.isfinite().all()]
+    bad = [name for name, p in there if not (p.isfinite().all() if p.requires_grad else not p.isnan().any())]
     bad += [name for name, b in network.named_buffers() if b.device.type == "cpu" and bool(b.isnan().any())]
     if bad:
         raise InvalidArgument(f"{len(bad)} weights of the network are NaN or infinite, first {bad[0]}; train it again")
@@ -212,7 +219,7 @@ class _State(TypedDict):
     meters: dict[int | None, dict[str, Any]]
     inspector: dict[str, Any] | None
     fired: dict[str, float]
-    neurons: dict[str, int]
+    spikes: dict[str, float]
 
 
 @dataclasses.dataclass
@@ -222,20 +229,20 @@ class _Sums:
     meters: dict[int | None, Meter]
     inspector: Inspector | None
     samples: int = 0
-    # By layer, the mean firing rate of each batch times its samples.
+    # By layer, the mean firing rate of each batch times its samples, and that times the neurons of one sample.
     fired: dict[str, Tensor | float] = dataclasses.field(default_factory=lambda: defaultdict(float))
-    neurons: dict[str, int] = dataclasses.field(default_factory=dict)  # of each layer, for one sample
+    spikes: dict[str, Tensor | float] = dataclasses.field(default_factory=lambda: defaultdict(float))
 
     def add_fired(self, fired: dict[str, tuple[Tensor, int]], samples: int) -> None:
         """Take in the mean rate and the number of neurons of the layers on a batch."""
         for name, (mean, neurons) in fired.items():
             # A tensor where the network is, so that counting waits for no GPU.
             self.fired[name] = self.fired[name] + mean * samples
-            self.neurons[name] = neurons
+            self.spikes[name] = self.spikes[name] + mean * samples * neurons
 
     def state(self) -> _State:
         """As plain values, for another process."""
-        fired = {name: float(value) for name, value in self.fired.items()}
+        fired, spikes = ({name: float(n) for name, n in sums.items()} for sums in (self.fired, self.spikes))
         meters = {t: meter.state() for t, meter in self.meters.items()}
         inspector = None if self.inspector is None else self.inspector.state()
         return {
@@ -243,7 +250,7 @@ class _Sums:
             "meters": meters,
             "inspector": inspector,
             "fired": fired,
-            "neurons": self.neurons,
+            "spikes": spikes,
         }
 
 
@@ -257,5 +264,6 @@ def _together(states: list[_State], meters: dict[int | None, Meter], inspector: 
             inspector.add_state(state["inspector"])
         for name, value in state["fired"].items():
             whole.fired[name] += value
-        whole.neurons.update(state["neurons"])
+        for name, value in state["spikes"].items():
+            whole.spikes[name] += value
     return whole

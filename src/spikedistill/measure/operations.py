@@ -140,7 +140,7 @@ def operations(
         timesteps: T ≥ 1.
 
     Raises:
-        InvalidArgument: no samples, or images or timesteps that do not fit.
+        InvalidArgument: no samples or of different sizes, or images or timesteps that do not fit.
     """
     network = as_network(network)
     device = next((p.device for p in network.parameters()), None)
@@ -172,6 +172,8 @@ class _Call:
 
 def _joined(calls: tuple[_Call, ...], samples: int) -> LayerOperations:
     first = calls[0]
+    if len({call.macs for call in calls}) > 1:
+        raise InvalidArgument(f"{first.name} sees samples of different sizes; count those of one size at a time")
     # an input is made of spikes if it is on every batch: an empty picture does not make floats of the others
     spikes = None if any(c.spikes is None for c in calls) else sum(c.spikes or 0.0 for c in calls) / samples
     return LayerOperations(first.name, first.macs, first.evaluations, spikes)
@@ -233,6 +235,13 @@ def _spikes(x: Signal) -> float | None:
     return float(values.double().mean())
 
 
+def _spelt_out(term: str, dims: int) -> str:
+    """A term of einsum with a letter of no other use for each dimension of its ellipsis, the last ones alike."""
+    before, dots, after = term.partition("...")
+    hidden = "".join(chr(0x3B1 + k) for k in reversed(range(dims - len(before) - len(after)))) if dots else ""
+    return before + hidden + after
+
+
 _TRANSPOSED = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
 _LAYERS = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d, *_TRANSPOSED}
 _PRODUCTS = {f for f in RULES if name_of(f).rpartition(".")[2].strip("_") in ("matmul", "rmatmul", "bmm", "einsum")}
@@ -246,7 +255,7 @@ def _macs(function: TorchFunction, operands: list[Any], args: tuple[Any, ...], o
     if function is torch.einsum:
         # every letter of the operands is a loop, but for that of the batch, with which a signal and the result begin
         terms, _, output = args[0].replace(" ", "").partition("->")
-        sizes = ((term, x.shape) for term, x in zip(terms.split(","), operands, strict=True))
+        sizes = [(_spelt_out(term, x.dim()), x.shape) for term, x in zip(terms.split(","), operands, strict=True)]
         loops = {letter: n for term, shape in sizes for letter, n in zip(term, shape, strict=True)}
         return math.prod(n for letter, n in loops.items() if letter != output[0])
     if function in _PRODUCTS:  # `matrix @ signal` may come with the signal first, and stands second then

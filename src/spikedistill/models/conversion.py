@@ -42,6 +42,7 @@ _UNSUPPORTED: dict[type[nn.Module], str] = {
     nn.GRU: _OWN_STATE,
     nn.RNN: _OWN_STATE,
 }
+_PASSING = (nn.Dropout, nn.Flatten, nn.Identity, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 # What works, but not quite as in the network that was given.
 _REMARKS: dict[type[nn.Module], str] = {
     nn.MaxPool2d: "max pooling after a neuron: the gradient is routed by the rates, an approximation (average pooling "
@@ -72,6 +73,10 @@ def to_spiking(
         InvalidArgument: nothing to replace, or a stage the model does not have.
         UnsupportedOperation: layers that cannot work on spikes; names all of them.
     """
+    if isinstance(model, Network):  # its own stages, where no others are named
+        own = model.stages if stages is None and model.stages else stages
+        made = to_spiking(model.body, neuron, own, activations)
+        return Network(made.body, made.stages, (*model.notes, *made.notes), model.sample_dims)
     # A copy with its own weights: training it leaves the user's network as it was.
     body = copy.deepcopy(model)
     activations = (activations,) if isinstance(activations, type) else tuple(activations)
@@ -84,7 +89,7 @@ def to_spiking(
     if stages is None and len(found) == 1:  # the last stage gets no branch, so one is as good as none
         found = []
     # Stages that were named, even none of them, are a choice and no surprise.
-    surprises = [*_stages_note(body, found, asked=stages is not None), *_training_note(model)]
+    surprises = [*_stages_note(body, found, asked=stages is not None), *_training_note(model), *_last_note(body)]
     for surprise in surprises:
         warnings.warn(surprise, stacklevel=2)  # at the user's line
     return Network(body, found, [f"{replaced} activations became LIF neurons", *_remarks(body), *surprises])
@@ -120,6 +125,25 @@ def _training_note(model: nn.Module) -> list[str]:
     ]
 
 
+def _last_note(body: nn.Module) -> list[str]:
+    """A head that ends with a neuron answers with firing rates."""
+    head, last = None, body
+    # Only of what stands in a sequence the order of calls is known; what was defined last is mostly the head.
+    while isinstance(last, nn.Sequential) or last is body:
+        head = last if isinstance(last, nn.Sequential) else None
+        called = [child for child in last.children() if not isinstance(child, _PASSING)]
+        if not called:
+            return []
+        last = called[-1]
+    elsewhere = {m for m in body.modules() if isinstance(m, nn.Linear)} - set(head.modules() if head else ())
+    if head is None or not isinstance(last, LIF) or elsewhere:
+        return []
+    return [
+        "the last layer of the head was an activation and is a neuron now: what it answers are firing rates between 0 "
+        "and 1, and no logits; leave that activation out of the model"
+    ]
+
+
 def _refuse_unsupported(body: nn.Module, replaced: tuple[type[nn.Module], ...]) -> None:
     """Raise UnsupportedOperation with every layer that cannot work on spikes."""
     # All at once: nobody wants to mend a network layer by layer, error by error.
@@ -146,6 +170,8 @@ def _find_stages(body: nn.Module) -> list[str]:
     children = dict(body.named_children())
     # The first layout that fits: layer1, layer2, ... of ResNets, a list `stages`, VGG's flat `features`.
     layers = [name for name in children if name.startswith("layer") and name[5:].isdigit()]
+    # a list is not called itself
+    layers = [name for name in layers if not isinstance(children[name], nn.ModuleList)]
     if layers:
         return layers
     if isinstance(children.get("stages"), (nn.Sequential, nn.ModuleList)):

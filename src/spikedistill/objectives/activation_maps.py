@@ -114,7 +114,8 @@ def class_activation_map(features: Tensor, logits: Tensor, classes: Tensor, mean
         classes: [N].
         mean: w_c is the mean of the gradient over the positions, and not its sum.
     """
-    chosen = logits.gather(1, classes.unsqueeze(1)).sum()
+    with torch.enable_grad():  # also where a validation loss is computed without
+        chosen = logits.gather(1, classes.unsqueeze(1)).sum()
     # retained: two objectives may look at one teacher; it goes with the teacher's output
     (gradient,) = torch.autograd.grad(chosen, features, retain_graph=True)
     weights = gradient.mean((2, 3)) if mean else gradient.sum((2, 3))

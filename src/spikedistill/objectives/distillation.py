@@ -42,7 +42,7 @@ class Distillation(Taught):
         return self.temperature if self.student_temperature is None else self.student_temperature
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
-        target, logits = self.logits(output, batch)
+        target, logits = self.class_logits(output, batch)
         log_target = F.log_softmax(target / self.temperature, dim=-1)
         log_student = F.log_softmax(logits / self._student, dim=-1)
         # The gradient shrinks by 1/(τ·τ_s), as in method.md §4.2.

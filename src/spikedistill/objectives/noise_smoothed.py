@@ -47,7 +47,7 @@ class NoiseSmoothedDistillation(Taught):
             )
 
     def __call__(self, output: Output, batch: Batch) -> Terms:
-        target, logits = self.logits(output, batch)
+        target, logits = self.class_logits(output, batch)
         tau, noise = self.temperature, self._drawn(logits.detach())
         log_target = F.log_softmax(target / tau, dim=-1)
         if self.mixing == "logits":

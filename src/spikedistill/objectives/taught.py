@@ -42,7 +42,7 @@ class Taught(Objective):
         return Needs(teachers=(self.teacher,))
 
     def logits(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the teacher and the network say, [N, classes] both, in one dtype of at least float32.
+        """What the teacher and the network say, [N, ...] both, in one dtype of at least float32.
 
         Raises:
             InvalidArgument: they are of another shape.
@@ -56,6 +56,18 @@ class Taught(Objective):
         # The teacher may compute in another dtype than the network.
         dtype = compute_dtype(logits.dtype)
         return target.to(dtype), logits.to(dtype)
+
+    def class_logits(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `logits`, of classes.
+
+        Raises:
+            InvalidArgument: maps, or whatever else is not [N, classes].
+        """
+        if output.logits.dim() != 2:
+            raise InvalidArgument(
+                f"{type(self).__name__} compares logits [N, classes]; this network gives {tuple(output.logits.shape)}"
+            )
+        return self.logits(output, batch)
 
 
 def divergence(log_target: Tensor, log_student: Tensor) -> Tensor:

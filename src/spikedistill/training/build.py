@@ -13,6 +13,7 @@ from spikedistill.core.network import Network
 from spikedistill.data import Samples
 from spikedistill.data.samples import is_over_time, refuse_other_input
 from spikedistill.errors import DataError, InvalidArgument, SpikedistillError
+from spikedistill.machine.device import to_channels_last
 from spikedistill.models.learning_neurons import learn_neurons
 from spikedistill.models.tensor_train import tensor_train
 from spikedistill.training.checkpoints import apply_state, load_weights
@@ -101,7 +102,7 @@ def make_learner(
         example=example_of(data),
         teachers=_teachers(recipe, data, trust, teachers or {}),
     )
-    return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return to_channels_last(learner)
 
 
 Given = Mapping[str, nn.Module | Trained | FrozenTeacher]
@@ -131,7 +132,7 @@ def _found(name: str, trust: Trust) -> nn.Module | Trained:
         return load(name, trust=trust)
     try:
         return builder_of(name)()
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError, ImportError) as error:
         if isinstance(error, SpikedistillError):
             raise
         raise InvalidArgument(

@@ -17,7 +17,7 @@ from spikedistill.data.dataset import HUB
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
 from spikedistill.machine.modules import import_here
 from spikedistill.models import MODELS
-from spikedistill.models.conversion import to_spiking
+from spikedistill.models.conversion import ACTIVATIONS, to_spiking
 
 OUTPUTS = ("outputs", "num_classes")
 INPUTS = ("in_channels",)
@@ -100,7 +100,8 @@ def build_network(name: str, options: Mapping[str, Any], outputs: int, in_channe
         module = builder(**decided, **options)
     except InvalidArgument:
         raise
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:  # torch refuses sizes in its own ways
+    # torch refuses sizes in its own ways, and a builder may import what is not there
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, ImportError) as error:
         raise InvalidArgument(f"the model {name!r} could not be built: {error}") from error
     if not isinstance(module, nn.Module):
         raise InvalidArgument(f"the model {name!r} gave a {type(module).__name__}; expected a torch module")
@@ -109,11 +110,10 @@ def build_network(name: str, options: Mapping[str, Any], outputs: int, in_channe
 
 def as_spiking(module: nn.Module) -> Network:
     """A network of whatever the user has: as it is where neurons stand in it, else converted."""
-    if isinstance(module, Network):
+    spikes = any(isinstance(part, LIF) for part in module.modules())
+    if isinstance(module, Network) and (spikes or not any(isinstance(part, ACTIVATIONS) for part in module.modules())):
         return module
-    if any(isinstance(part, LIF) for part in module.modules()):
-        return Network(module)
-    return to_spiking(module)
+    return Network(module) if spikes else to_spiking(module)
 
 
 def fed_with(network: Network, sample_dims: int) -> Network:

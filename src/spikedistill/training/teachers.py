@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from spikedistill.core.modules import watching
-from spikedistill.core.network import Network, NetworkWrapper, as_network, observed
+from spikedistill.core.network import UNSAID, Network, NetworkWrapper, as_network, observed
 from spikedistill.core.output import Output
 from spikedistill.errors import InvalidArgument, SpikedistillError, choose
-from spikedistill.machine.device import autocast
+from spikedistill.machine.device import autocast, to_channels_last
 from spikedistill.objectives import Needs
 
 
@@ -22,8 +22,9 @@ class FrozenTeacher:
 
     Args:
         network: a `Network` (or a learner, whose network is taken), run with `timesteps`; or any other module, which is
-            called with the images.
-        timesteps: T of a spiking teacher, None for an ANN.
+            called with the images, or with `timesteps` run as a network of `LIF` neurons.
+        timesteps: T of a spiking teacher, None for an ANN, which a `Network` is then run as; where nothing is said, of
+            a learner that of its learning rule, of anything else None.
         precision: "fp32" or "bf16".
         name: what an error calls it.
 
@@ -32,15 +33,16 @@ class FrozenTeacher:
     """
 
     def __init__(
-        self, network: nn.Module, timesteps: int | None = None, precision: str = "fp32", name: str = ""
+        self, network: nn.Module, timesteps: int | None = UNSAID, precision: str = "fp32", name: str = ""
     ) -> None:
         called = f"the teacher {name}".rstrip()
         if not isinstance(network, nn.Module):
             raise InvalidArgument(f"{called} is a {type(network).__name__}; expected a trained network")
         _refuse_untrained(network, called)
-        taken = as_network(network) if isinstance(network, NetworkWrapper) else network
-        self._network = copy.deepcopy(taken).eval().requires_grad_(False)
-        self._network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if timesteps is UNSAID:
+            timesteps = getattr(network, "timesteps", None) if isinstance(network, NetworkWrapper) else None
+        taken = as_network(network) if isinstance(network, NetworkWrapper) or timesteps is not None else network
+        self._network = to_channels_last(copy.deepcopy(taken).eval().requires_grad_(False))
         self._timesteps, self._precision = timesteps, precision
         self._name, self._features, self._gradients = called, dict[str, str](), False
 
@@ -78,6 +80,8 @@ class FrozenTeacher:
             InvalidArgument: it gives something else than one tensor.
         """
         network = self._network.to(inputs.device)
+        own = next((p.dtype for p in network.parameters() if p.is_floating_point()), inputs.dtype)
+        inputs = inputs.to(own)  # of a student in half or double numbers
         if over_time and self._timesteps is None:
             inputs = inputs.mean(0)
         names = set(self._features.values())
@@ -114,7 +118,9 @@ def _cut(body: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
 
 
 def _refuse_untrained(network: nn.Module, called: str) -> None:
-    bad = [name for name, value in network.state_dict().items() if value.is_floating_point() and value.isnan().any()]
+    # a module may keep anything in its state
+    state = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    bad = [name for name, value in state.items() if value.is_floating_point() and value.isnan().any()]
     if bad:
         raise InvalidArgument(f"{called}: {len(bad)} weights are NaN, first {bad[0]}; take another one")
     # by the statistics, and not by how many batches were counted: weights of older files say 0

@@ -13,7 +13,7 @@ from spikedistill.core.modules import evaluating, watching
 from spikedistill.errors import InvalidArgument, choose
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.compiler import automatic, missing_compiler
-from spikedistill.machine.device import PRECISIONS, autocast
+from spikedistill.machine.device import PRECISIONS, autocast, to_channels_last
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.precision import choose_precision
 
@@ -72,7 +72,7 @@ def tune(
     if not isinstance(samples, int) or samples < 1:
         raise InvalidArgument(f"samples is {samples!r}; expected how many will be trained on in all, at least 1")
     keep_memory()
-    learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    to_channels_last(learner)
     random = torch.get_rng_state()
     network = learner.network
     example = (inputs[0] if network.is_over_time(inputs) else inputs)[:1]

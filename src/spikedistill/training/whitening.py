@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikedistill.core.modules import evaluating
-from spikedistill.core.network import Network
+from spikedistill.core.network import as_network
 from spikedistill.errors import InvalidArgument
 
 FLOOR = 5e-4
@@ -25,7 +25,7 @@ PATCHES = 2**21
 
 
 @torch.no_grad()
-def whiten(network: Network, batches: Sequence[Tensor]) -> int:
+def whiten(network: nn.Module, batches: Sequence[Tensor]) -> int:
     """Start the first convolution from the principal directions of its input's patches, and their negatives, in place.
 
     A layer of C channels gets the C/2 directions of the largest variance, or all; channels that are left stay as they
@@ -40,8 +40,9 @@ def whiten(network: Network, batches: Sequence[Tensor]) -> int:
     Raises:
         InvalidArgument: no batch, no convolution of images, or one of groups or of a single channel.
     """
-    if not batches:
-        raise InvalidArgument("whitening needs training samples")
+    network = as_network(network)
+    if isinstance(batches, Tensor) or not batches:
+        raise InvalidArgument("whitening needs training samples, as a list of batches")
     layer: nn.Conv2d | None = None
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for inputs in batches:
@@ -54,6 +55,8 @@ def whiten(network: Network, batches: Sequence[Tensor]) -> int:
     variances, directions = torch.linalg.eigh(squares / count - mean.outer(mean))  # in rising order
     kept = min(layer.out_channels // 2, len(variances))
     floor = FLOOR * variances.mean()
+    if floor <= 0:
+        raise InvalidArgument("whitening needs samples that differ: every patch of these is the same")
     filters = (directions / (variances.clamp(min=0) + floor).sqrt()).T.flip(0)[:kept]
     # an eigenvector may have either sign: its largest entry is made positive
     filters = filters * filters.gather(1, filters.abs().argmax(1, keepdim=True)).sign()
@@ -68,7 +71,7 @@ class _Found(Exception):
         self.layer, self.seen = layer, seen
 
 
-def _first_convolution(network: Network, inputs: Tensor) -> tuple[nn.Conv2d, Tensor]:
+def _first_convolution(network: nn.Module, inputs: Tensor) -> tuple[nn.Conv2d, Tensor]:
     """The convolution that is called first, and its input [N, C, H, W]."""
 
     def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:

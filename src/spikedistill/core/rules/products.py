@@ -74,6 +74,8 @@ def _with_matrix(function: TorchFunction, left: Flow, right: Flow) -> Signals:
     # N matrices do not fit the spike path, which has T·N samples. Of a signal [N, C] at the right, the rows are the
     # samples, and the product would sum over them.
     per_sample = isinstance(matrix, Tensor) and matrix.dim() >= signal.dim() > 2 and matrix.shape[0] != 1
+    # N matrices for N rows [C]: torch would multiply each with all of them
+    per_sample = per_sample or (isinstance(matrix, Tensor) and matrix.dim() > signal.dim())
     if per_sample or (signal is right and signal.dim() < 3):
         raise UnsupportedOperation(
             f"{name_of(function)} of {tuple(left.shape)} and {tuple(right.shape)} at {user_frame()}: a constant in a "

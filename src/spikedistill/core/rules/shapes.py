@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from spikedistill.core.dual import Dual, Static
 from spikedistill.core.rules.common import changed_batch, kept, linear, stepwise
@@ -204,6 +205,11 @@ def detach(function: TorchFunction, x: Signal) -> Signals:
     return linear(torch.Tensor.detach, x)
 
 
+def constant(function: TorchFunction, input: Signal, *args: object, **kwargs: object) -> Tensor:
+    """A plain tensor, of the dtype and the device of a signal, of which nothing else is taken."""
+    return function(input.carrier, *args, **kwargs)
+
+
 def both(*names: str) -> list[TorchFunction]:
     """Functions as torch's and as methods of tensors, where they exist."""
     found = [getattr(home, name, None) for name in names for home in (torch, torch.Tensor)]
@@ -246,4 +252,6 @@ RULES: dict[TorchFunction, Rule] = {
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), dropout),
     **dict.fromkeys(both("detach"), detach),
     torch.Tensor.contiguous: linear,
+    # A constant, the same at every step (stochastic depth draws its mask so).
+    **dict.fromkeys([getattr(torch.Tensor, f"new_{kind}") for kind in ("empty", "zeros", "ones", "full")], constant),
 }

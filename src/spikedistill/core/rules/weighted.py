@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from spikedistill.core.dual import Adjoint, Dual, Unrolled, linear_of_rate
 from spikedistill.core.kernels import Term
 from spikedistill.core.rules.common import kept, linear
-from spikedistill.core.signal import Rule, Signal, Signals, TorchFunction, name_of
+from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
@@ -159,18 +160,53 @@ def convolution(
         UnsupportedOperation: a signal as weight or bias.
     """
     _check_channels(function, input, weight.shape[1] * groups, weight)
-    if _is_unsafe(input, weight, stride, padding):
-        # The same numbers: pick the pixels, then convolve without a stride.
-        step = _listed(stride, weight.dim() - 2)
-        input, stride = input[(slice(None), slice(None), *(slice(None, None, s) for s in step))], 1
+    input, stride = _safe(input, weight, stride, padding)
     adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return _weighted(function, input, weight, bias, adjoint, options)
 
 
-def _is_unsafe(x: Signal, weight: Tensor, stride: Sizes, padding: Padding) -> bool:
+_Fed = TypeVar("_Fed", Signal, Tensor)
+
+
+def _safe(x: _Fed, weight: Tensor, stride: Sizes, padding: Padding) -> tuple[_Fed, Sizes]:
+    """Input and stride of the same convolution that oneDNN does not corrupt the memory with."""
+    if not _is_unsafe(x, weight, stride, padding):
+        return x, stride
+    # The same numbers: pick the pixels, then convolve without a stride.
+    step = _listed(stride, weight.dim() - 2)
+    return x[(slice(None), slice(None), *(slice(None, None, s) for s in step))], 1  # type: ignore[return-value]
+
+
+class SafeConvolutions(TorchFunctionMode):
+    """Does to convolutions of plain tensors, during a `with` block, what the rule does to those of signals."""
+
+    def __torch_function__(
+        self, func: TorchFunction, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _CONVOLUTIONS:
+            return _convolved(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _convolved(
+    function: TorchFunction,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    if isinstance(input, Tensor) and input.dim() == weight.dim():  # else torch says what is wrong
+        input, stride = _safe(input, weight, stride, padding)
+    return function(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _is_unsafe(x: Flow, weight: Tensor, stride: Sizes, padding: Padding) -> bool:
     """A strided 1×1 convolution of few channels on the CPU; see `models.layers.StridedPointwise`."""
-    # Our models have that layer instead; this is for models of others, on signals.
+    # Our models have that layer instead; this is for models of others.
     pointwise = math.prod(weight.shape[2:]) == 1 and padding in (0, (0,) * (weight.dim() - 2), "valid")
     strided = math.prod(_listed(stride, weight.dim() - 2)) > 1
     return pointwise and strided and weight.shape[1] < 16 and x.device.type == "cpu"
@@ -214,8 +250,10 @@ def _check_channels(function: TorchFunction, x: Signal, expected: int, weight: T
         )
 
 
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+
 RULES: dict[TorchFunction, Rule] = {
     F.linear: fully_connected,
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), convolution),
+    **dict.fromkeys(_CONVOLUTIONS, convolution),
     **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), transposed_convolution),
 }
