@@ -66,7 +66,8 @@ def train(
         data: samples of your own in place of those that the recipe names; of its `data` fields, augmentation and
             workers count.
         teachers: trained networks for the objectives that ask for one, by the name that they ask for: what `load`
-            gives, or any module that takes what the network takes (a `Network` is run as its ANN twin). Each is copied.
+            gives, or any module that takes what the network takes (a `Network` is run as its ANN twin, a learner by its
+            own learning rule). Each is copied.
         trust: whether teachers may be imported that were trained with a model "package.module:function"; the model of
             the recipe itself may.
 
