@@ -193,15 +193,15 @@ def _convolved(
     function: TorchFunction,
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Any = None,
     stride: Sizes = 1,
     padding: Padding = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
+    *rest: Any,
+    **more: Any,
 ) -> Tensor:
     if isinstance(input, Tensor) and input.dim() == weight.dim():  # else torch says what is wrong
         input, stride = _safe(input, weight, stride, padding)
-    return function(input, weight, bias, stride, padding, dilation, groups)
+    return function(input, weight, bias, stride, padding, *rest, **more)
 
 
 def _is_unsafe(x: Flow, weight: Tensor, stride: Sizes, padding: Padding) -> bool:
