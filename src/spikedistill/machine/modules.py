@@ -17,6 +17,11 @@ def import_here(name: str) -> ModuleType:
     if name.startswith(".") or "/" in name or name.endswith(".py"):
         raise ImportError(f"{name!r} is no module; name it as package.module, without ./ and .py")
     here = str(Path.cwd())
-    if here not in sys.path:  # and it stays there: functions of the module may import others when they are called
-        sys.path.insert(0, here)
-    return importlib.import_module(name)
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+        # Functions of the module may import others when they are called; at the end nothing installed is hidden.
+        if here not in sys.path:
+            sys.path.append(here)
