@@ -31,6 +31,9 @@ SNAPSHOT_FOLDERS = ("", "data", "plain_text")
 PIECE = 1024
 """Rows read at a time."""
 
+MOST_CLASSES = 2**31
+"""A label above this is no class."""
+
 Piece = list[list[Any]]
 """Some rows, as one list for each of some columns."""
 Pair = tuple[Any, Any]
@@ -77,8 +80,8 @@ class Table:
         # A missing label is None; as a number it would have to be some class.
         if isinstance(label, bool) or not isinstance(label, int):
             raise DataError(f"{self.name}, row {row}: the label is {label!r}, expected a whole number")
-        if label < 0 or (self.classes and label >= len(self.classes)):
-            limit = f"0 to {len(self.classes) - 1}" if self.classes else "0 or more"
+        if label < 0 or label >= (len(self.classes) or MOST_CLASSES):
+            limit = f"0 to {len(self.classes) - 1}" if self.classes else "the number of a class, from 0"
             raise DataError(f"{self.name}, row {row}: the label is {label}, expected {limit}")
         return label
 
