@@ -73,10 +73,10 @@ def to_spiking(
         InvalidArgument: nothing to replace, or a stage the model does not have.
         UnsupportedOperation: layers that cannot work on spikes; names all of them.
     """
-    if isinstance(model, Network):  # its own stages, where no others are named
-        own = model.stages if stages is None and model.stages else stages
-        made = to_spiking(model.body, neuron, own, activations)
-        return Network(made.body, made.stages, (*model.notes, *made.notes), model.sample_dims)
+    notes, sample_dims = (), None
+    if isinstance(model, Network):
+        stages = model.stages or None if stages is None else stages  # its own, where no others are named
+        model, notes, sample_dims = model.body, model.notes, model.sample_dims
     # A copy with its own weights: training it leaves the user's network as it was.
     body = copy.deepcopy(model)
     activations = (activations,) if isinstance(activations, type) else tuple(activations)
@@ -92,7 +92,8 @@ def to_spiking(
     surprises = [*_stages_note(body, found, asked=stages is not None), *_training_note(model), *_last_note(body)]
     for surprise in surprises:
         warnings.warn(surprise, stacklevel=2)  # at the user's line
-    return Network(body, found, [f"{replaced} activations became LIF neurons", *_remarks(body), *surprises])
+    notes = (*notes, f"{replaced} activations became LIF neurons", *_remarks(body), *surprises)
+    return Network(body, found, notes, sample_dims)
 
 
 def _nothing_to_replace(model: nn.Module, activations: tuple[type[nn.Module], ...]) -> str:
