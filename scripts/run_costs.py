@@ -20,9 +20,8 @@ import torch
 from step_memory import alive_at_peak
 from step_times import step_of, taken_in_turn
 
+from spikedistill.cli.evaluate import operations_of
 from spikedistill.data import load
-from spikedistill.machine.device import autocast
-from spikedistill.measure.operations import operations
 from spikedistill.training.phases import PhaseSettings
 from spikedistill.training.recipe_files import saved_recipe
 from spikedistill.training.trained import Trained
@@ -54,9 +53,7 @@ def main() -> None:
         times = seconds[str(run)]
         ratio = statistics.median(a / b for a, b in zip(times, first, strict=True))
         network = Trained.load(run).network
-        some = torch.linspace(0, len(splits.test) - 1, min(SAMPLES, len(splits.test))).round().long()
-        with autocast(recipe.precision, torch.device("cpu")):
-            counted = operations(network, [splits.test.batch(some).inputs], recipe.timesteps or 1)
+        counted = operations_of(recipe, network, splits.test, SAMPLES)
         scores = json.loads((run / "result.json").read_text())
         score = next(by_t for name, by_t in scores.items() if name.startswith("test_") and isinstance(by_t, dict))
         cells = [

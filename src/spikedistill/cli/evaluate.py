@@ -87,7 +87,10 @@ def run(given: argparse.Namespace) -> None:
     )
     print_evaluation(found, division(data), recipe.precision)
     if given.operations is not None:
-        print_operations(_operations(recipe, trained.network, test, given), twin=recipe.timesteps is None)
+        print_operations(
+            operations_of(recipe, trained.network, test, given.operations, given.timesteps),
+            twin=recipe.timesteps is None,
+        )
     if found.inspector is not None:
         print("\n".join(found.inspector.lines()))
         if given.figure is not None:
@@ -97,19 +100,21 @@ def run(given: argparse.Namespace) -> None:
         raise InvalidArgument("this task has no picture of its answers; leave out --figure")
 
 
-def _operations(recipe: Recipe, network: Network, test: Samples, given: argparse.Namespace) -> Operations:
-    """Of so many test samples, spread evenly over all, at the largest T."""
+def operations_of(
+    recipe: Recipe, network: Network, test: Samples, count: int, timesteps: list[int] | None = None
+) -> Operations:
+    """Of so many test samples, spread evenly over all, at the largest T (None: that of the recipe)."""
     import torch
 
     from spikedistill.machine.device import autocast
     from spikedistill.measure.evaluation import EVALUATION_BATCH
     from spikedistill.measure.operations import operations
 
-    index = torch.linspace(0, len(test) - 1, min(given.operations, len(test))).round().long()
+    index = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long()
     batches = (test.batch(some).inputs for some in index.split(EVALUATION_BATCH))
     # of an ANN twin what is counted are its layers, which are the same at one step
     with autocast(recipe.precision, next(network.parameters()).device):  # the spikes are those of the score
-        return operations(network, batches, max(given.timesteps or [recipe.timesteps or 1]))
+        return operations(network, batches, max(timesteps or [recipe.timesteps or 1]))
 
 
 def _check_retake(given: argparse.Namespace, timesteps: int | None) -> None:

@@ -262,8 +262,7 @@ def _together(states: list[_State], meters: dict[int | None, Meter], inspector: 
             meter.add_state(state["meters"][t])
         if inspector is not None and state["inspector"] is not None:
             inspector.add_state(state["inspector"])
-        for name, value in state["fired"].items():
-            whole.fired[name] += value
-        for name, value in state["spikes"].items():
-            whole.spikes[name] += value
+        for name in state["fired"]:
+            whole.fired[name] += state["fired"][name]
+            whole.spikes[name] += state["spikes"][name]
     return whole
