@@ -256,7 +256,10 @@ def test_the_trainer_takes_sequences_and_predicts_from_numbers(tmp_path, over_ti
     recipe = sd.load_recipe("fashion-small", [*WORDS, "--optimizer.accumulate", "2"])
     found = sd.train(recipe, tmp_path / "run", network=net, data=sd.Splits(data, None, test))
     assert found.samples == 10
-    trained = sd.Trained.load(tmp_path / "run", network=sequence_net().float())
+    again = sequence_net().float()
+    trained = sd.Trained.load(tmp_path / "run", network=again)
+    shared = {p.data_ptr() for p in again.parameters()} & {p.data_ptr() for p in trained.network.parameters()}
+    assert not shared  # nor would two runs share them
     np.save(tmp_path / "one.npy", test.values[0].numpy())
     with torch.no_grad():
         expected = trained.network(test.batch(torch.tensor([0])).inputs, timesteps=T).logits
