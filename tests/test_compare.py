@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import spikedistill as sd
 from spikedistill.cli import main
-from spikedistill.report.compare import find_runs, rows_of, table
+from spikedistill.comparison.records import find_runs
+from spikedistill.comparison.rows import rows_of
+from spikedistill.comparison.table import table
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -38,6 +41,7 @@ def test_the_tables_of_the_results_are_those_of_the_stored_runs(runs, names):
 def write_run(folder, score, seed=0, **fields):
     folder.mkdir(parents=True)
     recipe = {"rule": {"name": "rate", "timesteps": 4}, "seed": seed, "data": {"root": str(folder)}, **fields}
+    recipe = {name: value for name, value in recipe.items() if value is not None}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     result = {"test_samples": 100, "test_accuracy": {"1": 0.1, "4": score}}
     (folder / "result.json").write_text(json.dumps(result))
@@ -93,12 +97,99 @@ def test_rows_without_common_seeds_add_their_errors(tmp_path):
     assert c.deviation is None
 
 
-def test_a_field_that_one_version_does_not_know_separates_nothing(tmp_path):
-    write_run(tmp_path / "new-0", 0.5, 0, width=1, momentum=0.9)
-    write_run(tmp_path / "old-1", 0.6, 1, width=1)
-    write_run(tmp_path / "other-0", 0.6, 0, width=2)
+def test_a_version_that_does_not_know_a_field_did_what_it_did(tmp_path):
+    """Not what it is in the other recipe: else a run with an average of weights would be a seed of those without."""
+    write_run(tmp_path / "plain-0", 0.5, 0, optimizer={"lr": 0.1})
+    write_run(tmp_path / "same-1", 0.5, 1, optimizer={"name": "sgd", "lr": 0.1, "ema": None}, convolutions="full")
+    write_run(tmp_path / "ema-2", 0.5, 2, optimizer={"name": "sgd", "lr": 0.1, "ema": 0.99})
+    write_run(tmp_path / "rounded-3", 0.5, 3, optimizer={"name": "sgd", "lr": 0.1}, convolutions="8bit")
+    write_run(tmp_path / "thin-4", 0.5, 4, optimizer={"lr": 0.1}, tensor_train={"form": "stt"})
     rows = rows_of(find_runs([tmp_path]))
-    assert [row.name for row in rows] == ["new / old", "other"]
+    assert [row.name for row in rows] == ["ema", "plain / same", "rounded", "thin"]
+    assert rows[0].differs == "optimizer.ema 0.99, convolutions full, tensor_train.form None"
+
+
+def test_the_first_versions_named_the_rule_and_the_loss_otherwise(tmp_path):
+    loss = {"scale": 1, "teacher": "reliable", "soft_weight": 0.3}
+    old = {"rule": None, "propagation": "rate", "timesteps": 4, "loss": loss, "optimizer": {"cosine": "epoch"}}
+    write_run(tmp_path / "old-0", 0.5, 0, **old)
+    taught = {"self_distillation": {"teacher": "reliable", "soft_weight": 0.3}}
+    write_run(tmp_path / "new-1", 0.5, 1, objectives=taught, optimizer={"schedule_per": "epoch"})
+    write_run(tmp_path / "bptt-2", 0.5, 2, **old | {"propagation": "bptt"})
+    write_run(tmp_path / "divided-3", 0.5, 3, **old | {"loss": loss | {"scale": "1/T"}})
+    assert [row.name for row in rows_of(find_runs([tmp_path]))] == ["bptt", "divided", "new / old"]
+
+
+def test_a_folder_of_ones_own_pictures_is_a_data_set_and_that_of_cifar_is_not(tmp_path):
+    for name in ("picture-folder", "cifar10"):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{name}-{seed}", 0.5, seed, data={"name": name, "root": f"somewhere/{'ab'[seed]}"})
+    own, cifar = (find_runs([tmp_path / name]) for name in ("picture-folder", "cifar10"))
+    assert [len(rows_of(own)), len(rows_of(cifar))] == [2, 1]
+    result = json.loads((tmp_path / "cifar10-1/result.json").read_text())
+    (tmp_path / "cifar10-1/result.json").write_text(json.dumps(result | {"test_samples": 50}))
+    assert [row.differs for row in rows_of(find_runs([tmp_path / "cifar10"]))] == [
+        "test samples 100",
+        "test samples 50",
+    ]
+
+
+def test_networks_that_were_handed_over_are_told_apart_by_their_folders(tmp_path):
+    for name, seed in (("small", 0), ("small", 1), ("big", 2)):
+        write_run(tmp_path / f"{name}-{seed}", 0.5, seed, model={"name": "given"})
+    assert [(row.name, len(row.records)) for row in rows_of(find_runs([tmp_path]))] == [("big", 1), ("small", 2)]
+
+
+def test_weights_to_start_from_may_be_those_of_the_runs_own_seed(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"own-{seed}", 0.5, seed, init=f"runs/ann-{seed}")
+        write_run(tmp_path / f"other-{seed}", 0.5, seed, init="runs/ann-7" if seed else "runs/ann-8")
+    assert [(row.name, len(row.records)) for row in rows_of(find_runs([tmp_path / "own"]))] == [("own", 2)]
+    assert len(rows_of(find_runs([tmp_path / "other"]))) == 2
+
+
+def test_names_keep_their_numbers_and_rows_of_one_name_their_folders(tmp_path, monkeypatch):
+    for k, name in enumerate(("width4", "width8", "a/run", "b/run", "T-4", "x|y-0", "r[1]-0")):
+        write_run(tmp_path / name, 0.5, width=k)
+    rows = rows_of(find_runs([tmp_path, tmp_path / "a", tmp_path / "b"]))
+    assert [row.name for row in rows] == ["T-4", "r[1]", "width4", "width8", "x|y", "a/run", "b/run"]
+    assert r"| x\|y | 1 |" in table(rows)
+    assert find_runs([tmp_path / "r[1]"])[0].folder.name == "r[1]-0"
+    monkeypatch.chdir(tmp_path / "width4")
+    assert rows_of(find_runs([Path()]))[0].name == "width4"
+
+
+def test_an_objective_that_only_one_has_is_among_the_differences(tmp_path):
+    write_run(tmp_path / "a-0", 0.5, objectives={"self_distillation": {}})
+    write_run(tmp_path / "b-0", 0.5, objectives={"self_distillation": {}, "spike_penalty": {"weight": 0.3}})
+    differ = {row.name: row.differs for row in rows_of(find_runs([tmp_path]))}
+    assert differ == {"a": "", "b": "objectives.spike_penalty.target 0.0, objectives.spike_penalty.weight 0.3"}
+
+
+@pytest.mark.parametrize(
+    "folder", ["learning_rules", "two_stage", "rebuilt", "tools", "cifar100", "dvs", "tensor_train"]
+)
+def test_stored_runs_of_all_versions_can_be_compared(folder):
+    """As docs/results.md says; runs of two methods are in no row."""
+    methods = {"rate8", "rate", "sd", "sd-bf16", "ema", "sgd", "bptt", "rate-all", "nosoft", "ann"}
+    for row in rows_of(find_runs([DOCS / "data" / folder])):
+        assert row.name in methods or " / " not in row.name, row.name
+
+
+def test_a_file_that_holds_something_else_is_named(tmp_path):
+    for name, text, words in (
+        ("result.json", "[]", "result.json does not hold a result"),
+        ("result.json", '{"test_samples": 3, "test_accuracy": {"4": NaN}}', "result.json does not hold a result"),
+        ("recipe.yaml", "", "recipe.yaml does not hold a recipe"),
+        ("recipe.yaml", "seed: abc", "recipe.yaml does not hold a recipe with a seed"),
+        ("metrics.csv", "", "metrics.csv does not hold the seconds of each epoch: no epoch"),
+        ("metrics.csv", "epoch,seconds\n1,nan\n", "whose time is no number"),
+    ):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        write_run(folder, 0.5)
+        (folder / name).write_text(text)
+        with pytest.raises(sd.errors.DataError, match=words):
+            find_runs([folder])
 
 
 def test_other_objectives_and_equal_seeds_are_never_one_row(tmp_path):

@@ -23,6 +23,7 @@ ROOMS = (
     "measure",
     "report",
     "training",
+    "comparison",
     "export",
     "bench",
     "cli",

@@ -15,10 +15,11 @@ from torch import nn
 
 import spikedistill as sd
 from spikedistill.cli import main
+from spikedistill.comparison.records import find_runs
+from spikedistill.comparison.rows import rows_of
 from spikedistill.core.output import Batch
 from spikedistill.errors import CheckpointError, DataError, InvalidArgument
 from spikedistill.machine.reading import ReadError, plain_yaml
-from spikedistill.report.compare import find_runs, rows_of
 from spikedistill.training import run as run_module
 from spikedistill.training.optimizers import SGD, AdamW, decay_groups, learning_rate
 from spikedistill.training.phases import Phase

@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from spikedistill.report.compare import draw, draw_spikes, find_runs, rows_of, table
+    from spikedistill.comparison.records import find_runs
+    from spikedistill.comparison.rows import rows_of
+    from spikedistill.comparison.table import draw, draw_spikes, table
 
     for option, path in (("--figure", given.figure), ("--spikes", given.spikes)):
         check_picture(option, path)

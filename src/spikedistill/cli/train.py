@@ -78,7 +78,9 @@ def _checked_seeds(given: list[str]) -> list[int]:
 
 def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) -> None:
     """One run for each seed; what an earlier call has finished is not done again."""
-    from spikedistill.report.compare import find_runs, rows_of, table
+    from spikedistill.comparison.records import find_runs
+    from spikedistill.comparison.rows import rows_of
+    from spikedistill.comparison.table import table
     from spikedistill.training import run as training
     from spikedistill.training.checkpoints import has_begun
     from spikedistill.training.recipe_files import saved_recipe
@@ -113,6 +115,7 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
 
 def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     """A run of another recipe must not become a seed of this one."""
+    from spikedistill.data import DATASETS
     from spikedistill.training.recipe_files import CLAIM_HOLDS
     from spikedistill.training.recipe_values import changed_fields, flat_values
 
@@ -122,6 +125,8 @@ def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     # shares of the epochs have become numbers
     recipe = dataclasses.replace(recipe, phases=recipe.phases.counted(recipe.optimizer.epochs))
     holds = [name for name in CLAIM_HOLDS if name != "seed"]
+    if not DATASETS[recipe.data.name].is_one:
+        holds.remove("data.root")
     differ = changed_fields(flat_values(recipe), flat_values(saved), (*holds, *chosen))
     if differ:
         raise InvalidArgument(

@@ -95,6 +95,11 @@ class DataSet:
     # What the reader of recordings wants to know:
     recordings: Layout = Layout()
 
+    @property
+    def is_one(self) -> bool:
+        """Whether it is the same wherever it lies; of the others the folder is the data set."""
+        return bool(self.torchvision or self.parquet) or "root" not in self.settings
+
     def read(self, request: Request) -> Samples:
         """A part of this data set.
 
