@@ -109,10 +109,10 @@ def session_of(settings):
     return loop.Session(learner, of_one, learner, made, loop.Progress(), average)
 
 
-def steps(session, settings, count=3, samples=6, recorder=None):
+def steps(session, settings, count=3, samples=6, recorder=None, compiled=None):
     torch.manual_seed(1)
     losses, meter = loop._Losses(session.progress), session.learner.task.meter()
-    step = Step(session.learner, session.forward, session.optimizer, settings, "fp32", recorder)
+    step = Step(session.learner, session.forward, session.optimizer, settings, "fp32", recorder, compiled)
     for k in range(count):
         batch = sd.Batch(torch.randn(samples, 3, 8, 8, dtype=torch.float64), torch.arange(samples) % 5)
         loop._take(session, step, batch, session.phases.at(0, 0, 1), settings.lr / (k + 1), losses, meter)

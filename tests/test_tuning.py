@@ -43,7 +43,7 @@ def test_what_auto_means_can_be_said_in_the_environment(monkeypatch):
     with pytest.raises(ValueError, match="SPIKEDISTILL_PRECISION=fp16; expected fp32 or bf16"):
         choose_precision("auto", learner, images)
     monkeypatch.setenv("SPIKEDISTILL_COMPILE", "off")
-    assert choose_kernels("auto", learner, images, 10**9)[1] == "eager, as SPIKEDISTILL_COMPILE says"
+    assert choose_kernels("auto", learner, images, 10**9).reason == "eager, as SPIKEDISTILL_COMPILE says"
 
 
 def test_compiling_is_left_out_where_it_does_not_pay(monkeypatch):
@@ -52,10 +52,11 @@ def test_compiling_is_left_out_where_it_does_not_pay(monkeypatch):
     example = torch.zeros(1, 1, 28, 28)
     few = choose_kernels("auto", learner, example, samples=1000)
     many = choose_kernels("auto", learner, example, samples=10**9)
-    assert few[1].startswith("eager: compiling takes")
+    assert few.compile == "off"
+    assert few.reason.startswith("eager: compiling takes")
     if missing_compiler(example.device) is None:
-        assert many[1].startswith("compiled: saves")
-        assert not learner.network.training or many[0] is not few[0]
+        assert many.reason.startswith("compiled: saves")
+        assert not learner.network.training or many.kernels is not few.kernels
 
 
 def test_without_a_compiler_the_eager_form_runs_and_says_so(monkeypatch):
@@ -63,7 +64,7 @@ def test_without_a_compiler_the_eager_form_runs_and_says_so(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     learner = sd.SelfDistillation(sd.create_model("resnet18", 10, width=2), sd.Rate(2))
     example = torch.zeros(1, 3, 16, 16)
-    assert "no C++ compiler" in choose_kernels("auto", learner, example, 10**9)[1]
+    assert "no C++ compiler" in choose_kernels("auto", learner, example, 10**9).reason
     with pytest.raises(ValueError, match="--compile on is not possible: no C"):
         choose_kernels("on", learner, example, 1)
 
@@ -80,7 +81,7 @@ def test_a_loop_of_ones_own_is_tuned_as_the_trainer_is_and_nothing_else_changes(
     before, random = copy.deepcopy(learner.state_dict()), torch.get_rng_state()
     tuning = sd.tune(learner, images, samples=10**9, precision="fp32")
     assert tuning.precision == "fp32"
-    expected, reason = choose_kernels("auto", learner, images[:1], 10**9)
+    expected, _, reason = choose_kernels("auto", learner, images[:1], 10**9)
     assert learner.kernels is expected
     assert f"kernels {reason}" in str(tuning)
     assert torch.equal(random, torch.get_rng_state())

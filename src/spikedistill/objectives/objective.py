@@ -30,6 +30,11 @@ class Terms:
         """
         return self.parts[choose("loss term", name, self.parts)]
 
+    def named(self) -> dict[str, Tensor]:
+        """The parts, and first of them the total, detached, as "loss": a part of that name gives way to it."""
+        loss = {"loss": self.total.detach()}
+        return loss | dict(self.parts) | loss
+
 
 @dataclasses.dataclass(frozen=True)
 class Needs:

@@ -26,6 +26,7 @@ def refuse_impossible(
     _other_steps(recipe, samples)
     _graphs(recipe, device, process)
     _spike_path(recipe, learner, device)
+    _compiled_step(recipe, process)
     # the rate twin would say so only when its phase begins
     if (recipe.phases.rate_twin or isinstance(recipe.rule, RateTwin)) and neurons_learn(learner.network):
         raise InvalidArgument(NO_LEARNED)
@@ -48,6 +49,16 @@ def _graphs(recipe: Recipe, device: torch.device, process: Process) -> None:
     if recipe.graphs and (device.type != "cuda" or process.count > 1):
         where = f"{process.count} processes" if process.count > 1 else f"the device {device}"
         raise InvalidArgument(f"graphs records steps of one process on a GPU, and this is {where}; leave out --graphs")
+
+
+def _compiled_step(recipe: Recipe, process: Process) -> None:
+    """A compiled step is of one process, has its own kernels, and is not recorded on top."""
+    if recipe.compile != "step":
+        return
+    others = ["--parts"] * (recipe.parts is not None) + ["--convolutions 8bit"] * (recipe.convolutions != "full")
+    others += ["--graphs"] * recipe.graphs + [f"{process.count} processes"] * (process.count > 1)
+    if others:
+        raise InvalidArgument(f"--compile step does not go with {' and '.join(others)}; train with --compile on")
 
 
 def _spike_path(recipe: Recipe, learner: SelfDistillation, device: torch.device) -> None:

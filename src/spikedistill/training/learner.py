@@ -162,6 +162,10 @@ class SelfDistillation(NetworkWrapper):
             InvalidArgument: targets that do not fit, or inputs that are missing.
         """
         self.task.check(output.logits, targets)
+        return self.objective(output, targets, inputs)
+
+    def objective(self, output: Output, targets: Any, inputs: Tensor | None = None) -> Terms:
+        """`loss` of targets that are known to fit: nothing here looks at a number, so that it can be written down."""
         if inputs is None and self._needs_inputs:
             raise InvalidArgument("an objective needs the images too: loss(output, targets, images)")
         images = torch.empty(0) if inputs is None else inputs

@@ -20,6 +20,7 @@ from spikedistill.errors import CheckpointError, NonFiniteLoss
 from spikedistill.machine.graphs import Recorder
 from spikedistill.machine.processes import from_all_processes
 from spikedistill.tasks import Meter
+from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, learning_rate
 from spikedistill.training.phases import Phase, Phases
@@ -160,6 +161,7 @@ def fit(
     *,
     precision: str,
     recorder: Recorder | None = None,
+    compiled: CompiledStep | None = None,
     watcher: Watcher,
     validate: Callable[[], dict[str, float]],
     save: Callable[[], None],
@@ -168,6 +170,7 @@ def fit(
 
     Args:
         recorder: records the steps and plays them again.
+        compiled: computes the gradients of whole batches.
         validate: measured at the end of each epoch and added to its row.
         save: called after each epoch, when the session stands at the beginning of the next.
 
@@ -175,7 +178,7 @@ def fit(
         NonFiniteLoss: a loss or gradient is NaN or infinite; the last checkpoint is from before.
     """
     progress = session.progress
-    step = Step(session.learner, session.forward, session.optimizer, settings, precision, recorder)
+    step = Step(session.learner, session.forward, session.optimizer, settings, precision, recorder, compiled)
     while progress.epoch < settings.epochs:
         session.learner.train()
         _epoch(session, step, batches, settings, watcher)

@@ -110,7 +110,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     precision, precision_reason = _precision(run, learner)
     samples = len(run.splits.train) * run.recipe.optimizer.epochs
     example = example_of(run.splits.train).to(run.device)
-    learner.kernels, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
+    learner.kernels, compile, kernels_reason = choose_kernels(run.recipe.compile, learner, example, samples)
     if run.recipe.convolutions == "8bit":
         kernels_reason += f"; {_in_eight_bits(learner, example)}"
         learner.kernels = in_eight_bits(learner.kernels)
@@ -118,7 +118,6 @@ def prepare(run: Run, resume: bool) -> Prepared:
         kernels_reason += f"; in {run.recipe.parts} parts of the batch"
         learner.kernels = in_parts(learner.kernels, run.recipe.parts)
     torch.set_rng_state(random)
-    compile = "off" if kernels_reason.startswith("eager") else "on"
     phases = Phases(run.recipe.rule, run.recipe.phases, run.recipe.optimizer.epochs, run.recipe.seed)
     # shares of the epochs are kept as numbers: a run that goes on for more of them goes on with spikes
     chosen: dict[str, Any] = {"precision": precision, "compile": compile, "phases": phases.settings}

@@ -30,6 +30,7 @@ from spikedistill.report.curves import draw_curves
 from spikedistill.report.display import Display, Silence
 from spikedistill.training.build import Given
 from spikedistill.training.checkpoints import CHECKPOINT, has_begun, save_checkpoint, save_weights
+from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.folders import new_folder, owned
 from spikedistill.training.loop import fit
 from spikedistill.training.networks import GIVEN
@@ -197,6 +198,7 @@ def _train(run: Run, resume: bool) -> Evaluation:
                 _batches(run),
                 run.recipe.optimizer,
                 precision=run.recipe.precision,
+                compiled=CompiledStep(session.learner, run.recipe.precision) if run.recipe.compile == "step" else None,
                 recorder=CudaRecorder(run.device) if run.recipe.graphs else None,
                 watcher=Stoppable(display, received, run.device),
                 validate=functools.partial(_validate, prepared),

@@ -15,6 +15,7 @@ from spikedistill.core.output import Batch, Output
 from spikedistill.machine.device import autocast
 from spikedistill.machine.graphs import Recorder, Replayed
 from spikedistill.machine.processes import from_all_processes
+from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, set_learning_rate
 from spikedistill.training.phases import Phase
@@ -59,6 +60,7 @@ class Step:
         settings: of the optimizer.
         precision: "fp32" or "bf16".
         recorder: records the step and plays it again (null: it is computed anew each time).
+        compiled: computes gradients of whole batches (null: PyTorch does).
     """
 
     learner: SelfDistillation
@@ -67,6 +69,7 @@ class Step:
     settings: OptimizerSettings
     precision: str
     recorder: Recorder | None = None
+    compiled: CompiledStep | None = None
 
     def __post_init__(self) -> None:
         self._replayed = None if self.recorder is None else Replayed(self._whole, self.recorder)
@@ -127,21 +130,30 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
         for part, share in self._shares(batch):
-            with autocast(self.precision, self.device):
-                output = self.forward(part.inputs, phase.rule, phase.branches)
-            terms = self.learner.loss(output, part.targets, part.inputs)
-            total = terms.total
-            if isinstance(self.forward, nn.parallel.DistributedDataParallel):
-                # it waits for the gradient of all that took part, also of branches that no objective looks at
-                total = total + sum(branch.flatten()[:0].sum() for branch in output.branches.values())
-            # a mean over the batch is the mean of those over its parts, by their sizes
-            (total if share == 1 else total * share).backward()
-            # first in tables, and what counts: a part of an objective may have its name
-            loss = {"loss": terms.total.detach()}
-            parts.append(Part(loss | dict(terms.parts) | loss, output.logits.detach()))
+            if self.compiled is not None and self._is_whole(part):
+                parts.append(Part(*self.compiled(part, phase.rule, phase.branches, share)))
+            else:
+                parts.append(self._backward(phase, part, share))
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
         # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
         return Taken(parts, nn.utils.get_total_norm(gradients))
+
+    def _is_whole(self, part: Batch) -> bool:
+        """Whether it is no rest of an epoch, for which nothing is compiled."""
+        whole, parts = self.settings.batch_size, self.settings.accumulate
+        return whole // parts <= len(part) <= -(-whole // parts)
+
+    def _backward(self, phase: Phase, part: Batch, share: float) -> Part:
+        with autocast(self.precision, self.device):
+            output = self.forward(part.inputs, phase.rule, phase.branches)
+        terms = self.learner.loss(output, part.targets, part.inputs)
+        total = terms.total
+        if isinstance(self.forward, nn.parallel.DistributedDataParallel):
+            # it waits for the gradient of all that took part, also of branches that no objective looks at
+            total = total + sum(branch.flatten()[:0].sum() for branch in output.branches.values())
+        # a mean over the batch is the mean of those over its parts, by their sizes
+        (total if share == 1 else total * share).backward()
+        return Part(terms.named(), output.logits.detach())
 
     def _update(self, norm: Tensor) -> None:
         if self.settings.clip_norm is not None:

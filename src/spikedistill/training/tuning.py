@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ def tune(
     chosen, precision_reason = choose_precision(precision, learner, inputs)
     for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
         parameter.grad = gradient
-    learner.kernels, kernels_reason = choose_kernels(compile, learner, example, samples)
+    learner.kernels, _, kernels_reason = choose_kernels(compile, learner, example, samples)
     torch.set_rng_state(random)
     told = [reason.replace("as the recipe says", "as was said") for reason in (precision_reason, kernels_reason)]
     reasons = (told[0], f"kernels {told[1]}", "memory channels_last")
@@ -102,26 +103,39 @@ def neuron_updates(learner: SelfDistillation, example: torch.Tensor) -> int:
     return sum(counted) * (learner.timesteps or 0)
 
 
-def choose_kernels(wish: str, learner: SelfDistillation, example: torch.Tensor, samples: int) -> tuple[Kernels, str]:
-    """The kernels for a run over `samples` samples, and the reason in words.
+class Chosen(NamedTuple):
+    """Kernels, what "compile" has become ("on", "off" or "step"), and the reason in words."""
+
+    kernels: Kernels
+    compile: str
+    reason: str
+
+
+def choose_kernels(wish: str, learner: SelfDistillation, example: torch.Tensor, samples: int) -> Chosen:
+    """The kernels for a run over `samples` samples.
 
     Raises:
         InvalidArgument: compiling was wished for and cannot work here.
     """
-    if learner.timesteps is None:
-        return EAGER, "eager: the ANN twin has no spiking neurons"
     missing = missing_compiler(example.device)
+    if wish == "step":
+        if missing:
+            raise InvalidArgument(f"--compile step is not possible: {missing}")
+        return Chosen(compiled(), "step", "compiled, the whole step as the recipe says: minutes at its first batch")
+    if learner.timesteps is None:
+        return Chosen(EAGER, "off", "eager: the ANN twin has no spiking neurons")
     by_user = wish
     if wish == "auto" and missing is None:
         wish = automatic("compile", ("on", "off")) or "auto"
     said_by = "as the recipe says" if by_user == wish else "as SPIKEDISTILL_COMPILE says"
     if wish == "off" or (wish == "auto" and missing):
-        return EAGER, f"eager: {missing}" if missing else f"eager, {said_by}"
+        return Chosen(EAGER, "off", f"eager: {missing}" if missing else f"eager, {said_by}")
     if wish == "on":
         if missing:
             raise InvalidArgument(f"--compile on is not possible: {missing}")
-        return compiled(), f"compiled, {said_by}"
+        return Chosen(compiled(), "on", f"compiled, {said_by}")
     saved = neuron_updates(learner, example) * samples * SECONDS_SAVED_PER_UPDATE
     if saved < 2 * COMPILE_SECONDS:
-        return EAGER, f"eager: compiling takes up to {COMPILE_SECONDS:.0f} s and would save about {saved:.0f} s"
-    return compiled(), f"compiled: saves about {saved:.0f} s"
+        reason = f"eager: compiling takes up to {COMPILE_SECONDS:.0f} s and would save about {saved:.0f} s"
+        return Chosen(EAGER, "off", reason)
+    return Chosen(compiled(), "on", f"compiled: saves about {saved:.0f} s")

@@ -1,0 +1,231 @@
+"""A step that is compiled as a whole: what it computes is what PyTorch computes, and nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import OrderedDict
+
+import pytest
+import torch
+from test_step import session_of, steps
+from tiny_runs import TINY, stopping_after
+from torch import nn
+
+import spikedistill as sd
+from spikedistill.core.output import Batch
+from spikedistill.objectives import Distillation, SelfDistillationLoss, SpikePenalty, Terms
+from spikedistill.training import compiled_step as module
+from spikedistill.training.compiled_step import CompiledStep
+from spikedistill.training.optimizers import SGD
+from spikedistill.training.step import Step
+
+IMAGES = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+@pytest.fixture
+def written_down(monkeypatch):
+    """The list of operations itself, as PyTorch computes it: compiling takes half a minute for each network."""
+    monkeypatch.setattr(module.torch, "compile", lambda graph, **_: graph)
+
+
+def resnet():
+    return sd.create_model("resnet18", 5, width=2).double()
+
+
+def small():
+    """Two stages, for a network of many layers takes ten seconds to be written down."""
+    block = [[nn.Conv2d(i, 4, 3, padding=1), nn.BatchNorm2d(4), sd.LIF(threshold=0.5)] for i in (3, 4)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))
+    body = nn.Sequential(OrderedDict(stem=nn.Sequential(*block[0]), end=nn.Sequential(*block[1]), head=head))
+    return sd.Network(body, ["stem", "end"]).double()
+
+
+def with_dropout():
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), sd.LIF(threshold=0.3), nn.Dropout(0.5), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(144, 5)).double()
+
+
+def learning():
+    network = small()
+    sd.learn_neurons(network, decay="channel", threshold="layer", example=IMAGES[:1])
+    return network
+
+
+def transformer():
+    return sd.create_model("spikformer", 5, dim=8, depth=1, heads=2).double()
+
+
+def thin():
+    return sd.tensor_train(small(), rank=2, form="htt")
+
+
+LEARNERS = {
+    "self-distillation": lambda: sd.SelfDistillation(small(), sd.Rate(2)),
+    "residual sums": lambda: sd.SelfDistillation(resnet(), sd.Rate(2)),
+    "rate alone": lambda: sd.SelfDistillation(small(), sd.Rate(3, "1/T"), branches=()),
+    "bptt": lambda: sd.SelfDistillation(small(), sd.BPTT(2)),
+    "ann": lambda: sd.SelfDistillation(small(), sd.ANN()),
+    "learning neurons": lambda: sd.SelfDistillation(learning(), sd.Rate(2)),
+    "learning neurons, bptt": lambda: sd.SelfDistillation(learning(), sd.BPTT(2), branches=()),
+    "products": lambda: sd.SelfDistillation(transformer(), sd.Rate(2)),
+    "halves": lambda: sd.SelfDistillation(thin(), sd.Rate(4), branches=()),
+    "teacher and penalty": lambda: sd.SelfDistillation(
+        small(),
+        sd.Rate(2),
+        objectives=[SelfDistillationLoss(), Distillation(teacher="t"), SpikePenalty()],
+        teachers={"t": taught()},
+    ),
+}
+
+
+def taught():
+    network = small()
+    network.train()(IMAGES, timesteps=None)  # its batch norm has seen images
+    return network
+
+
+def gradients(learner):
+    return {name: None if p.grad is None else p.grad.clone() for name, p in learner.named_parameters()}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_loss_gradients_and_statistics_are_those_of_backward(name, written_down):
+    torch.manual_seed(0)
+    learner = LEARNERS[name]()
+    plain = copy.deepcopy(learner)
+    terms = plain.loss(plain(IMAGES), LABELS, IMAGES)
+    terms.total.backward()
+    random = torch.get_rng_state()
+    found, logits = CompiledStep(learner, "fp32")(Batch(IMAGES, LABELS))
+    assert torch.equal(random, torch.get_rng_state())
+    assert list(found) == list(terms.named())
+    for part, value in terms.named().items():
+        torch.testing.assert_close(found[part], value, rtol=1e-12, atol=1e-12)
+    assert logits.shape == (6, 5)
+    for (key, gradient), expected in zip(gradients(learner).items(), gradients(plain).values(), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12, msg=key)
+        assert gradient is None or gradient.stride() == expected.stride()  # fused optimizers go by memory
+    for buffer, expected in zip(learner.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_second_batch_has_its_own_numbers_and_adds_to_the_gradients(written_down):
+    learner = LEARNERS["self-distillation"]()
+    plain, step = copy.deepcopy(learner), CompiledStep(learner, "fp32")
+    for share, images in ((0.5, IMAGES), (0.25, IMAGES.flip(0))):
+        (plain.loss(plain(images), LABELS).total * share).backward()
+        step(Batch(images, LABELS), share=share)
+    assert len(step._compiled) == 1
+    for gradient, expected in zip(gradients(learner).values(), gradients(plain).values(), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_another_rule_and_branches_that_rest_are_other_steps(written_down):
+    learner = LEARNERS["self-distillation"]()
+    plain, step = copy.deepcopy(learner), CompiledStep(learner, "fp32")
+    step(Batch(IMAGES, LABELS))
+    for parameter in learner.parameters():
+        parameter.grad = None
+    step(Batch(IMAGES, LABELS), sd.ANN(), False)
+    plain(IMAGES)  # moves the statistics as the first step did
+    plain.loss(plain(IMAGES, sd.ANN(), False), LABELS).total.backward()
+    found = gradients(learner)
+    assert [name for name, gradient in found.items() if gradient is None] == [n for n in found if "branches" in n]
+    for name, expected in gradients(plain).items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_does_not_learn_gets_no_gradient_and_is_read_anew_each_time(written_down):
+    learner = LEARNERS["rate alone"]()
+    frozen = learner.network.body.stem
+    frozen.requires_grad_(False)
+    step = CompiledStep(learner, "fp32")
+    first = step(Batch(IMAGES, LABELS))[0]["loss"].clone()
+    assert all(p.grad is None for p in frozen.parameters())
+    with torch.no_grad():
+        for parameter in frozen.parameters():
+            parameter.mul_(2).add_(0.1)
+    assert step(Batch(IMAGES, LABELS))[0]["loss"] != first
+    assert len(step._compiled) == 1
+
+
+def test_random_numbers_are_drawn_anew(written_down):
+    learner = sd.SelfDistillation(with_dropout(), sd.Rate(2), branches=())
+    step = CompiledStep(learner, "fp32")
+    losses = {float(step(Batch(IMAGES, LABELS))[0]["loss"]) for _ in range(4)}
+    assert len(losses) == 4
+    twin = sd.SelfDistillation(small(), sd.RateTwin(2, noise=0.5), branches=())
+    step = CompiledStep(twin, "fp32")
+    assert len({float(step(Batch(IMAGES, LABELS))[0]["loss"]) for _ in range(4)}) == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LooksAtNumbers(SelfDistillationLoss):
+    def __call__(self, output, batch):
+        terms = super().__call__(output, batch)
+        return Terms(terms.total * (2 if float(terms.total) > 1 else 1), terms.parts)
+
+
+def test_what_cannot_be_compiled_says_so():
+    learner = sd.SelfDistillation(small(), sd.Rate(2), objectives=LooksAtNumbers())
+    before = copy.deepcopy(learner.state_dict())
+    with pytest.raises(ValueError, match="looks at its numbers .* train with --compile on"):
+        CompiledStep(learner, "fp32")(Batch(IMAGES, LABELS))
+    assert learner.kernels is sd.EAGER
+    for name, tensor in learner.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_labels_are_looked_at_before_anything_is_computed(written_down):
+    learner = LEARNERS["rate alone"]()
+    step = CompiledStep(learner, "fp32")
+    for _ in range(2):  # before it is compiled, and after
+        with pytest.raises(ValueError, match="labels run from 1 to 5, but the network has 5 classes"):
+            step(Batch(IMAGES, LABELS + 1))
+        assert gradients(learner)["network.body.stem.0.weight"] is None
+        step(Batch(IMAGES, LABELS))
+        learner.zero_grad()
+
+
+def test_a_rest_of_an_epoch_is_not_compiled(written_down):
+    session, settings = session_of(SGD(batch_size=6, epochs=1)), SGD(batch_size=6, epochs=1)
+    compiled = CompiledStep(session.learner, "fp32")
+    step = Step(session.learner, session.forward, session.optimizer, settings, "fp32", compiled=compiled)
+    phase, seen = session.phases.at(0, 0, 1), []
+    for samples in (6, 5, 6, 7):
+        step(Batch(IMAGES.repeat(2, 1, 1, 1)[:samples], LABELS.repeat(2)[:samples]), phase, 0.1, seen.append)
+    assert len(compiled._compiled) == 1
+    assert [len(taken.parts[0].logits) for taken in seen] == [6, 5, 6, 7]
+
+
+def test_compiled_steps_train_as_others_do():
+    """Compiled in earnest, in float64: three steps with momentum, of which each has two parts."""
+    settings = SGD(batch_size=6, epochs=1, accumulate=2)
+    expected = steps(session_of(settings), settings)
+    session = session_of(settings)
+    found = steps(session, settings, compiled=CompiledStep(session.learner, "fp32"))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_a_run_that_goes_on_takes_the_same_steps(tmp_path, written_down, monkeypatch):
+    words = [*TINY, "--compile=step", "--optimizer.epochs=2", "--model=vgg11", "--model.width=2"]
+    recipe = sd.load_recipe("fashion-small", words)
+    sd.train(recipe, tmp_path / "whole")
+    with stopping_after(3), pytest.raises(sd.errors.Interrupted):
+        sd.train(recipe, tmp_path / "stopped")
+    sd.resume(tmp_path / "stopped")
+    ours, theirs = (sd.load(tmp_path / name).network.state_dict() for name in ("whole", "stopped"))
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert "compile: step" in (tmp_path / "whole/recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("words", [["--parts=2"], ["--convolutions=8bit"]])
+def test_what_does_not_go_with_it_is_refused(words, tmp_path, monkeypatch):
+    monkeypatch.setattr("spikedistill.training.impossible.missing_eight_bit", lambda device: None)
+    with pytest.raises(ValueError, match=f"--compile step does not go with {words[0].split('=')[0]}"):
+        sd.train(sd.load_recipe("fashion-small", [*TINY, "--compile=step", *words]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
