@@ -16,29 +16,41 @@ import torch
 
 import spikedistill as sd
 from spikedistill.core.kernels import EAGER, Kernels, compiled
+from spikedistill.core.output import Batch
+from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.optimizers import SGD, make_optimizer
 
-KINDS: dict[str, tuple[sd.ANN | sd.Rate, tuple[str, ...] | None, Kernels]] = {
+KINDS: dict[str, tuple[sd.ANN | sd.Rate, tuple[str, ...] | None, Kernels | None]] = {
     "ANN twin": (sd.ANN(), (), EAGER),
     "ANN twin with branches": (sd.ANN(), None, EAGER),
     "rate-based alone, eager kernels": (sd.Rate(4), (), EAGER),
     "self-distillation, eager kernels": (sd.Rate(4), None, EAGER),
     "rate-based alone, fused kernels": (sd.Rate(4), (), compiled()),
     "self-distillation, fused kernels": (sd.Rate(4), None, compiled()),
+    "ANN twin, compiled step": (sd.ANN(), (), None),
+    "rate-based alone, compiled step": (sd.Rate(4), (), None),
+    "self-distillation, compiled step": (sd.Rate(4), None, None),
 }
+"""Rule, branches (None: all of them) and kernels (None: the step is compiled as a whole)."""
 WARM_UP = 6
 
 
-def step_of(rule: sd.ANN | sd.Rate, branches: tuple[str, ...] | None, kernels: Kernels) -> Callable[[], None]:
-    learner = sd.SelfDistillation(sd.create_model("resnet18", width=16), rule, branches=branches, kernels=kernels)
+def step_of(rule: sd.ANN | sd.Rate, branches: tuple[str, ...] | None, kernels: Kernels | None) -> Callable[[], None]:
+    network = sd.create_model("resnet18", width=16)
+    learner = sd.SelfDistillation(network, rule, branches=branches, kernels=kernels or EAGER)
     learner = learner.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(learner, SGD())
     images = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
     labels = torch.tensor([3, 7])
 
+    whole = CompiledStep(learner, "fp32") if kernels is None else None
+
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        learner.loss(learner(images), labels).total.backward()
+        if whole is None:
+            learner.loss(learner(images), labels).total.backward()
+        else:
+            whole(Batch(images, labels))
         optimizer.step()
 
     return step

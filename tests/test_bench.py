@@ -153,8 +153,12 @@ def no_work(monkeypatch):
         (["--subjects", "ann", "--model", "resnet20"], "unknown model 'resnet20'; did you mean"),
         (["--subjects", "ann", "--stem", "large"], "unknown stem of resnet18 'large'"),
         (["--subjects", "ann", "--model", "vgg11", "--stem", "imagenet"], "--stem imagenet has no effect on vgg11"),
-        (["--subjects", "ann", "--model", "vgg11", "--size", "8"], "vgg11 cannot take images of 8×8"),
+        (["--subjects", "ann", "--model", "vgg11", "--size", "8"], "vgg11 cannot take 32 images of 8×8"),
         (["--subjects", "ann", "--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
+        (["--subjects", "ann", "--batch", "1", "--size", "8"], "Expected more than 1 value per channel"),
+        (["--layers"], "bench --layers prints what it finds, of one T; leave out --out"),
+        (["data", "fashion-small"], "bench data takes a recipe and its fields; leave out what is for bench itself"),
+        (["--repeats", "3", "data"], "bench data takes a recipe and its fields; leave out what is for bench itself"),
     ],
 )
 def test_mistakes_are_refused_before_the_work(words, message, capsys, no_work, tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from spikedistill.core.output import Batch
 from spikedistill.data import DATASETS, Augmentation, Batches, ImageSet, Samples, load
+from spikedistill.errors import InvalidArgument
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device, wait_for
 from spikedistill.tasks import Labels
@@ -62,15 +63,21 @@ def augmentations_for(recipe: Recipe, samples: Samples) -> dict[str, Augmentatio
 
 
 def bench_data(recipe: Recipe) -> dict[str, float]:
-    """Median samples a second by augmentation, also printed; on noise where `data.root` is not given.
+    """Median samples a second by augmentation, also printed; on noise where a data set that needs a root has none.
 
     Raises:
+        InvalidArgument: a data set that is handed over, or rows of noise.
         DataError: the data set is missing or damaged.
     """
     # As a training run does; without it a large batch is paid for in page faults each time.
     keep_memory()
     data = recipe.data
-    on_noise = DATASETS[data.name].kind == "memory" and data.root is None
+    dataset = DATASETS[data.name]
+    if dataset.kind == "memory" and not dataset.channels:
+        raise InvalidArgument(f"the samples of {data.name!r} are handed over in Python; name a data set to measure")
+    on_noise = dataset.kind == "memory" and "root" in dataset.settings and data.root is None
+    if on_noise and (data.train_rows, data.validation_rows) != (None, 0):
+        raise InvalidArgument("without data.root this measures on noise, which has no rows to choose; leave them out")
     device = find_device(recipe.device)
     samples = random_images(data.name) if on_noise else load(data, recipe.rule.timesteps).train
     samples = samples.to(device)

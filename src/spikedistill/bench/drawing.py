@@ -29,7 +29,8 @@ def draw(result: Result, path: Path) -> None:
     # From 0, so that the eye can compare heights.
     time_axes.set(xlabel="time steps T", ylabel="seconds per training step", ylim=(0, None))
     memory_axes.set(xlabel="time steps T", ylabel="peak memory of a step (MB)", ylim=(0, None))
-    time_axes.set_title(f"{point['model']}, width {point['width']}, batch {point['batch']}", fontsize=10)
+    width = "" if point["width"] is None else f", width {point['width']}"
+    time_axes.set_title(f"{point['model']}{width}, batch {point['batch']}", fontsize=10)
     memory_axes.set_title(str(machine["cuda"] or machine["processor"]), fontsize=10)
     measured = sorted({row["timesteps"] for row in measured_rows(result)})
     time_axes.set_xticks(measured)  # there are no half time steps

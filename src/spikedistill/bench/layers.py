@@ -13,7 +13,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikedistill.bench.point import Point
+from spikedistill.bench.runner import check
 from spikedistill.bench.step import Step
+from spikedistill.errors import InvalidArgument, whole_number
 
 _aten = torch.ops.aten
 BARE = {_aten.convolution, _aten.convolution_backward, _aten.mm, _aten.addmm, _aten.bmm}
@@ -80,8 +82,16 @@ def profile(subject: str, point: Point, repeats: int = 9) -> Profile:
         repeats: how often both are timed; seconds are medians, and `ratio` is the median of the ratios.
 
     Raises:
-        InvalidArgument: an unknown subject, model or device, or a package that is not installed.
+        InvalidArgument: an unknown subject, model or device, a package that is not installed, images that are too
+            small, or a subject whose bare operations are not those of a step.
     """
+    check([subject], point)
+    whole_number("repeats", repeats)
+    if subject.endswith(("-8bit", "-parts")):
+        raise InvalidArgument(
+            f"of {subject} the bare operations cannot be told: they are others, or computed twice; profile "
+            f"{subject.rpartition('-')[0]} and compare the seconds of a step"
+        )
     step = Step(subject, point)
     # Both are run once untimed: the first run compiles, and finds its memory not yet mapped.
     step.warm()

@@ -20,17 +20,17 @@ class Point:
     Args:
         timesteps: T.
         batch: N, images in a step.
-        width: channels of the network's first stage; transformers have none.
+        width: channels of the network's first stage (None: as many as the model has by itself); transformers have none.
         size: height and width of an image in pixels.
         classes: size of the network's output.
         model: a name that `create_model` knows.
-        stem: of residual networks, "cifar" or "imagenet"; other networks have none.
+        stem: of networks that have two, "cifar" or "imagenet".
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
 
     timesteps: int = 6
     batch: int = 32
-    width: int = 64
+    width: int | None = None
     size: int = 32
     classes: int = 100
     model: str = "resnet18"
@@ -45,9 +45,9 @@ class Point:
         """
         options: dict[str, Any] = {}
         known = options_of(choose("model", self.model, MODELS))
-        if "width" in known:
+        if "width" in known and self.width is not None:
             options["width"] = self.width
-        elif self.width != Point.width:
+        elif self.width is not None:
             raise InvalidArgument(f"--width {self.width} has no effect on {self.model}; leave it out")
         if "stem" in known:
             options["stem"] = self.stem
@@ -67,14 +67,15 @@ class Point:
         # On the meta device tensors have shapes and no values, so this costs neither time nor memory.
         with torch.device("meta"):
             network = self.network()
-            images = torch.empty(2, 3, self.size, self.size)
+            images = torch.empty(self.batch, 3, self.size, self.size)
         try:
             logits = network(images, timesteps=None).logits
         except (RuntimeError, ValueError) as error:
-            # torch's words say which layer ran out of pixels; the size is what the user can change.
+            # torch's words say which layer ran out of pixels, or of samples for its statistics
             reason = str(error).splitlines()[0]
             raise InvalidArgument(
-                f"{self.model} cannot take images of {self.size}×{self.size} ({reason}); give a larger --size"
+                f"{self.model} cannot take {self.batch} images of {self.size}×{self.size} ({reason}); give a larger "
+                "--size or --batch"
             ) from error
         if logits.dim() != 2:
             raise InvalidArgument(

@@ -18,10 +18,11 @@ from spikedistill.bench.drawing import draw
 from spikedistill.bench.point import Point
 from spikedistill.bench.results import Failed, Measured, Result, Row
 from spikedistill.bench.subjects import SUBJECTS, installed_subjects
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import InvalidArgument, choose, whole_number
 from spikedistill.machine.device import find_device
 from spikedistill.machine.environment import environment
 from spikedistill.machine.files import write_json
+from spikedistill.machine.output import say
 
 KILLED = -9
 """Exit code of a process that the system killed, as it does when memory runs out."""
@@ -55,7 +56,10 @@ class Worker:
         assert self.process.stdout is not None
         # Blocks until there is a line. An empty one means that the other end is closed: the process is gone.
         line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"failure": self._last_words()}
+        try:
+            answer = json.loads(line) if line else {"failure": self._last_words()}
+        except ValueError:
+            answer = {"failure": f"wrote something else than an answer: {line.strip()[:60]}"}
         self.failure = answer.get("failure")
         return answer
 
@@ -135,7 +139,7 @@ def run_benchmark(
 
     Args:
         subjects: keys of `SUBJECTS`; None: all whose packages are installed.
-        timesteps: the values of T; `point.timesteps` is not looked at.
+        timesteps: the values of T, measured from the least on; `point.timesteps` is not looked at.
         repeats: steps timed of each subject, which take them in turn, so that drift of the machine hits all alike.
         out: a folder for bench.json and bench.png (None: print only).
 
@@ -143,22 +147,24 @@ def run_benchmark(
         InvalidArgument: before any work, for a subject, network, image size or device that cannot be used here, and
             for a folder that holds a benchmark already.
     """
-    names = installed_subjects(find_device(point.device)) if subjects is None else subjects
+    names = installed_subjects(find_device(point.device)) if subjects is None else list(dict.fromkeys(subjects))
+    whole_number("repeats", repeats)
     # A benchmark takes minutes to hours: what can be known to fail is said before it.
     check(names, point)
+    settings = {name: value for name, value in dataclasses.asdict(point).items() if name != "timesteps"}
+    result = Result(environment=_environment(), point=settings, repeats=repeats, rows=[])
+    with contextlib.nullcontext() if out is None else _taken(Path(out)):
+        for steps in sorted(set(timesteps)):
+            rows = _rows_at(names, dataclasses.replace(point, timesteps=steps), repeats)
+            result["rows"] += rows
+            # Written before it is shown, and after every T: a stopped benchmark keeps what it has.
+            if out is not None:
+                write_json(Path(out) / "bench.json", result)
+                draw(result, Path(out) / "bench.png")
+            for row in rows:
+                say(line_of(row))
     if out is not None:
-        _make_folder(out)
-    result = Result(environment=_environment(), point=dataclasses.asdict(point), repeats=repeats, rows=[])
-    for steps in timesteps:
-        for row in _rows_at(names, dataclasses.replace(point, timesteps=steps), repeats):
-            result["rows"].append(row)
-            print(line_of(row), flush=True)
-        # After every T, so that a stopped benchmark keeps what it has.
-        if out is not None:
-            write_json(out / "bench.json", result)
-            draw(result, out / "bench.png")
-    if out is not None:
-        print(f"written to {out}: bench.json, bench.png")
+        say(f"written to {out}: bench.json, bench.png")
     return result
 
 
@@ -175,10 +181,30 @@ def check(subjects: list[str], point: Point) -> None:
     point.check()
 
 
-def _make_folder(out: Path) -> None:
-    if (out / "bench.json").exists():
-        raise InvalidArgument(f"{out} holds a benchmark already, which is not overwritten; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def _taken(out: Path) -> Iterator[None]:
+    """The folder `out` is this benchmark's from the start: another one that begins now gets an error, and no mixture.
+
+    Raises:
+        InvalidArgument: it holds one already, or is no folder.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgument(f"--out {out} is no folder and cannot become one ({error.strerror})") from error
+    found = [name for name in ("bench.json", "bench.png") if (out / name).exists()]
+    if found:
+        raise InvalidArgument(
+            f"{out} holds a benchmark already ({found[0]}), which is not overwritten; choose another --out"
+        )
+    target = out / "bench.json"
+    with target.open("x"):
+        pass
+    try:
+        yield
+    finally:
+        if target.stat().st_size == 0:  # nothing was measured: the folder can be used again
+            target.unlink()
 
 
 def _environment() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from spikedistill.core.kernels import EAGER, Kernels, compiled, in_eight_bits, i
 from spikedistill.core.learning import ANN, BPTT, LearningRule, Rate
 from spikedistill.core.network import Network
 from spikedistill.errors import InvalidArgument
-from spikedistill.machine.compiler import missing_compiler
+from spikedistill.machine.compiler import automatic, missing_compiler
 from spikedistill.training.learner import SelfDistillation
 
 
@@ -141,8 +141,14 @@ def _kernels(rule: LearningRule, device: torch.device) -> tuple[Kernels, str]:
     """The fastest kernels here, and which they are in words."""
     if rule.timesteps is None:
         return EAGER, "no spiking neurons"
-    missing = missing_compiler(device)
-    return (EAGER, f"eager kernels: {missing}") if missing else (compiled(), "compiled kernels")
+    reason = _why_not_compiled(device)
+    return (EAGER, f"eager kernels: {reason}") if reason else (compiled(), "compiled kernels")
+
+
+def _why_not_compiled(device: torch.device) -> str | None:
+    if automatic("compile", ("on", "off")) == "off":
+        return "as SPIKEDISTILL_COMPILE says"
+    return missing_compiler(device)
 
 
 def _two_pass(network: Network, point: Point, device: torch.device) -> Trainee:
@@ -167,7 +173,7 @@ def _classifier(module: nn.Module, channels_last: bool, setting: str) -> Trainee
 
 def _spikingjelly_best(network: Network, point: Point, device: torch.device) -> Trainee:
     """The fastest of the settings that docs/performance.md compares on a CPU; on a GPU one of two candidates."""
-    missing = missing_compiler(device)
+    missing = _why_not_compiled(device)
     # On CUDA it chooses fused kernels of its own. On a CPU its neuron is a loop in PyTorch, which torch.compile fuses.
     if device.type != "cpu" or missing is not None:
         module = SpikingJelly(network.body, point.timesteps)

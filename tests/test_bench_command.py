@@ -1,0 +1,89 @@
+"""The command `bench`: what it overwrites, what it measures twice, what it heeds and refuses."""
+
+from __future__ import annotations
+
+import pytest
+from test_bench import POINT, no_work
+
+import spikedistill as sd
+from spikedistill.bench import Point, layers, runner, step
+from spikedistill.cli import main
+
+__all__ = ["no_work"]  # a fixture
+
+
+TAKEN = ["--subjects", "ann", "--timesteps", "1", "--batch", "2", "--width", "2", "--size", "8", "--repeats", "1"]
+
+
+def test_nothing_of_the_users_is_overwritten(tmp_path, capsys, no_work):
+    figures, file = tmp_path / "figures", tmp_path / "file"
+    figures.mkdir()
+    for own in (figures / "bench.png", file):
+        own.write_text("mine")
+    for out, message in (
+        (figures, "holds a benchmark already (bench.png)"),
+        (file, "is no folder and cannot become one"),
+    ):
+        assert main(["bench", *TAKEN, "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err
+    assert [(figures / "bench.png").read_text(), file.read_text()] == ["mine", "mine"]
+    assert not (figures / "bench.json").exists()
+
+
+def test_a_folder_is_taken_when_the_work_begins_and_free_if_nothing_came_of_it(tmp_path, monkeypatch):
+    def another(*_):
+        with pytest.raises(ValueError, match="holds a benchmark already"):
+            runner.run_benchmark(["ann"], POINT, [1], 1, tmp_path / "out")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_rows_at", another)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_benchmark(["ann"], POINT, [1], 1, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_subject_and_a_t_that_were_named_twice_are_measured_once_and_t_rises(monkeypatch):
+    seen = []
+    monkeypatch.setattr(runner, "_rows_at", lambda names, point, repeats: seen.append((names, point.timesteps)) or [])
+    result = runner.run_benchmark(["rate", "ann", "rate"], POINT, [2, 1, 2], 1, None)
+    assert seen == [(["rate", "ann"], 1), (["rate", "ann"], 2)]
+    assert "timesteps" not in result["point"]
+
+
+def test_what_libraries_write_is_no_answer(monkeypatch):
+    """oneDNN's own log goes to the file that is the standard output."""
+    monkeypatch.setenv("ONEDNN_VERBOSE", "1")
+    with runner.workers_for(["ann"], Point(1, 2, 8, 8, 3)) as (worker,):
+        worker.step()
+        assert worker.failure is None
+        assert len(worker.times) == 1
+
+
+def test_the_width_is_the_models_own_unless_it_is_given():
+    for model in ("resnet19", "resnet18"):
+        network = Point(model=model).network()
+        assert sum(p.numel() for p in network.parameters()) == sum(
+            p.numel() for p in sd.create_model(model, Point.classes).parameters()
+        )
+
+
+def test_the_environment_says_whether_to_compile(monkeypatch):
+    monkeypatch.setenv("SPIKEDISTILL_COMPILE", "off")
+    assert step.Step("rate", POINT).setting.startswith("eager kernels: as SPIKEDISTILL_COMPILE says")
+
+
+@pytest.mark.parametrize("subject", ["rate-parts", "self-distillation-8bit"])
+def test_layers_are_not_told_of_work_that_is_another(subject, monkeypatch):
+    monkeypatch.setattr("spikedistill.bench.subjects.missing_eight_bit", lambda device: None)
+    with pytest.raises(ValueError, match="the bare operations cannot be told"):
+        layers.profile(subject, POINT)
+
+
+def test_noise_has_no_rows_to_choose_and_what_ships_is_measured_as_it_is(capsys, monkeypatch):
+    monkeypatch.setattr("spikedistill.bench.data.samples_per_second", lambda batches: [1.0])
+    assert main(["bench", "data", "cifar10-resnet18", "--data.train_rows", "50"]) == 1
+    assert "measures on noise, which has no rows to choose" in capsys.readouterr().err
+    assert main(["bench", "data", "fashion-small", "--data.train_rows", "50", "--data.validation_rows", "0"]) == 0
+    assert "50 samples of fashion-small" in capsys.readouterr().out
+    assert main(["bench", "data", "fashion-small", "--data.name", "given"]) == 1
+    assert "handed over in Python" in capsys.readouterr().err
