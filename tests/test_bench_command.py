@@ -86,4 +86,4 @@ def test_noise_has_no_rows_to_choose_and_what_ships_is_measured_as_it_is(capsys,
     assert main(["bench", "data", "fashion-small", "--data.train_rows", "50", "--data.validation_rows", "0"]) == 0
     assert "50 samples of fashion-small" in capsys.readouterr().out
     assert main(["bench", "data", "fashion-small", "--data.name", "given"]) == 1
-    assert "handed over in Python" in capsys.readouterr().err
+    assert "'given' are handed over in Python; name a data set" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The command line as one tree: help of every command, both forms of an option, completion, near names."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -106,3 +107,28 @@ def test_only_the_command_that_is_called_is_built():
     assert parser.parse_args(["compare", "runs"]).figure is None
     with pytest.raises(ValueError, match="unrecognized arguments"):
         parser.parse_args(["predict", "runs", "x.png"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("def f(:\n", r"SyntaxError: .*broken.py, line 1"), ("1/0\n", r"ZeroDivisionError: .*line 1")]
+)
+def test_a_module_that_fails_is_named_with_its_line(text, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    assert main(["--import", "broken", "recipes"]) == 1
+    assert re.search(rf"--import broken fails: {words}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["simulate-dvs"], "where is cifar10? Give its folder: --root FOLDER"),
+        (["simulate-dvs", "--root", "nowhere"], "--root nowhere is not a folder; give the one that holds cifar10"),
+        (["make-scenes", "--source", "fashion-mnist", "--root", "nowhere"], "--root nowhere is not a folder"),
+        (["simulate-dvs", "--source", "given"], "unknown source 'given'"),
+    ],
+)
+def test_commands_without_a_recipe_name_their_own_options(words, message, tmp_path, capsys):
+    assert main(["data", *words, "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err

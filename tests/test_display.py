@@ -81,3 +81,8 @@ def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, load, threads, 
     monkeypatch.setattr("time.process_time", lambda: worked)
     said = other_work()
     assert said is None if told is None else told in (said or "")
+
+
+def test_a_small_number_is_not_shown_as_zero():
+    display = type("Shares", (), {"shares": ()})()
+    assert [Display._cell(display, "lr", value) for value in (1e-5, 0.0, 0.1)] == ["1.00e-05", "0.0000", "0.1000"]

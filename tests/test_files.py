@@ -36,3 +36,13 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatc
     with pytest.raises(WriteError, match="cannot be replaced .Device or resource busy.; name a folder that"):  # noqa: SIM117
         with whole_folder(tmp_path / "out"):
             pytest.fail("the work began")
+
+
+def test_two_that_make_one_folder_do_not_destroy_each_other(tmp_path):
+    with whole_folder(tmp_path / "out") as unfinished:
+        (unfinished / "file").write_text("hours of work")
+        with pytest.raises(DataError, match="out is being made by process .*; wait for it"):  # noqa: SIM117
+            with whole_folder(tmp_path / "out"):
+                pytest.fail("the work began")
+    assert (tmp_path / "out" / "file").read_text() == "hours of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

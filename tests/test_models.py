@@ -173,7 +173,9 @@ def test_the_authors_checkpoints_round_trip(case):
     assert set(AUTHORS[case]) <= set(keys)
     assert sorted(keys.values()) == sorted(learner.state_dict())
     theirs = {f"module.{key}": learner.state_dict()[ours] for key, ours in keys.items()}
-    loaded = authors.load_authors_checkpoint({"state_dict": theirs}, arch, 7, timesteps=3)
+    # as their scripts write it
+    written = {"best_acc": 0.7, "best_epoch": 3, "best_net": theirs, "optimizer": {"state": {}}}
+    loaded = authors.load_authors_checkpoint(written, arch, 7, timesteps=3)
     for name, tensor in learner.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     bare = {key: tensor for key, tensor in theirs.items() if not key.startswith(("module.scala", "module.fc1"))}
@@ -189,6 +191,15 @@ def test_foreign_checkpoints_are_refused():
     theirs = {key: learner.state_dict()[ours] for key, ours in authors.authors_keys(learner).items()}
     with pytest.raises(sd.SpikedistillError, match=r"classifier.* is \(7, 32\), expected \(10, 32\)|fc.*expected"):
         authors.load_authors_checkpoint(theirs, "resnet18", 10, 4)
+    for wrong, words in (
+        ({"best_acc": 0.7}, "no weights at the top of this file, nor below best_net.*it holds best_acc"),
+        ({0: "a"}, "it holds 0"),
+        (theirs | {"conv0.0.weight": torch.full((4, 3, 3, 3), torch.nan)}, "conv0.0.weight holds numbers"),
+        (theirs | {"module.conv0.0.weight": theirs["conv0.0.weight"]}, "stand there twice"),
+        (theirs | {"conv0.0.weight": theirs["conv0.0.weight"].to("meta")}, "no ordinary tensor"),
+    ):
+        with pytest.raises(sd.errors.CheckpointError, match=words):
+            authors.load_authors_checkpoint(wrong, "resnet18", 7, 4)
     del theirs["layer1.0.bn1.weight"]
     with pytest.raises(sd.SpikedistillError, match=r"missing \['network.body.layer1.0.bn1.weight'\]"):
         authors.load_authors_checkpoint(theirs, "resnet18", 7, 4)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from spikedistill.bench import (
     peers,
 )
+from spikedistill.core.lif import LIF
 from spikedistill.core.neuron import Neuron, spike_response
 from spikedistill.models import create_model
 
@@ -129,3 +130,27 @@ def test_snntorch_forgets_the_membrane_between_images():
     with torch.no_grad():
         assert torch.equal(peer(images), peer(images))
         assert peer(images).std() > 0.1
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
+        torch.nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        torch.nn.AvgPool2d(3, 2, ceil_mode=True),
+    ],
+)
+def test_a_layer_that_a_peer_does_not_have_is_refused(layer):
+    pytest.importorskip("spikingjelly")
+    with pytest.raises(ValueError, match="SpikingJelly has no layer like"):
+        peers.SpikingJelly(torch.nn.Sequential(layer), 2)
+
+
+def test_neurons_that_learn_or_stand_in_the_stem_are_refused():
+    body = torch.nn.Sequential()
+    body.add_module("stem", torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), LIF()))
+    with pytest.raises(ValueError, match="the stem has neurons"):
+        peers.take_stem(body)
+    pytest.importorskip("spikingjelly")
+    with pytest.raises(ValueError, match="neuron has no parameters"):
+        peers.SpikingJelly(torch.nn.Sequential(LIF(decay=torch.nn.Parameter(torch.tensor(0.5)))), 2)

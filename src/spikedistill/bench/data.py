@@ -10,6 +10,7 @@ import torch
 
 from spikedistill.core.output import Batch
 from spikedistill.data import DATASETS, Augmentation, Batches, ImageSet, Samples, load
+from spikedistill.data.datasets import GIVEN
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device, wait_for
@@ -73,7 +74,7 @@ def bench_data(recipe: Recipe) -> dict[str, float]:
     keep_memory()
     data = recipe.data
     dataset = DATASETS[data.name]
-    if dataset.kind == "memory" and not dataset.channels:
+    if data.name == GIVEN:
         raise InvalidArgument(f"the samples of {data.name!r} are handed over in Python; name a data set to measure")
     on_noise = dataset.kind == "memory" and "root" in dataset.settings and data.root is None
     if on_noise and (data.train_rows, data.validation_rows) != (None, 0):

@@ -33,6 +33,8 @@ def take_stem(body: nn.Module) -> nn.Module:
     # Without one, everything is computed T times: correct, though slower than it could be.
     if stem is None:
         return nn.Identity()
+    if any(isinstance(module, LIF) for module in stem.modules()):
+        raise InvalidArgument("the stem has neurons, and a peer computes a stem once, without time; name it otherwise")
     body.add_module("stem", nn.Identity())
     return stem
 
@@ -144,7 +146,10 @@ def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[Neuron], nn.Mod
     from spikingjelly.activation_based import layer
 
     if isinstance(module, LIF):
+        if any(True for _ in module.parameters()):
+            raise InvalidArgument("a peer's neuron has no parameters; compare networks whose neurons do not learn")
         return make_neuron(module.neuron)
+    _refuse_other_layers(module)
     # Its own convolution is faster than picking pixels, so it is taken wherever it is safe.
     if isinstance(module, StridedPointwise) and module.in_channels < FEWEST_CHANNELS:
         return layer.SeqToANNContainer(module)
@@ -160,6 +165,19 @@ def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[Neuron], nn.Mod
             made.load_state_dict(module.state_dict())
             return made
     return None
+
+
+def _refuse_other_layers(module: nn.Module) -> None:
+    """Options that its layers do not have, or that would be lost: it would be another network.
+
+    Raises:
+        InvalidArgument: names the layer.
+    """
+    padded = isinstance(module, nn.Conv2d) and module.padding_mode != "zeros"
+    pooled = isinstance(module, nn.AvgPool2d) and (module.ceil_mode or not module.count_include_pad)
+    divided = isinstance(module, nn.AvgPool2d) and module.divisor_override is not None
+    if padded or pooled or divided:
+        raise InvalidArgument(f"SpikingJelly has no layer like {module}; compare a network without it")
 
 
 _LAYERS: dict[type[nn.Module], Callable[[Any], tuple[Any, ...]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import traceback
 from typing import NamedTuple
 
 from spikedistill.cli.parser import Parser
@@ -57,6 +58,14 @@ def make_parser(words: list[str], wanted: tuple[str, ...]) -> Parser:
     return parser
 
 
+def _last_line(error: Exception) -> str:
+    """Where an error was raised; of a syntax error where it stands."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
+
+
 def _import_own(words: list[str]) -> int:
     """Import what stands before the command as `--import MODULE`.
 
@@ -76,6 +85,10 @@ def _import_own(words: list[str]) -> int:
         except (ImportError, ValueError) as error:
             raise InvalidArgument(
                 f"--import {name}: {error}. It is looked for in the current folder and among the installed packages"
+            ) from error
+        except Exception as error:  # the module's own
+            raise InvalidArgument(
+                f"--import {name} fails: {type(error).__name__}: {error} ({_last_line(error)})"
             ) from error
     return place
 

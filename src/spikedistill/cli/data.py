@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spikedistill.data.scenes.things import Things
 
 SHOWN = 16
+SAMPLES = Path("samples.png")
 ON_DARK = ("fashion-small", "fashion-mnist")
 """Pictures whose ground is dark, so that a thing has edges of its own."""
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     check.set_defaults(run=_check)
 
     show = commands.add_parser("show", help="a grid of a recipe's training samples, after augmentation")
-    show.add_argument("--out", type=Path, default=Path("samples.png"), help="file of the picture")
+    show.add_argument("--out", type=Path, default=None, help=f"file of the picture (default: {SAMPLES}, a new one)")
     show.set_defaults(run=_show)
     prepare = commands.add_parser("prepare", help="make the frames of recordings now, and say where they are kept")
     prepare.set_defaults(run=_prepare)
@@ -70,6 +71,8 @@ def _check(given: argparse.Namespace) -> None:
 
 def _show(given: argparse.Namespace) -> None:
     check_picture("--out", given.out)
+    if given.out is None and SAMPLES.exists():  # a name that nobody typed
+        raise InvalidArgument(f"{SAMPLES} is there already and is not overwritten; name a file: --out FILE.png")
 
     import torch
 
@@ -83,9 +86,10 @@ def _show(given: argparse.Namespace) -> None:
     everything, generator = torch.arange(len(shown)), generator_for(recipe.seed, 0, 0, 1)
     raw = train.read_changed(shown, everything, recipe.data.augmentation, generator)
     batch = train.finish(raw)
-    count = grid(batch.inputs, train.targets.captions(shown), given.out, train.targets.marks(batch.targets))
+    out = given.out or SAMPLES
+    count = grid(batch.inputs, train.targets.captions(shown), out, train.targets.marks(batch.targets))
     mixing = " (but for mixing)" if recipe.data.augmentation.mixes else ""
-    print(f"{count} training samples of {recipe.data.name}, after augmentation{mixing}: {given.out}")
+    print(f"{count} training samples of {recipe.data.name}, after augmentation{mixing}: {out}")
 
 
 def _prepare(given: argparse.Namespace) -> None:
@@ -117,17 +121,28 @@ def _make_scenes(given: argparse.Namespace) -> None:
 
 
 def _things(source: str, root: str | None, part: str, seed: int) -> Things:
-    from spikedistill.data import DATASETS, DataSettings, ImageSet, load_split
+    from spikedistill.data import DataSettings, ImageSet, load_split
     from spikedistill.data.scenes.things import N_MNIST, Digits, Shown
 
     choose("source", source, [N_MNIST, *ON_DARK])
-    if root is None and "root" in DATASETS[source].settings:
-        raise DataError(f"where is {source}? Give its folder: --root FOLDER")
+    _check_root(source, root)
     if source == N_MNIST:
         return Digits(Path(root or ""), part)
     pictures = load_split(DataSettings(source, root), part == "train")
     assert isinstance(pictures, ImageSet)
     return Shown(pictures, source, seed)
+
+
+def _check_root(source: str, root: str | None) -> None:
+    """These commands have no recipe, whose fields the readers would name."""
+    from spikedistill.data import DATASETS
+
+    if "root" not in DATASETS[source].settings:
+        return
+    if root is None:
+        raise DataError(f"where is {source}? Give its folder: --root FOLDER")
+    if not Path(root).expanduser().is_dir():
+        raise DataError(f"--root {root} is not a folder; give the one that holds {source}")
 
 
 def _cut_gestures(given: argparse.Namespace) -> None:
@@ -150,10 +165,12 @@ def _add_simulate_dvs(parser: argparse.ArgumentParser) -> None:
 
 def _simulate_dvs(given: argparse.Namespace) -> None:
     from spikedistill.data import DATASETS, DataSettings, ImageSet, load
+    from spikedistill.data.datasets import GIVEN
     from spikedistill.data.events.make import make_recordings
 
-    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory"]
+    in_memory = [name for name, spec in DATASETS.items() if spec.kind == "memory" and name != GIVEN]
     choose("source", given.source, in_memory)
+    _check_root(given.source, given.root)
     settings = DataSettings(given.source, given.root, train_rows=given.train_rows, test_rows=given.test_rows)
     splits = load(settings)
     parts = {"train": splits.train, "test": splits.test}

@@ -49,7 +49,9 @@ def check_picture(option: str, path: Path | None) -> None:
     """
     from spikedistill.report.figure import FORMATS
 
-    if path is not None and (path.suffix not in FORMATS or not path.parent.is_dir()):
+    if path is None:
+        return
+    if path.suffix.lower() not in FORMATS or not path.parent.is_dir() or path.is_dir():
         raise InvalidArgument(f"{option} takes a {', '.join(FORMATS)} in a folder that exists; given {path}")
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from spikedistill.core.learning import Rate
 from spikedistill.errors import CheckpointError, choose
 from spikedistill.models import create_model
 from spikedistill.models.branches import LightBlock
+from spikedistill.models.preact import PreActResNet
+from spikedistill.models.resnet import ResNet
 from spikedistill.training.checkpoints import apply_state
 from spikedistill.training.learner import SelfDistillation
 
@@ -73,9 +76,9 @@ def _their_key(name: str, learner: SelfDistillation, family: str) -> str:
 
 def _family(learner: SelfDistillation) -> str:
     body = learner.network.body
-    if type(body).__name__ == "PreActResNet":
+    if isinstance(body, PreActResNet):
         return "preact"
-    if type(body).__name__ != "ResNet":
+    if not isinstance(body, ResNet):
         raise CheckpointError(f"the authors have no network like {type(body).__name__}; known: ResNet, PreActResNet")
     return "resnet19" if len(body.head.hidden) else "resnet"  # type: ignore[arg-type, union-attr]
 
@@ -96,15 +99,16 @@ def load_authors_checkpoint(
     """A learner with the weights of one of the authors' checkpoints.
 
     Args:
-        state_dict: theirs, as `torch.load(file, weights_only=True)` gives it; a wrapping dict with "state_dict" or
-            "model", and "module." before the names, are taken off. Branches may be missing.
+        state_dict: theirs, as `torch.load(file, weights_only=True)` gives it; a wrapping dict with "best_net" (as
+            their scripts write it), "state_dict", "model" or "net", and "module." before the names, are taken off.
+            Branches may be missing.
         arch: "resnet18", "resnet34", "resnet19", "preact_resnet18" or "preact_resnet34".
         num_classes: of the checkpoint.
         timesteps: T to train or evaluate with.
 
     Raises:
         InvalidArgument: an unknown architecture.
-        CheckpointError: keys are missing or left over, or shapes do not fit; says which.
+        CheckpointError: keys are missing or left over, shapes do not fit, or numbers are not finite; says which.
     """
     family = ARCHITECTURES[choose("architecture", arch, ARCHITECTURES)]
     if not isinstance(state_dict, Mapping):
@@ -131,9 +135,32 @@ def load_authors_checkpoint(
     return learner
 
 
+WRAPPERS = ("best_net", "state_dict", "model", "net")
+"""Keys below which a file may hold the weights; the authors' own scripts write the first."""
+
+
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for wrapper in ("state_dict", "model", "net"):
+    for wrapper in WRAPPERS:
         inner = state.get(wrapper)
         if isinstance(inner, Mapping):
-            return _unwrapped(inner)
-    return {key.removeprefix("module."): tensor for key, tensor in state.items() if isinstance(tensor, Tensor)}
+            state = inner
+            break
+    else:
+        if not any(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise CheckpointError(
+                f"no weights at the top of this file, nor below {', '.join(WRAPPERS)}; it holds "
+                f"{', '.join(map(str, list(state)[:5]))}"
+            )
+    found: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        name = str(key).removeprefix("module.")
+        if name in found:
+            raise CheckpointError(f"the weights {name} stand there twice, with and without module. before the name")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex():
+            raise CheckpointError(f"{name} is no ordinary tensor of numbers ({tensor.layout}, {tensor.dtype})")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{name} holds numbers that are not finite")
+        found[name] = tensor
+    return found

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spikedistill.errors import DataError, WriteError
+from spikedistill.machine.locks import Held, locked
 
 
 def half_written(path: Path) -> str | None:
@@ -70,21 +71,27 @@ def whole_folder(out: Path) -> Iterator[Path]:
         except OSError as error:
             raise WriteError(f"{out} cannot be replaced ({error}); name a folder that is not there") from error
     # Beside the target and not in a temporary folder of the system: a move across file systems is a copy.
-    unfinished = out.with_name(f".{out.name}.making")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished, lock = (out.with_name(f".{out.name}.{word}") for word in ("making", "lock"))
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        # An empty folder is in the way of the move.
-        if out.is_dir():
-            out.rmdir()
-        unfinished.rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock, wait=False):
+            try:
+                shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: we hold the lock
+                unfinished.mkdir()
+                yield unfinished
+                # An empty folder is in the way of the move.
+                if out.is_dir():
+                    out.rmdir()
+                unfinished.rename(out)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                lock.unlink(missing_ok=True)  # while it is held: nobody else has it
+    except Held as error:
+        raise DataError(f"{out} is being made by {error}; wait for it, or choose another --out") from error
     except OSError as error:
         if isinstance(error, WriteError):
             raise
         raise WriteError(f"could not write {out}: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _umask() -> int:

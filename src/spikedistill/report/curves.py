@@ -48,6 +48,8 @@ def _lines(axes: Axes, rows: list[Row], labels: dict[str, str], factor: float) -
         axes.plot(epochs, [factor * row.get(name, math.nan) for row in rows], label=label, marker=".")
     # matplotlib's default locator knows `integer`, though the base class that is declared here does not.
     axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
+    if len(rows) == 1:  # of one epoch it would be asked for parts of it
+        axes.set_xticks(epochs)
     if labels:  # beside the lines, never over them
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 

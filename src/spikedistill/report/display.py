@@ -106,7 +106,10 @@ class Display:
             return f"{value:.0f}"
         if name in self.shares:
             return f"{value:.2%}"
-        return f"{value:.1f}" if name == "seconds" else f"{value:.4f}"
+        if name == "seconds":
+            return f"{value:.1f}"
+        # a learning rate of 1e-5 is not 0
+        return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
 
     def close(self) -> None:
         """Leave the terminal as it was, and write TensorBoard's last events."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spikedistill.machine.files import write_atomically
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -25,5 +27,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Write the figure in the format that the file's name ends with."""
-    figure.savefig(path, dpi=dpi)
+    """Write the figure in the format that the file's name ends with; the old file stays until the new one is whole.
+
+    Raises:
+        WriteError: it could not be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    # Names of folders, classes and files are no mathematics: `a$_$b` would be an error, and `a$b$` lose its signs.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
+    form = path.suffix[1:].lower()
+    with rc_context({"text.parse_math": False}):  # of ticks that are made while it draws
+        write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=form))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ FRAMES_SHOWN = 5
 RECORDINGS_SHOWN = 8
 COLUMNS = 8
 CELL, SINGLE = 1.5, 4.0
+LETTERS = 24
+"""As many stand over a cell; more would run into the caption of the next."""
 """Inches, of one sample in a grid and of one alone."""
 
 
@@ -56,7 +59,7 @@ def _picture_grid(images: Tensor, captions: list[str], path: Path, marks: Sequen
         axis.axis("off")
     for axis, image, caption in zip(axes, images, captions, strict=False):
         _show(axis, shown(image))
-        axis.set_title(caption, fontsize=8)
+        axis.set_title(textwrap.shorten(caption, LETTERS, placeholder="…"), fontsize=8)
     for axis, drawn in zip(axes, marks, strict=False):
         draw_marks(axis, drawn)
     save_figure(figure, path, dpi=100)
