@@ -149,7 +149,7 @@ def data(call: Call) -> Found:
 def host(call: Call) -> Found:
     """A step so small that nearly all of it is the host's work."""
     names = ["ann", "rate", "self-distillation"]
-    names += [f"{name}-graph" for name in names] if call.device == "cuda" else []
+    names += [f"{name}-{how}" for how in ("graph", "compiled") for name in names] if call.device == "cuda" else []
     sizes = ["--width", "16", "--batch", "2", "--size", "8", "--classes", "10", "--timesteps", "4"]
     return _bench(call, "host", [*sizes, "--repeats", "3" if call.small else "50", "--subjects", *names])
 
@@ -165,7 +165,7 @@ def bench(call: Call) -> Found:
     return found
 
 
-BENCHED = ("self-distillation", "self-distillation-graph", "rate", "rate-graph", "bptt")
+BENCHED = ("self-distillation", "self-distillation-graph", "self-distillation-compiled", "rate", "rate-graph", "bptt")
 BENCHED += ("spikingjelly-best", "spikingjelly-compiled", "snntorch")
 
 

@@ -25,6 +25,7 @@ import spikedistill as sd
 from spikedistill.data import Splits, load
 from spikedistill.machine.device import find_device
 from spikedistill.machine.processes import Process
+from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.loop import _Losses, _take
 from spikedistill.training.prepared import Run, prepare
 from spikedistill.training.recipe import Recipe
@@ -88,7 +89,10 @@ def step_of(recipe: Recipe, splits: Splits, teachers: Mapping[str, FrozenTeacher
     session.learner.train()
     batches = (batch for epoch in itertools.count() for batch in _batches(prepared.run).epoch(epoch))
     losses, meter = _Losses(session.progress), recipe.task.training_meter()
-    step = Step(session.learner, session.forward, session.optimizer, recipe.optimizer, recipe.precision)
+    compiled = CompiledStep(session.learner, recipe.precision) if recipe.compile == "step" else None
+    step = Step(
+        session.learner, session.forward, session.optimizer, recipe.optimizer, recipe.precision, compiled=compiled
+    )
     phase, lr = session.phases.at(0, 0, 1), recipe.optimizer.lr
     return lambda: _take(session, step, next(batches), phase, lr, losses, meter)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from test_bench import POINT, no_work
 
 import spikedistill as sd
-from spikedistill.bench import Point, layers, runner, step
+from spikedistill.bench import SUBJECTS, Point, layers, runner, step
+from spikedistill.bench.subjects import installed_subjects
 from spikedistill.cli import main
 
 __all__ = ["no_work"]  # a fixture
@@ -87,3 +89,16 @@ def test_noise_has_no_rows_to_choose_and_what_ships_is_measured_as_it_is(capsys,
     assert "50 samples of fashion-small" in capsys.readouterr().out
     assert main(["bench", "data", "fashion-small", "--data.name", "given"]) == 1
     assert "'given' are handed over in Python; name a data set" in capsys.readouterr().err
+
+
+def test_a_compiled_step_is_measured_where_it_is_named(monkeypatch):
+    named = [name for name, subject in SUBJECTS.items() if subject.compiled]
+    assert named == [f"{name}-compiled" for name in ("self-distillation", "rate", "bptt", "ann")]
+    assert not set(named) & set(installed_subjects(torch.device("cpu")))
+    monkeypatch.setattr("spikedistill.training.compiled_step.torch.compile", lambda graph, **_: graph)
+    seen = []
+    for name in ("ann", "ann-compiled"):
+        taken = step.Step(name, POINT)
+        seen.append(float(taken._work(None, taken.images, taken.labels)))
+    assert taken.setting.startswith("the step compiled as a whole")
+    assert seen[0] == pytest.approx(seen[1], rel=1e-5)

@@ -17,7 +17,8 @@ from spikedistill.core.output import Batch
 from spikedistill.objectives import Distillation, SelfDistillationLoss, SpikePenalty, Terms
 from spikedistill.training import compiled_step as module
 from spikedistill.training.compiled_step import CompiledStep
-from spikedistill.training.optimizers import SGD
+from spikedistill.training.optimizers import SGD, make_optimizer
+from spikedistill.training.phases import Phase
 from spikedistill.training.step import Step
 
 IMAGES = torch.randn(6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -229,3 +230,22 @@ def test_what_does_not_go_with_it_is_refused(words, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=f"--compile step does not go with {words[0].split('=')[0]}"):
         sd.train(sd.load_recipe("fashion-small", [*TINY, "--compile=step", *words]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("rule", [sd.Rate(3), sd.BPTT(3), sd.ANN()], ids=lambda r: type(r).__name__)
+def test_on_a_gpu_it_trains_as_others_do(rule):
+    def trained(compiled):
+        torch.manual_seed(0)
+        learner, settings = sd.SelfDistillation(resnet(), rule).cuda(), SGD(batch_size=6, lr=0.1)
+        step = Step(learner, learner, make_optimizer(learner, settings), settings, "fp32")
+        step.compiled = CompiledStep(learner, "fp32") if compiled else None
+        losses = []
+        for k in range(6):
+            images, labels = torch.randn(6, 3, 16, 16, dtype=torch.float64), torch.arange(6) % 3
+            batch = Batch(images.cuda(), labels.cuda())
+            step(batch, Phase(rule), 0.1 / (k + 1), lambda taken: losses.append(float(taken.parts[0].terms["loss"])))
+        return losses
+
+    assert trained(True) == pytest.approx(trained(False), rel=1e-9)

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         Terms,
     )
     from spikedistill.tasks import TASKS, Boxes, Classification, Detection, Labels, Targets, Task
+    from spikedistill.training.compiled_step import CompiledStep
     from spikedistill.training.learner import SelfDistillation
     from spikedistill.training.recipe_files import load_recipe
     from spikedistill.training.run import resume, train
@@ -92,6 +93,7 @@ _HOMES = {
         "Terms",
     ),
     "tasks": ("TASKS", "Boxes", "Classification", "Detection", "Labels", "Targets", "Task"),
+    "training.compiled_step": ("CompiledStep",),
     "training.learner": ("SelfDistillation",),
     "training.recipe_files": ("load_recipe",),
     "training.run": ("resume", "train"),
@@ -119,6 +121,7 @@ __all__ = [
     "Boxes",
     "CenterPoints",
     "Classification",
+    "CompiledStep",
     "Detection",
     "Distillation",
     "Dual",

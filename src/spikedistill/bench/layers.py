@@ -87,7 +87,7 @@ def profile(subject: str, point: Point, repeats: int = 9) -> Profile:
     """
     check([subject], point)
     whole_number("repeats", repeats)
-    if subject.endswith(("-8bit", "-parts")):
+    if subject.endswith(("-8bit", "-parts", "-compiled")):
         raise InvalidArgument(
             f"of {subject} the bare operations cannot be told: they are others, or computed twice; profile "
             f"{subject.rpartition('-')[0]} and compare the seconds of a step"

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from spikedistill.bench.point import Point
 from spikedistill.bench.subjects import SUBJECTS
+from spikedistill.core.output import Batch
 from spikedistill.errors import choose
 from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.compiler import automatic
 from spikedistill.machine.device import PRECISIONS, autocast, computes_in_bf16, find_device, wait_for
 from spikedistill.machine.graphs import WARM_UP, CudaRecorder, Replayed
+from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.precision import choose_precision
 
 REPEATS = 3
@@ -55,6 +57,10 @@ class Step:
         self.images, self.labels = self._input(point.batch)
         self.precision, reason = self._choose_precision()
         self.setting = f"{self.trainee.setting}; {reason}"
+        self._compiled = None
+        if self.subject.compiled:
+            assert self.trainee.learner is not None
+            self._compiled = CompiledStep(self.trainee.learner, self.precision)
         self._replayed = Replayed(self._work, CudaRecorder(self.device)) if self.subject.graphs else None
 
     def _input(self, count: int) -> tuple[Tensor, Tensor]:
@@ -134,6 +140,8 @@ class Step:
     def _gradients(self, images: Tensor, labels: Tensor, precision: str) -> Tensor:
         """Forward and backward; gives the loss."""
         self.optimizer.zero_grad(set_to_none=True)
+        if self._compiled is not None:
+            return self._compiled(Batch(images, labels))[0]["loss"]
         # The backward runs outside: it repeats the types of the forward by itself.
         with autocast(precision, self.device):
             loss = self.trainee.loss(images, labels)

@@ -59,6 +59,7 @@ class Subject:
         package: what has to be installed for it (None: nothing).
         missing: why it cannot run on a device (None: it can).
         graphs: whether its step is recorded as a CUDA graph and replayed.
+        compiled: whether its step is compiled as a whole: for minutes at each T, so it has to be named.
     """
 
     summary: str
@@ -67,6 +68,7 @@ class Subject:
     package: str | None = None
     missing: Callable[[torch.device], str | None] = lambda device: None
     graphs: bool = False
+    compiled: bool = False
 
     def is_installed(self) -> bool:
         return self.package is None or importlib.util.find_spec(self.package) is not None
@@ -121,6 +123,14 @@ def _other_kernels(
         assert made.learner is not None
         made.learner.kernels = change(made.learner.kernels)
         return dataclasses.replace(made, setting=f"{made.setting}, {how}")
+
+    return build
+
+
+def _whole(rule: Callable[[int], LearningRule], branches: tuple[str, ...] | None = ()) -> Callable[..., Trainee]:
+    def build(network: Network, point: Point, device: torch.device) -> Trainee:
+        made = _ours(rule, branches)(network, point, device)
+        return dataclasses.replace(made, setting="the step compiled as a whole", one_batch_size=True)
 
     return build
 
@@ -221,6 +231,12 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "rate-graph": Subject("rate-based alone as a CUDA graph", _ours(Rate), missing=no_gpu, graphs=True),
     "ann-graph": Subject("ANN twin as a CUDA graph", _ours(_ann), missing=no_gpu, graphs=True),
+    "self-distillation-compiled": Subject(
+        "self-distillation, compiled step", _whole(Rate, branches=None), compiled=True
+    ),
+    "rate-compiled": Subject("rate-based alone, compiled step", _whole(Rate), compiled=True),
+    "bptt-compiled": Subject("our BPTT, compiled step", _whole(BPTT), compiled=True),
+    "ann-compiled": Subject("ANN twin, compiled step", _whole(_ann), compiled=True),
     "two-pass": Subject("self-distillation in two passes, eager fp32", _two_pass, tuned=False),
     "spikingjelly-best": Subject("SpikingJelly BPTT, best setting", _spikingjelly_best, package="spikingjelly"),
     "spikingjelly-compiled": Subject(
@@ -232,5 +248,9 @@ SUBJECTS: dict[str, Subject] = {
 
 
 def installed_subjects(device: torch.device) -> list[str]:
-    """The subjects that can run there: all but those whose package or device is missing."""
-    return [name for name, subject in SUBJECTS.items() if subject.is_installed() and subject.missing(device) is None]
+    """The subjects that can run there and start soon: all but those whose package or device is missing."""
+    return [
+        name
+        for name, subject in SUBJECTS.items()
+        if subject.is_installed() and subject.missing(device) is None and not subject.compiled
+    ]

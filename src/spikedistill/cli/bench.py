@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
         nargs="+",
         default=None,
         metavar="|".join(SUBJECTS),
-        help="default: all that are installed; with --layers self-distillation",
+        help="default: all that are installed, but for -compiled; with --layers self-distillation",
     )
     parser.add_argument(
         "--timesteps", nargs="+", type=int, default=None, help=f"default: {TIMESTEPS}; with --layers {Point.timesteps}"
