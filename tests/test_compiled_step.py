@@ -129,8 +129,12 @@ def test_another_rule_and_branches_that_rest_are_other_steps(written_down):
     step(Batch(IMAGES, LABELS))
     for parameter in learner.parameters():
         parameter.grad = None
+    step(Batch(IMAGES, LABELS), sd.Rate(2), False)
+    assert all(parameter.grad is None for parameter in learner.branches.parameters())
+    learner.zero_grad()
     step(Batch(IMAGES, LABELS), sd.ANN(), False)
-    plain(IMAGES)  # moves the statistics as the first step did
+    for _ in range(2):
+        plain(IMAGES)  # moves the statistics as the first steps did
     plain.loss(plain(IMAGES, sd.ANN(), False), LABELS).total.backward()
     found = gradients(learner)
     assert [name for name, gradient in found.items() if gradient is None] == [n for n in found if "branches" in n]
@@ -155,6 +159,13 @@ def test_what_does_not_learn_gets_no_gradient_and_is_read_anew_each_time(written
 def test_random_numbers_are_drawn_anew(written_down):
     learner = sd.SelfDistillation(with_dropout(), sd.Rate(2), branches=())
     step = CompiledStep(learner, "fp32")
+    plain = copy.deepcopy(learner)
+    torch.manual_seed(3)
+    expected = plain.loss(plain(IMAGES), LABELS).total
+    after = torch.get_rng_state()
+    torch.manual_seed(3)  # writing down draws, too, and must not be seen
+    torch.testing.assert_close(step(Batch(IMAGES, LABELS))[0]["loss"], expected.detach(), rtol=1e-12, atol=0)
+    assert torch.equal(after, torch.get_rng_state())
     losses = {float(step(Batch(IMAGES, LABELS))[0]["loss"]) for _ in range(4)}
     assert len(losses) == 4
     twin = sd.SelfDistillation(small(), sd.RateTwin(2, noise=0.5), branches=())
