@@ -129,7 +129,7 @@ class Recipe:
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "fp32", "bf16", or "auto": the faster of the two, by a short measurement where bf16 has units.
         compile: fuse the neurons' kernels: "on", "off", or "auto": where it pays; or "step": the whole training step,
-            which takes minutes at the start and is for long runs.
+            for steps in which Python takes most of the time; it takes minutes at the start.
         convolutions: of spikes: "full", in that precision; or "8bit", with weights rounded to 8 bits, on a CPU.
         parts: of the batch, in which the spike path of rate-based backpropagation is computed: twice, and with nothing
             kept but spikes, so that memory hardly grows with T (null: in one, once).
