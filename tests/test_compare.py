@@ -148,6 +148,25 @@ def test_weights_to_start_from_may_be_those_of_the_runs_own_seed(tmp_path):
     assert len(rows_of(find_runs([tmp_path / "other"]))) == 2
 
 
+def test_a_seed_at_the_end_of_other_folders_is_their_name(tmp_path):
+    for seed in (0, 1):
+        data = {"name": "event-boxes", "root": f"/data/scenes-{seed}"}
+        write_run(tmp_path / f"scenes-{seed}", 0.5, seed, data=data)
+        write_run(tmp_path / f"own-{seed}", 0.5, seed, init=f"runs/ann_{seed}/")
+    assert [(row.name, len(row.records)) for row in rows_of(find_runs([tmp_path]))] == [
+        ("own", 2),
+        (f"{tmp_path.name}/scenes-0", 1),
+        (f"{tmp_path.name}/scenes-1", 1),
+    ]
+
+
+def test_the_score_of_a_first_version_is_that_of_its_t(tmp_path):
+    write_run(tmp_path / "old-0", 0.0, rule=None, propagation="rate", timesteps=1)
+    scores = {"test_samples": 100, "test_accuracy": {"1": 0.8, "2": 0.9}}
+    (tmp_path / "old-0/result.json").write_text(json.dumps(scores))
+    assert find_runs([tmp_path])[0].score == 0.8
+
+
 def test_names_keep_their_numbers_and_rows_of_one_name_their_folders(tmp_path, monkeypatch):
     for k, name in enumerate(("width4", "width8", "a/run", "b/run", "T-4", "x|y-0", "r[1]-0")):
         write_run(tmp_path / name, 0.5, width=k)

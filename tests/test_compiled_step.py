@@ -180,14 +180,110 @@ class LooksAtNumbers(SelfDistillationLoss):
         return Terms(terms.total * (2 if float(terms.total) > 1 else 1), terms.parts)
 
 
-def test_what_cannot_be_compiled_says_so():
-    learner = sd.SelfDistillation(small(), sd.Rate(2), objectives=LooksAtNumbers())
+@dataclasses.dataclass(frozen=True)
+class Selects(SelfDistillationLoss):
+    def __call__(self, output, batch):
+        losses = torch.nn.functional.cross_entropy(output.logits, batch.targets, reduction="none")
+        return Terms(losses[batch.targets > 1].mean(), {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Picks(SelfDistillationLoss):
+    def __call__(self, output, batch):
+        return Terms(output.logits[torch.arange(len(output.logits)), batch.targets].mean(), {})
+
+
+@pytest.mark.parametrize("objective", [LooksAtNumbers(), Selects()])
+def test_what_cannot_be_compiled_says_so(objective):
+    """A mask selects another number in each batch; that of the first would stay in the compiled step."""
+    learner = sd.SelfDistillation(small(), sd.Rate(2), objectives=objective)
     before = copy.deepcopy(learner.state_dict())
     with pytest.raises(ValueError, match="looks at its numbers .* train with --compile on"):
         CompiledStep(learner, "fp32")(Batch(IMAGES, LABELS))
     assert learner.kernels is sd.EAGER
     for name, tensor in learner.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_to_pick_by_whole_numbers_is_no_look_at_them(written_down):
+    learner = sd.SelfDistillation(small(), sd.Rate(2), objectives=Picks())
+    CompiledStep(learner, "fp32")(Batch(IMAGES, LABELS))
+
+
+class Summed(nn.Module):
+    """Two parameters that are added up; a buffer that counts; an input that is changed in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.p, self.q = (nn.Parameter(torch.ones(3, 1, 1)) for _ in range(2))
+        self.layer = nn.Conv2d(3, 5, 8)
+        self.register_buffer("seen", torch.zeros(()))
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        self.seen += 1
+        x = x.mul_(2)
+        return self.layer(self.norm(x) * (self.p + self.q)).flatten(1)
+
+
+def test_gradients_are_tensors_of_their_own_and_state_moves_once(written_down):
+    learner = sd.SelfDistillation(Summed().double(), sd.ANN(), branches=())
+    plain, step = copy.deepcopy(learner), CompiledStep(learner, "fp32")
+    for seen in (1, 2):
+        (a, b), (ours, theirs) = (IMAGES.clone() for _ in range(2)), (learner, plain)
+        step(Batch(a, LABELS))
+        plain.loss(plain(b), LABELS).total.backward()
+        assert torch.equal(a, b)
+        body = learner.network.body
+        assert body.seen == seen
+        assert body.p.grad.data_ptr() != body.q.grad.data_ptr()
+        for gradient, expected in zip(gradients(ours).values(), gradients(theirs).values(), strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+class Replaces(nn.Conv2d):
+    def forward(self, x):
+        self.seen = self.seen + 1
+        return super().forward(x).flatten(1)
+
+
+def test_a_buffer_that_is_replaced_is_refused():
+    body = Replaces(3, 5, 8).double()
+    body.register_buffer("seen", torch.zeros(()))
+    with pytest.raises(ValueError, match=r"buffers learner.network.body.seen are replaced .* change them in place"):
+        CompiledStep(sd.SelfDistillation(body, sd.ANN(), branches=()), "fp32")(Batch(IMAGES, LABELS))
+    assert body.seen == 0
+
+
+def test_what_trains_and_what_is_minimised_may_change(written_down):
+    learner = LEARNERS["self-distillation"]()
+    plain, step = copy.deepcopy(learner), CompiledStep(learner, "fp32")
+
+    def freeze(each):
+        each.network.body.stem.requires_grad_(False)
+
+    def thaw(each):
+        each.network.body.stem.requires_grad_(True)
+
+    def settle(each):
+        each.network.body.stem[1].eval()
+
+    def weigh(each):
+        each.objectives = {"self_distillation": SelfDistillationLoss(soft_weight=0.9)}
+
+    for change in (lambda each: None, freeze, thaw, settle, weigh):
+        for each in (learner, plain):
+            change(each)
+            each.zero_grad()
+        step(Batch(IMAGES, LABELS))
+        plain.loss(plain(IMAGES), LABELS).total.backward()
+        for gradient, expected in zip(gradients(learner).values(), gradients(plain).values(), strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_batch_is_of_tensors(written_down):
+    with pytest.raises(ValueError, match="a batch is of tensors, inputs and targets; given int, int"):
+        CompiledStep(LEARNERS["rate alone"](), "fp32")(Batch(IMAGES[:2], [0, 1]))
 
 
 def test_labels_are_looked_at_before_anything_is_computed(written_down):

@@ -79,3 +79,11 @@ def test_the_axis_of_one_epoch_has_one_mark():
     axes = new_figure(3, 3).subplots()
     _lines(axes, [{"epoch": 1, "loss": 2.0}], {"loss": "loss"}, 1)
     assert list(axes.get_xticks()) == [1]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real.png").write_text("old")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    save_figure(new_figure(1, 1), tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real.png").read_bytes().startswith(b"\x89PNG")

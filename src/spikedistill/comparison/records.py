@@ -15,6 +15,15 @@ from spikedistill.report.metrics import read_metrics
 
 Value = TypeVar("Value")
 
+RENAMED = {
+    "propagation": "rule.name",
+    "timesteps": "rule.timesteps",
+    "loss.scale": "rule.loss_scale",
+    "loss.": "objectives.self_distillation.",
+    "optimizer.cosine": "optimizer.schedule_per",
+}
+"""What the first versions called fields that are there today; of a group that ends with a dot all of them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -22,7 +31,7 @@ class Record:
 
     Attributes:
         folder: of the run.
-        recipe: its fields by dotted name.
+        recipe: its fields by dotted name, as they are called today.
         score_name: what was measured, as "accuracy".
         scores: on the test samples, by timesteps ("ann" for the ANN twin).
         samples: how many test samples there were.
@@ -55,7 +64,7 @@ def read_record(folder: Path) -> Record:
     Raises:
         DataError: a file is missing or cannot be read.
     """
-    recipe = _of(folder / "recipe.yaml", "a recipe", lambda path: dict(_flat(plain_yaml(text_of(path), str(path)), "")))
+    recipe = _of(folder / "recipe.yaml", "a recipe", lambda path: _recipe(plain_yaml(text_of(path), str(path))))
     seed = _of(folder / "recipe.yaml", "a recipe with a seed", lambda _path: int(recipe.get("seed", 0)))
     name, scores, samples, spikes = _of(folder / "result.json", "a result", lambda path: _result(plain_json(path)))
     commit = _of(folder / "environment.json", "an environment", lambda path: plain_json(path).get("commit"))
@@ -73,6 +82,17 @@ def _of(path: Path, what: str, read: Callable[[Path], Value]) -> Value:
         raise DataError(
             f"{path.parent} is not the folder of a finished run: {path.name} does not hold {what}{words}"
         ) from error
+
+
+def _recipe(values: dict[str, Any]) -> dict[str, Any]:
+    """Its fields by the names that they have now."""
+    found: dict[str, Any] = {}
+    for name, value in _flat(values, ""):
+        group = f"{name.split('.')[0]}."
+        found[RENAMED.get(name) or name.replace(group, RENAMED.get(group, group), 1)] = value
+    if found.get("rule.name") == "ann":  # it had T = null once
+        found.pop("rule.timesteps", None)
+    return found
 
 
 def _result(result: dict[str, Any]) -> tuple[str, dict[str, float], int, float | None]:

@@ -121,16 +121,19 @@ def stem(record: Record) -> str:
 
 
 def _told_apart(rows: list[Row]) -> list[Row]:
-    """Rows of one name get the folders in which they lie in front of it."""
-    names = [row.name for row in rows]
-    return [
-        row if names.count(row.name) == 1 else dataclasses.replace(row, name=f"{_parents(row)}/{row.name}")
-        for row in rows
-    ]
+    """Rows of one name get the folders in which they lie in front of it, or if that is one their own with the seeds."""
+    for better in (lambda row: f"{_parents(row)}/{row.name}", lambda row: f"{_parents(row)}/{_folders(row)}"):
+        names = [row.name for row in rows]
+        rows = [row if names.count(row.name) == 1 else dataclasses.replace(row, name=better(row)) for row in rows]
+    return rows
 
 
 def _parents(row: Row) -> str:
     return " / ".join(sorted({record.folder.resolve().parent.name for record in row.records}))
+
+
+def _folders(row: Row) -> str:
+    return " + ".join(record.folder.resolve().name for record in row.records)
 
 
 def _refuse_equal_seeds(records: list[Record]) -> None:

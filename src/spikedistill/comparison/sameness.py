@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,14 +25,6 @@ SAME_RESULT = (
     "data.scenes.cache",
 )
 """Fields of a recipe that runs of one row may differ in; those that end with a dot are groups."""
-RENAMED = {
-    "propagation": "rule.name",
-    "timesteps": "rule.timesteps",
-    "loss.scale": "rule.loss_scale",
-    "loss.": "objectives.self_distillation.",
-    "optimizer.cosine": "optimizer.schedule_per",
-}
-"""What the first versions called fields that are there today; of a group that ends with a dot all of them."""
 STOOD_AT = {"rule.name": "rate", "task.name": "classification", "optimizer.name": "sgd"}
 """Where a field stood before there was a word for it, if that is not its default now."""
 
@@ -42,7 +35,7 @@ def settings_of(record: Record) -> dict[str, Any]:
     A field that its version did not know stands for what that version did. Weights to start from, and teachers, of
     the run's own seed (runs/ann-0 of seed 0, runs/ann-1 of seed 1) are the same setting.
     """
-    recipe = _todays(record.recipe)
+    recipe = dict(record.recipe)
     known = {**_defaults(), **{name: value for key in ONE_OF for name, value in _of_choice(key, recipe).items()}}
     for key, table in SEVERAL_OF.items():
         for name, owner in table.items():
@@ -56,28 +49,22 @@ def settings_of(record: Record) -> dict[str, Any]:
         skipped += [f"data.{name}{end}" for name in ONLY_SOME_KNOW if name not in dataset.settings for end in (".", "")]
         if not dataset.is_one:
             skipped.remove("data.root")
-    kept = {name: _of_any_seed(v, record.seed) for name, v in settings.items() if not _is_of(name, skipped)}
+    kept = {name: value for name, value in settings.items() if not _is_of(name, skipped)}
+    for name, value in kept.items():
+        if isinstance(value, str) and name in ("data.root", "init"):
+            kept[name] = os.path.normpath(value)
+        if isinstance(value, str) and (name == "init" or name.endswith((".teacher", ".fallback"))):
+            kept[name] = _of_any_seed(os.path.normpath(value), record.seed)
     return kept | {"test samples": record.samples}
 
 
-def _of_any_seed(value: object, seed: int) -> object:
+def _of_any_seed(folder: str, seed: int) -> str:
     """The folder of a run of the same seed, from which a run started or was taught, without that seed."""
-    return re.sub(rf"-{seed}$", "-SEED", value) if isinstance(value, str) else value
+    return re.sub(rf"[-_]{seed}$", "-SEED", folder)
 
 
 def _is_of(name: str, fields: list[str]) -> bool:
     return any(name == field or (field.endswith(".") and name.startswith(field)) for field in fields)
-
-
-def _todays(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's fields by the names that they have now."""
-    found: dict[str, Any] = {}
-    for name, value in recipe.items():
-        group = f"{name.split('.')[0]}."
-        found[RENAMED.get(name) or name.replace(group, RENAMED.get(group, group), 1)] = value
-    if found.get("rule.name") == "ann":  # it had T = null once
-        found.pop("rule.timesteps", None)
-    return found
 
 
 @functools.cache

@@ -97,7 +97,7 @@ class DataSet:
 
     @property
     def is_one(self) -> bool:
-        """Whether it is the same wherever it lies; of the others the folder is the data set."""
+        """Whether it is the same wherever it lies. Of others people keep parts, so the folder decides."""
         return bool(self.torchvision or self.parquet) or "root" not in self.settings
 
     def read(self, request: Request) -> Samples:

@@ -72,26 +72,29 @@ def whole_folder(out: Path) -> Iterator[Path]:
             raise WriteError(f"{out} cannot be replaced ({error}); name a folder that is not there") from error
     # Beside the target and not in a temporary folder of the system: a move across file systems is a copy.
     unfinished, lock = (out.with_name(f".{out.name}.{word}") for word in ("making", "lock"))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock, wait=False):
-            try:
-                shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: we hold the lock
-                unfinished.mkdir()
-                yield unfinished
-                # An empty folder is in the way of the move.
-                if out.is_dir():
-                    out.rmdir()
-                unfinished.rename(out)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                lock.unlink(missing_ok=True)  # while it is held: nobody else has it
-    except Held as error:
-        raise DataError(f"{out} is being made by {error}; wait for it, or choose another --out") from error
-    except OSError as error:
-        if isinstance(error, WriteError):
-            raise
-        raise WriteError(f"could not write {out}: {error}") from error
+    with contextlib.ExitStack() as held:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(lock, wait=False))
+        except Held as error:
+            raise DataError(f"{out} is being made by {error}; wait for it, or choose another --out") from error
+        except OSError as error:
+            raise WriteError(f"could not write {out}: {error}") from error
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: we hold the lock
+            unfinished.mkdir()
+            yield unfinished
+            # An empty folder is in the way of the move.
+            if out.is_dir():
+                out.rmdir()
+            unfinished.rename(out)
+        except OSError as error:
+            if isinstance(error, WriteError):
+                raise
+            raise WriteError(f"could not write {out}: {error}") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            lock.unlink(missing_ok=True)  # while it is held: nobody else has it
 
 
 def _umask() -> int:

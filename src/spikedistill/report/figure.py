@@ -40,4 +40,4 @@ def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
         text.set_parse_math(False)  # type: ignore[attr-defined]
     form = path.suffix[1:].lower()
     with rc_context({"text.parse_math": False}):  # of ticks that are made while it draws
-        write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=form))
+        write_atomically(path.resolve(), lambda file: figure.savefig(file, dpi=dpi, format=form))

@@ -8,12 +8,14 @@ decides: the learning rule, branches, shapes, and which modules train.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -23,6 +25,7 @@ from spikedistill.core.modules import evaluating
 from spikedistill.core.output import Batch
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.device import autocast
+from spikedistill.objectives import Objective
 from spikedistill.training.learner import SelfDistillation
 
 
@@ -43,6 +46,10 @@ class CompiledStep:
     It computes what `learner.loss(learner(inputs), targets, inputs).total.backward()` does. Numbers are those of the
     eager kernels but for rounding, and for random ones (dropout), which are other ones of the same generator.
 
+    Compiled anew, where they change: form of the batch, learning rule, branches, objectives, which parameters learn and
+    which modules train. Whatever else Python decides (a counter, a share of dropout, `random.random()`, a hook) stays
+    as it was at the first batch.
+
     Args:
         learner: what is trained.
         precision: "fp32" or "bf16".
@@ -53,6 +60,7 @@ class CompiledStep:
         self._whole = _Whole(learner, precision)
         self._answers: dict[Hashable, Tensor] = {}
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
+        self._objectives: list[tuple[Objective, ...]] = []  # kept, or others could get their ids
 
     def __call__(
         self, batch: Batch, rule: LearningRule | None = None, branches: bool = True, share: float = 1.0
@@ -68,17 +76,24 @@ class CompiledStep:
             Each loss term, with the one that is minimised first, as "loss"; and the logits [N, ...].
 
         Raises:
-            InvalidArgument: a step that looks at its numbers in Python cannot be compiled as one; or as `loss`.
+            InvalidArgument: a step that looks at its numbers, or gives its modules other buffers, cannot be compiled as
+                one; or as `loss`.
         """
         rule = self.learner.rule if rule is None else rule
         leaves, form = tree_flatten(batch.targets)
         tensors = (batch.inputs, *leaves)
-        key = (rule, branches, form, *((each.shape, each.dtype, each.stride(), each.device) for each in tensors))
+        if others := [type(each).__name__ for each in tensors if not isinstance(each, Tensor)]:
+            raise InvalidArgument(f"a batch is of tensors, inputs and targets; given {', '.join(others)}")
         learning: dict[str, Tensor] = {name: p for name, p in self._whole.named_parameters() if p.requires_grad}
         # a parameter that does not learn is read, as a buffer is
         state = {name: tensor for name, tensor in _tensors(self._whole).items() if name not in learning}
+        objectives = tuple(self.learner.objectives.values())
+        key = (rule, branches, self.learner.rule, tuple(learning), form, tuple(map(id, objectives)))
+        key += tuple(module.training for module in self._whole.modules())
+        key += tuple((each.shape, each.dtype, each.stride(), each.device) for each in tensors)
         if key not in self._answers:
-            self._answers[key] = self._answered(batch.inputs, rule)
+            self._answers[key] = self._answered(rule, {**learning, **state}, batch.inputs)
+            self._objectives.append(objectives)
         # before: compiled code may read any memory by a label
         self.learner.task.check(self._answers[key], batch.targets)
         if key not in self._compiled:
@@ -86,17 +101,25 @@ class CompiledStep:
             self._compiled[key] = _compiled(step, self.learner, learning, state, batch.inputs, leaves)
         with torch.no_grad():
             terms, logits, gradients = self._compiled[key](learning, state, batch.inputs, leaves)
+            taken: set[int] = set()
             for parameter, gradient in zip(learning.values(), gradients, strict=True):
-                if gradient is not None:
-                    gradient = _laid_out_as(parameter, gradient if share == 1 else gradient * share)
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                if gradient is None:
+                    continue
+                gradient = _laid_out_as(parameter, gradient if share == 1 else gradient * share)
+                place = gradient.untyped_storage().data_ptr()
+                if place in taken:  # of a sum of two parameters: what is done to one in place is not for the other
+                    gradient = gradient.clone()
+                taken.add(place)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return terms, logits
 
-    def _answered(self, inputs: Tensor, rule: LearningRule) -> Tensor:
+    def _answered(self, rule: LearningRule, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """Something in the shape of the network's answers to inputs, without memory of its own."""
-        devices = [inputs.device] if inputs.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices), evaluating(self.learner):
-            logits = self.learner(inputs, rule, False).logits
+        prefix = "learner."
+        copied = {name.removeprefix(prefix): tensor.detach().clone() for name, tensor in tensors.items()}
+        with torch.no_grad(), _nothing_drawn(inputs), evaluating(self.learner):
+            output = torch.func.functional_call(self.learner, copied, (inputs.clone(), rule, False))
+        logits = output.logits
         return logits.new_empty(1).expand(logits.shape)
 
 
@@ -122,8 +145,15 @@ class _Whole(nn.Module):
         self, rule: LearningRule, branches: bool, inputs: Tensor, targets: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         # the loss, its terms, and the logits
+        before = dict(self.named_buffers())
         with autocast(self.precision, inputs.device):
             output = self.learner(inputs, rule, branches)
+        replaced = [name for name, buffer in self.named_buffers() if buffer is not before.get(name)]
+        if replaced:  # a compiled function changes tensors in place, and cannot give a module others
+            raise InvalidArgument(
+                f"the buffers {', '.join(replaced[:4])} are replaced in a forward pass, so the step cannot be compiled "
+                "as a whole; change them in place (add_, copy_), or train with --compile on"
+            )
         terms = self.learner.objective(output, targets, inputs)
         return terms.total, terms.named(), output.logits.detach()
 
@@ -158,11 +188,10 @@ def _compiled(
         InvalidArgument: it looks at its numbers in Python.
     """
     kernels, learner.kernels = learner.kernels, TRACED
-    devices = [inputs.device] if inputs.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices):  # writing down computes: what it draws and counts must not stay
+        with _nothing_drawn(inputs):  # writing down computes: what it counts must not stay either
             copied = {name: tensor.detach().clone() for name, tensor in state.items()}
-            graph = make_fx(step)(learning, copied, inputs, targets)
+            graph = make_fx(step)(learning, copied, inputs.clone(), [target.clone() for target in targets])
     except RuntimeError as error:
         if "data-dependent" not in str(error):
             raise
@@ -172,5 +201,27 @@ def _compiled(
         ) from error
     finally:
         learner.kernels = kernels
+    if looks := [str(node.target) for node in graph.graph.nodes if _looks_at_numbers(node)]:
+        raise InvalidArgument(
+            f"this training step cannot be compiled as a whole, for it looks at its numbers ({looks[0]}: how much it "
+            "selects is another thing in each batch; multiply with a mask, or use torch.where); train with --compile on"
+        )
     # a function of what it is given alone; `dynamic` would make one for all sizes, and slower
     return torch.compile(graph, fullgraph=True, dynamic=False)
+
+
+def _nothing_drawn(inputs: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Within the block random numbers may be drawn, and afterwards none was."""
+    return torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else [])
+
+
+def _looks_at_numbers(node: Node) -> bool:
+    """Whether the shape of what an operation gives depends on numbers: it would stay that of the first batch."""
+    tags = getattr(node.target, "tags", ())
+    if torch.Tag.dynamic_output_shape not in tags and torch.Tag.data_dependent_output not in tags:
+        return False
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    # a tensor indexed by whole numbers has a shape that is known
+    chosen: Any = node.args[1]
+    return any(each is not None and each.meta["val"].dtype in (torch.bool, torch.uint8) for each in chosen)
