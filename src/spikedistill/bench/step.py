@@ -133,15 +133,17 @@ class Step:
 
     def _work(self, _key: None, images: Tensor, labels: Tensor) -> Tensor:
         """A whole step, and its loss."""
-        loss = self._gradients(images, labels, self.precision)
+        if self._compiled is None:
+            loss = self._gradients(images, labels, self.precision)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._compiled(Batch(images, labels))[0]["loss"]
         self.optimizer.step()
         return loss
 
     def _gradients(self, images: Tensor, labels: Tensor, precision: str) -> Tensor:
         """Forward and backward; gives the loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self._compiled is not None:
-            return self._compiled(Batch(images, labels))[0]["loss"]
         # The backward runs outside: it repeats the types of the forward by itself.
         with autocast(precision, self.device):
             loss = self.trainee.loss(images, labels)
