@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +58,7 @@ class CompiledStep:
     def __init__(self, learner: SelfDistillation, precision: str) -> None:
         self.learner, self.precision = learner, precision
         self._whole = _Whole(learner, precision)
-        self._answers: dict[Hashable, Tensor] = {}
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
-        self._objectives: list[tuple[Objective, ...]] = []  # kept, or others could get their ids
+        self._compiled: dict[Hashable, _Compiled] = {}
 
     def __call__(
         self, batch: Batch, rule: LearningRule | None = None, branches: bool = True, share: float = 1.0
@@ -84,23 +82,25 @@ class CompiledStep:
         tensors = (batch.inputs, *leaves)
         if others := [type(each).__name__ for each in tensors if not isinstance(each, Tensor)]:
             raise InvalidArgument(f"a batch is of tensors, inputs and targets; given {', '.join(others)}")
-        learning: dict[str, Tensor] = {name: p for name, p in self._whole.named_parameters() if p.requires_grad}
+        tensors_of = _tensors(self._whole)
+        learning = {name: tensor for name, tensor in tensors_of.items() if tensor.requires_grad}
         # a parameter that does not learn is read, as a buffer is
-        state = {name: tensor for name, tensor in _tensors(self._whole).items() if name not in learning}
+        state = {name: tensor for name, tensor in tensors_of.items() if not tensor.requires_grad}
         objectives = tuple(self.learner.objectives.values())
         key = (rule, branches, self.learner.rule, tuple(learning), form, tuple(map(id, objectives)))
         key += tuple(module.training for module in self._whole.modules())
         key += tuple((each.shape, each.dtype, each.stride(), each.device) for each in tensors)
-        if key not in self._answers:
-            self._answers[key] = self._answered(rule, {**learning, **state}, batch.inputs)
-            self._objectives.append(objectives)
-        # before: compiled code may read any memory by a label
-        self.learner.task.check(self._answers[key], batch.targets)
         if key not in self._compiled:
+            answer = self._answered(rule, batch.inputs)
+            self.learner.task.check(answer, batch.targets)
             step = functools.partial(_gradients, self._whole, rule, branches, lambda flat: tree_unflatten(flat, form))
-            self._compiled[key] = _compiled(step, self.learner, learning, state, batch.inputs, leaves)
+            function = _compiled(step, self.learner, learning, state, batch.inputs, leaves)
+            self._compiled[key] = _Compiled(function, answer, objectives)
+        compiled = self._compiled[key]
+        # before: compiled code may read any memory by a label
+        self.learner.task.check(compiled.answer, batch.targets)
         with torch.no_grad():
-            terms, logits, gradients = self._compiled[key](learning, state, batch.inputs, leaves)
+            terms, logits, gradients = compiled.function(learning, state, batch.inputs, leaves)
             taken: set[int] = set()
             for parameter, gradient in zip(learning.values(), gradients, strict=True):
                 if gradient is None:
@@ -113,14 +113,26 @@ class CompiledStep:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return terms, logits
 
-    def _answered(self, rule: LearningRule, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    def _answered(self, rule: LearningRule, inputs: Tensor) -> Tensor:
         """Something in the shape of the network's answers to inputs, without memory of its own."""
-        prefix = "learner."
-        copied = {name.removeprefix(prefix): tensor.detach().clone() for name, tensor in tensors.items()}
+        copied = {name: tensor.detach().clone() for name, tensor in _tensors(self.learner).items()}
         with torch.no_grad(), _nothing_drawn(inputs), evaluating(self.learner):
             output = torch.func.functional_call(self.learner, copied, (inputs.clone(), rule, False))
         logits = output.logits
         return logits.new_empty(1).expand(logits.shape)
+
+
+class _Compiled(NamedTuple):
+    """A step of one form.
+
+    Attributes:
+        answer: in the shape of its logits, to check targets by.
+        objectives: kept, or others could get their ids, which are in the key.
+    """
+
+    function: Callable[..., Any]
+    answer: Tensor
+    objectives: tuple[Objective, ...]
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -117,13 +117,13 @@ def choose_kernels(wish: str, learner: SelfDistillation, example: torch.Tensor, 
     Raises:
         InvalidArgument: compiling was wished for and cannot work here.
     """
-    missing = missing_compiler(example.device)
-    if wish == "step":
-        if missing:
-            raise InvalidArgument(f"--compile step is not possible: {missing}")
-        return Chosen(compiled(), "step", "compiled, the whole step as the recipe says: minutes at its first batch")
-    if learner.timesteps is None:
+    if learner.timesteps is None and wish != "step":
         return Chosen(EAGER, "off", "eager: the ANN twin has no spiking neurons")
+    missing = missing_compiler(example.device)
+    if missing and wish in ("on", "step"):
+        raise InvalidArgument(f"--compile {wish} is not possible: {missing}")
+    if wish == "step":
+        return Chosen(compiled(), "step", "compiled, the whole step as the recipe says: minutes at its first batch")
     by_user = wish
     if wish == "auto" and missing is None:
         wish = automatic("compile", ("on", "off")) or "auto"
@@ -131,8 +131,6 @@ def choose_kernels(wish: str, learner: SelfDistillation, example: torch.Tensor, 
     if wish == "off" or (wish == "auto" and missing):
         return Chosen(EAGER, "off", f"eager: {missing}" if missing else f"eager, {said_by}")
     if wish == "on":
-        if missing:
-            raise InvalidArgument(f"--compile on is not possible: {missing}")
         return Chosen(compiled(), "on", f"compiled, {said_by}")
     saved = neuron_updates(learner, example) * samples * SECONDS_SAVED_PER_UPDATE
     if saved < 2 * COMPILE_SECONDS:
