@@ -86,6 +86,13 @@ def test_seeds_are_one_row_and_differences_are_taken_seed_by_seed(tmp_path):
     assert "| 20 | 60 | abc |" in table([fast])
 
 
+def test_ranks_that_were_found_in_weights_of_their_own_make_no_other_recipe(tmp_path):
+    ranks = ["evbmf 6 4", "evbmf 5 4", [6, 4], [5, 4]]
+    for seed, rank in enumerate(ranks):
+        write_run(tmp_path / f"thin-{seed}", 0.5, seed, tensor_train={"form": "stt", "rank": rank})
+    assert [len(row.records) for row in rows_of(find_runs([tmp_path]))] == [2, 1, 1]
+
+
 def test_rows_without_common_seeds_add_their_errors(tmp_path):
     for seed, score in enumerate([0.5, 0.7]):
         write_run(tmp_path / f"a-{seed}", score, seed, width=1)

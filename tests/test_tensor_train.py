@@ -13,7 +13,7 @@ import spikedistill as sd
 from spikedistill.core.halves import through_halves
 from spikedistill.errors import InvalidArgument
 from spikedistill.models.ranks import variational_rank
-from spikedistill.models.tensor_train import FORMS, Halves, TensorTrain, ranks_of
+from spikedistill.models.tensor_train import FORMS, Halves, TensorTrain, ranks_of, settled
 
 T = 4
 
@@ -166,6 +166,11 @@ def test_what_has_structure_gets_its_rank():
     thin = sd.tensor_train(net)
     assert "rank 3 of 24" in thin.notes[0]
     assert "rank 1 of 24, misses" in thin.notes[2]
+    found = settled("evbmf", thin)
+    assert found == "evbmf 3 3 1"
+    assert settled(0.1, thin) == [3, 3, 1]
+    again = sd.tensor_train(sd.merge(thin), found, decompose=False)  # found before: the weights are not asked
+    assert settled(found, again) == found
 
 
 class Once(torch.nn.Module):
@@ -262,6 +267,8 @@ def test_the_rate_twin_has_them_too(form, merged):
         ({"rank": 0}, "rank is 0; expected a number of channels"),
         ({"rank": 1.5}, "rank is 1.5; expected"),
         ({"rank": "best"}, "rank is 'best'; expected"),
+        ({"rank": "evbmf 3 0"}, "rank is 'evbmf 3 0'; expected"),
+        ({"rank": "evbmf 3 3"}, "there are 2 ranks for 16 layers"),
         ({"rank": True}, "rank is True; expected"),
         ({"rank": [3, 3]}, "there are 2 ranks for 16 layers: layer1.0.conv1,"),
         ({"rank": [3, 0]}, "a number for each layer"),

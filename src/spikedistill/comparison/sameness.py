@@ -33,7 +33,8 @@ def settings_of(record: Record) -> dict[str, Any]:
     """The settings that decide a run's result, the seed apart, and how many samples it was tested on.
 
     A field that its version did not know stands for what that version did. Weights to start from, and teachers, of
-    the run's own seed (runs/ann-0 of seed 0, runs/ann-1 of seed 1) are the same setting.
+    the run's own seed (runs/ann-0 of seed 0, runs/ann-1 of seed 1) are the same setting, and so are the ranks
+    that EVBMF found in such weights.
     """
     recipe = dict(record.recipe)
     known = {**_defaults(), **{name: value for key in ONE_OF for name, value in _of_choice(key, recipe).items()}}
@@ -53,6 +54,8 @@ def settings_of(record: Record) -> dict[str, Any]:
     for name, value in kept.items():
         if isinstance(value, str) and name in ("data.root", "init"):
             kept[name] = os.path.normpath(value)
+        if name == "tensor_train.rank" and str(value).startswith("evbmf"):  # with the ranks that it found
+            kept[name] = "evbmf"
         if isinstance(value, str) and (name == "init" or name.endswith((".teacher", ".fallback"))):
             kept[name] = _of_any_seed(os.path.normpath(value), record.seed)
     return kept | {"test samples": record.samples}

@@ -13,6 +13,7 @@ stt and ptt are linear and the same at every step: they are one 3×3 kernel each
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -29,7 +30,9 @@ from spikedistill.models.ranks import variational_rank
 Form = Literal["stt", "ptt", "htt"]
 FORMS = ("stt", "ptt", "htt")
 Rank = int | float | str | Sequence[int]
-"""A number of channels, a share of the smaller number of channels (to 1.0), "evbmf", or a number for each layer."""
+"""A number of channels, a share of the smaller number of channels (to 1.0), "evbmf", or a number for each layer.
+"evbmf 6 6 4" are the numbers that it has found before."""
+FOUND = re.compile(r"evbmf((?: [1-9]\d*)*)")
 Keep = Callable[[str, nn.Conv2d], bool]
 
 
@@ -184,6 +187,11 @@ def ranks_of(network: nn.Module) -> list[int]:
     return [module.c1.out_channels for module in network.modules() if isinstance(module, TensorTrain)]
 
 
+def settled(rank: Rank, network: nn.Module) -> Rank:
+    """The rank of each tensor-train convolution as a `Rank` which says whether they were found."""
+    return " ".join(("evbmf", *map(str, ranks_of(network)))) if isinstance(rank, str) else ranks_of(network)
+
+
 def _found_rank(layer: nn.Conv2d) -> int:
     """What EVBMF finds in the weights; 0 where they are noise."""
     weight = layer.weight.detach().double()
@@ -212,11 +220,17 @@ def check_rank(rank: object) -> None:
     each = rank if isinstance(rank, (list, tuple)) else [rank]
     number = bool(each) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in each)
     share = isinstance(rank, float) and 0 < rank <= 1
-    if not (number or share or rank == "evbmf"):
+    found = isinstance(rank, str) and FOUND.fullmatch(rank)
+    if not (number or share or found):
         raise InvalidArgument(
             f"rank is {rank!r}; expected a number of channels, a share of the smaller number of channels above 0 and "
             'up to 1.0, "evbmf", or a number for each layer'
         )
+
+
+def _found_before(rank: Rank) -> Rank:
+    """The numbers that stand behind "evbmf", where there are any."""
+    return [int(number) for number in rank.split()[1:]] or rank if isinstance(rank, str) else rank
 
 
 def tensor_train(
@@ -232,7 +246,7 @@ def tensor_train(
         rank: ρ: a number of channels (1: one, at most those of the layer), a share of the smaller number of channels
             (1.0: all of them, which still is not without loss, for the middle of a train may have 3ρ), "evbmf": by
             variational Bayesian matrix factorisation of trained weights, or one number for each layer that is
-            replaced, in their order.
+            replaced, in their order. "evbmf 6 6 4" stands for the numbers behind it.
         form: "stt", "ptt" or "htt".
         decompose: whether the layers begin as decompositions of the weights that were there, or at random.
         keep: keep(name, layer) says which convolutions stay dense (None: the first one by its place among the modules,
@@ -244,6 +258,7 @@ def tensor_train(
     """
     choose("form", form, FORMS)
     check_rank(rank)
+    rank = _found_before(rank)
     made = copy.deepcopy(as_network(network))
     layers = _convolutions(made)
     first = next(iter(layers), None)

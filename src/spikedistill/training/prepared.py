@@ -20,7 +20,7 @@ from spikedistill.data.batches import generator_for
 from spikedistill.errors import CheckpointError, InvalidArgument
 from spikedistill.machine.load import other_work
 from spikedistill.machine.processes import Process, from_all_processes
-from spikedistill.models.tensor_train import ranks_of
+from spikedistill.models.tensor_train import ranks_of, settled
 from spikedistill.report import text
 from spikedistill.training.build import Given, example_of, make_learner
 from spikedistill.training.checkpoints import CHECKPOINT, apply_state, load_checkpoint, load_weights
@@ -170,7 +170,7 @@ def _with_ranks(run: Run, learner: SelfDistillation) -> Run:
     settings = run.recipe.tensor_train
     if settings.form is None:
         return run
-    settings = dataclasses.replace(settings, rank=ranks_of(learner.network))
+    settings = dataclasses.replace(settings, rank=settled(settings.rank, learner.network))
     return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, tensor_train=settings))
 
 
