@@ -34,7 +34,7 @@ def main() -> None:
         [{"params": groups[0], "weight_decay": 5e-4}, {"params": groups[1]}], lr=0.1, momentum=0.9, fused=True
     )
     for epoch in range(EPOCHS):
-        start = time.perf_counter()
+        start, loss = time.perf_counter(), math.nan
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 + math.cos(math.pi * epoch / EPOCHS))
         for batch in batches.epoch(epoch):
@@ -44,10 +44,8 @@ def main() -> None:
             optimizer.zero_grad()
             terms.total.backward()
             optimizer.step()
-        print(
-            f"epoch {epoch + 1}: loss {float(terms.total.detach()):.3f}, {time.perf_counter() - start:.1f} s",
-            flush=True,
-        )
+            loss = terms.total.detach()
+        print(f"epoch {epoch + 1}: loss {float(loss):.3f}, {time.perf_counter() - start:.1f} s", flush=True)
     with tuning.autocast():
         found = sd.evaluate(net, in_order(splits.test, 128), timesteps=[1, 2, 4])
     print(f"test accuracy {found.score[4]:.2%}")

@@ -51,7 +51,8 @@ def alive_at_peak(step: Callable[[], None]) -> int:
     assert profiler.profiler is not None
     results = profiler.profiler.kineto_results
     assert results is not None
-    changes = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events)  # pyright: ignore[reportAttributeAccessIssue]
     now = peak = 0
     for _, change in changes:
         now += change

@@ -17,6 +17,7 @@ from hypothesis import settings
 from tiny_runs import TINY, stopping_after
 
 from spikedistill.cli import main
+from spikedistill.training import run
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -25,6 +26,15 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _curves_are_not_drawn(request):
+    """Drawing them takes as long as a tiny run; test_training looks at one, and what it is not for needs none."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_training":
+            patch.setattr(run, "draw_curves", lambda title, rows, found, path: path.write_bytes(b"not drawn"))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,13 @@ def eager(monkeypatch):
 # ---------------------------------------------------------------- steps
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+LONG = ("self-distillation-compiled", "bptt-compiled")
+"""Subjects whose compiling takes longest; others of their kind are among the quick tests."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SUBJECTS]
+)
 def test_steps_train(name, eager):
     if SUBJECTS[name].package:
         pytest.importorskip(SUBJECTS[name].package)

@@ -105,7 +105,7 @@ def test_memory_hardly_grows_with_the_steps(monkeypatch, autocast):
     from step_memory import alive_at_peak, step_of
 
     def peak(kernels: Kernels, timesteps: int) -> int:
-        step = step_of(kernels, timesteps, (), 16, 32, autocast or torch.float32)
+        step = step_of(kernels, timesteps, (), 8, 16, autocast or torch.float32)
         step()
         return alive_at_peak(step)
 
@@ -116,7 +116,7 @@ def test_memory_hardly_grows_with_the_steps(monkeypatch, autocast):
 
 def test_a_run_says_so_and_refuses_what_has_no_effect(tmp_path, capsys):
     words = ["--optimizer.epochs", "1", "--timesteps", "2", "--data.train_rows", "200", "--data.validation_rows", "0"]
-    words += ["--device", "cpu", "--parts", "3"]
+    words += ["--data.test_rows", "20", "--device", "cpu", "--parts", "3"]
     sd.train(load_recipe("fashion-small", words), tmp_path / "run")
     assert "; in 3 parts of the batch" in "".join(capsys.readouterr())
     for rule in ("bptt", "rate_twin"):
@@ -135,7 +135,8 @@ def test_the_precision_is_measured_on_a_part(tmp_path, monkeypatch):
         return "fp32", "fp32"
 
     monkeypatch.setattr(prepared_room, "choose_precision", choose)
-    words = "--optimizer.epochs 1 --optimizer.batch_size 40 --timesteps 2 --data.train_rows 80 --data.validation_rows 0"
+    words = "--optimizer.epochs 1 --optimizer.batch_size 40 --timesteps 2 --data.train_rows 80 "
+    words += "--data.validation_rows 0 --data.test_rows 20"
     for parts in ((), ("--parts", "3")):
         sd.train(load_recipe("fashion-small", [*words.split(), *parts]), tmp_path / str(len(parts)))
     assert sizes == [40, 14]

@@ -35,6 +35,21 @@ def test_a_claim_is_not_carried_over_to_a_changed_recipe():
     assert changed.source == "docs/results.md, section 5; changed: rule.name, rule.loss_scale"
 
 
+def test_a_recipe_leaves_nothing_to_the_next():
+    """Though both are read by one parser."""
+    words = ["--tensor_train.form=ptt", "--tensor_train.rank=[4, 2]", "--learned.decay=layer", "--phases.rate_twin=2"]
+    plain = load_recipe("fashion-small")
+    first = load_recipe("fashion-small", words)
+    assert isinstance(first.tensor_train.rank, list)
+    first.tensor_train.rank.append(1)
+    assert load_recipe("fashion-small", words).tensor_train.rank == [4, 2]
+    assert load_recipe("fashion-small") == plain
+    assert load_recipe("fashion-small", words[3:]).learned == plain.learned
+    with pytest.raises(ValueError, match="lr is x; expected a number"):
+        load_recipe("fashion-small", ["--optimizer.lr=x"])
+    assert load_recipe("fashion-small") == plain
+
+
 def test_overrides():
     recipe = load_recipe(
         "cifar100-resnet18", ["--timesteps", "4", "--data.root=/x", "--objectives.self_distillation.teacher", "null"]

@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import spikedistill as sd
+from spikedistill.core.network import Network
 from spikedistill.core.output import Batch
 from spikedistill.machine.graphs import WARM_UP, CudaRecorder, Replayed
+from spikedistill.models.resnet import ResNet
 from spikedistill.training import loop, optimizers
 from spikedistill.training import prepared as prepared_module
 from spikedistill.training.optimizers import SGD, AdamW
@@ -210,6 +212,12 @@ def taught():
     return {"objectives": [sd.Distillation("ann"), sd.NoiseSmoothedDistillation("ann")]}
 
 
+def three_blocks(width):
+    """A residual network with a quarter of the operations of ResNet-18: fake tensors take their time for each."""
+    body = ResNet((1, 1, 1), 3, width, 3, "cifar", sd.Neuron())
+    return Network(body, body.stages)
+
+
 STEPS = [
     *((rule, SGD(clip_norm=1.0, accumulate=2), dict) for rule in (sd.Rate(3), sd.BPTT(3), sd.RateTwin(3), sd.ANN())),
     (sd.Rate(3), AdamW(), dict),
@@ -223,9 +231,9 @@ STEPS = [
 def test_a_step_can_be_recorded(rule, settings, objectives, monkeypatch):
     """Nothing in it waits for the GPU or reads memory of the host; on fake tensors, for here is no GPU."""
     monkeypatch.setattr(torch.Tensor, "backward", backward_by_hand)
-    given, network = objectives(), sd.create_model("resnet18", 3, width=16)
+    given, network = objectives(), three_blocks(width=16)
     if objectives is taught:
-        teacher = sd.create_model("resnet18", 3, width=4)
+        teacher = three_blocks(width=4)
         teacher(torch.randn(4, 3, 16, 16), timesteps=None)  # one that has seen a batch
         given["teachers"] = {"ann": teacher}
     learner = sd.SelfDistillation(network, rule, **given)

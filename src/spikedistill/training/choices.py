@@ -8,6 +8,7 @@ signature, so a new row in a table needs nothing here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -65,7 +66,8 @@ class Field:
     help: str
 
 
-def fields_of(owner: Callable[..., Any], prefix: str = "") -> list[Field]:
+@functools.cache  # a recipe asks for hundreds, and reading docstrings takes longer than all else
+def fields_of(owner: Callable[..., Any], prefix: str = "") -> tuple[Field, ...]:
     """The fields of a settings class or builder function, those of nested settings included.
 
     Args:
@@ -83,7 +85,7 @@ def fields_of(owner: Callable[..., Any], prefix: str = "") -> list[Field]:
             found += fields_of(type(default), f"{prefix}{name}.")
         else:
             found.append(Field(f"{prefix}{name}", default, " ".join((texts.get(name) or "").split())))
-    return found
+    return tuple(found)
 
 
 def _documented(owner: Callable[..., Any]) -> list[Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spikedistill.errors import InvalidArgument
@@ -225,21 +226,17 @@ def _chosen(values: Values, key: str, value: str) -> bool:
 
 def _parsed(values: Values, words: list[str], source: str) -> Recipe:
     """Types checked and converted by jsonargparse, whose parser is made for what this recipe has chosen."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
-    parser = ArgumentParser(exit_on_error=False, prog="spikedistill train")
-    choices: set[str | int] = {*ONE_OF, *SEVERAL_OF}
-    parser.add_class_arguments(Recipe, None, skip=choices)
     owners = {key: owner_of(key, values[key]["name"]) for key in ONE_OF}
     owners |= {f"{key}.{name}": SEVERAL_OF[key][name] for key in SEVERAL_OF for name in values[key]}
-    for key, owner in owners.items():
-        _add_arguments(parser, key, owner)
+    parser = _parser_for(tuple(owners.items()))
     named = {key: {k: v for k, v in values[key].items() if k != "name"} for key in ONE_OF}
     try:
         config = parser.parse_object({**values, **named})
         config = parser.parse_args(words, namespace=config) if words else config
         made = parser.instantiate(config)
-        parts = {name: value for name, value in vars(made).items() if name not in choices}
+        parts = {name: value for name, value in vars(made).items() if name not in _CHOICES}
         return Recipe(
             rule=_made(made, "rule", owners),
             task=_made(made, "task", owners),
@@ -252,6 +249,20 @@ def _parsed(values: Values, words: list[str], source: str) -> Recipe:
         raise
     except (ArgumentError, TypeError, ValueError) as error:
         raise InvalidArgument(f"{source}: {_brief(str(error))}") from error
+
+
+_CHOICES: set[str | int] = {*ONE_OF, *SEVERAL_OF}
+
+
+@functools.lru_cache  # making one takes longer than parsing with it
+def _parser_for(owners: tuple[tuple[str, Callable[..., Any]], ...]) -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, prog="spikedistill train")
+    parser.add_class_arguments(Recipe, None, skip=set(_CHOICES))
+    for key, owner in owners:
+        _add_arguments(parser, key, owner)
+    return parser
 
 
 def _add_arguments(parser: ArgumentParser, key: str, owner: Any) -> None:
