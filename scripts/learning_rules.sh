@@ -8,13 +8,13 @@
 #          two_stage100  the same on CIFAR-100, two seeds; DATA: a folder with CIFAR-100
 #          dvs       4,000 simulated recordings, 10 epochs, two seeds; DATA: what `spikedistill data simulate-dvs` wrote
 # A run that is finished is left alone, one that was stopped goes on. Results: runs/TABLE/KIND-SEED/result.json
-set -euo pipefail
+set -euo pipefail -f  # no word is a pattern: [1,2,4] is a list
 table=$1 data=$2; shift 2
 case $table in
   cifar10) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd-divided nosoft-divided rate-divided bptt ann" ;;
   cifar100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd-divided nosoft-divided rate-divided bptt" ;;
   tools) recipe="cifar10-foundation" seeds="0 1 2" kinds="sgd adamw smooth mixup ema" ;;
-  two_stage) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd nosoft rate ann ann22 ann10-rate2 ann10-rate5 ann16-rate6 ann16-sd5" ;;
+  two_stage) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd rate ann ann7-rate3 ann10-rate2 ann8-grow4 ann10-grow5 ann10-rate5 ann16-rate6" ;;
   two_stage100) recipe="cifar10-foundation --data.name cifar100 --optimizer.epochs 20" seeds="0 1" kinds="sd rate bptt ann20-rate6" ;;
   dvs) recipe="dvs-simulated" seeds="0 1" kinds="sd rate bptt" ;;
   *) echo "learning_rules.sh: no table '$table'; there are cifar10, cifar100, tools, two_stage, two_stage100, dvs" >&2; exit 2 ;;
@@ -39,6 +39,9 @@ declare -A options=(
   [mixup]="--rule.loss_scale 1/T --data.augmentation.mixup 0.2"
   [ema]="--rule.loss_scale 1/T --optimizer.ema 0.99"
   [ann22]="--rule ann --branches.enabled false --optimizer.epochs 22"
+  [ann7-rate3]="--branches.enabled false --phases.ann 7 --optimizer.epochs 10"
+  [ann8-grow4]="--branches.enabled false --phases.ann 8 --optimizer.epochs 12 --phases.growing [1,2,4]"
+  [ann10-grow5]="--branches.enabled false --phases.ann 10 --optimizer.epochs 15 --phases.growing [1,2,4]"
   [ann10-rate2]="--branches.enabled false --phases.ann 10 --optimizer.epochs 12"
   [ann10-rate5]="--branches.enabled false --phases.ann 10 --optimizer.epochs 15"
   [ann16-rate6]="--branches.enabled false --phases.ann 16 --optimizer.epochs 22"
