@@ -1,4 +1,4 @@
-"""Folds of recordings (or pictures) in folders of classes, for tests on all of them: docs/results.md, section 7.
+"""Folds of recordings in folders of classes, for tests on all of them: docs/results.md, section 7.
 
     python scripts/folds.py FOLDER OUT [COUNT]
 
@@ -15,12 +15,19 @@ from pathlib import Path
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     root, out = Path(sys.argv[1]), Path(sys.argv[2])
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    if count < 2:
+        sys.exit(f"COUNT is {count}; expected 2 folds or more")
     if out.exists():
         sys.exit(f"{out} exists already; name another folder")
     drawn = random.Random(0)
-    for kind in sorted({folder.name for folder in root.glob("T*/*") if folder.is_dir()}):
+    kinds = sorted({folder.name for part in ("Train", "Test") for folder in (root / part).glob("*") if folder.is_dir()})
+    if not kinds:
+        sys.exit(f"{root} has no folders Train/CLASS or Test/CLASS")
+    for kind in kinds:
         files = sorted(file for part in ("Train", "Test") for file in (root / part / kind).glob("*"))
         drawn.shuffle(files)
         for k, file in enumerate(files):

@@ -12,6 +12,7 @@ import torch
 
 import spikedistill as sd
 from spikedistill.data import in_order, load_split
+from spikedistill.machine.device import autocast
 from spikedistill.training.recipe_files import saved_recipe
 
 
@@ -40,13 +41,17 @@ def main(runs: list[Path]) -> None:
         recipe, trained = saved_recipe(run), sd.Trained.load(run)
         assert trained.timesteps is not None, "the ANN twin has no time steps"
         test = load_split(recipe.data, False, recipe.timesteps).rows(slice(recipe.data.test_rows))
+        test = test.with_targets(test.targets.matched(trained.config["targets"]))
         for name, order in ORDERS.items():
             if not trained.network.is_over_time(next(in_order(test, 1)).inputs):
                 raise SystemExit(f"{run} was shown the same at every step: there is no order of frames")
             batches = (sd.Batch(order(batch.inputs), batch.targets) for batch in in_order(test, 50))
-            found = sd.evaluate(trained.network, batches, [trained.timesteps])
+            with autocast("bf16" if recipe.precision == "bf16" else "fp32", torch.device("cpu")):
+                found = sd.evaluate(trained.network, batches, [trained.timesteps])
             print(f"{run.name:<12} {name:<26} {found.score[trained.timesteps]:.1%}", flush=True)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main([Path(word) for word in sys.argv[1:]])

@@ -181,6 +181,8 @@ def _bench(call: Call, name: str, words: list[str]) -> Found:
 
 def cifar100(call: Call) -> Found:
     """The paper's run on CIFAR-100, as graphs and in bf16; T = 4 first."""
+    from spikedistill.training.checkpoints import has_begun
+
     found = {}
     for timesteps in (2,) if call.small else (4, 6):
         folder = call.keep / f"cifar100-T{timesteps}"
@@ -192,7 +194,7 @@ def cifar100(call: Call) -> Found:
             words = ["fashion-small", "--model.width", "2", "--optimizer.epochs", "2"]
             words += ["--timesteps", "2", "--device", "cpu"]
         if not (folder / "result.json").exists():
-            again = ["--resume", str(folder)] if (folder / "checkpoint.pt").exists() else None
+            again = ["--resume", str(folder)] if has_begun(folder) else None
             words = again or [*words, "--out", str(folder)]
             call.spikedistill("cifar100", ["train", *words], can_go_on=True)
         result = json.loads((folder / "result.json").read_text())

@@ -145,6 +145,10 @@ def by_attention(path: Path) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    if tables := sorted(Path(sys.argv[1]).glob("*.csv")):
+        sys.exit(f"{tables[0]} is there already; name another OUT")
     main(Path(sys.argv[1]), sys.argv[2], [Path(word) for word in sys.argv[3:]])
     for title, cosines in by_attention(Path(sys.argv[1]) / "gradients.csv").items():
         print(f"queries and keys, {title}: {statistics.median(cosines):.3f} ({min(cosines):.3f} to {max(cosines):.3f})")

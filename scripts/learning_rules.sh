@@ -9,6 +9,7 @@
 #          dvs       4,000 simulated recordings, 10 epochs, two seeds; DATA: what `spikedistill data simulate-dvs` wrote
 # A run that is finished is left alone, one that was stopped goes on. Results: runs/TABLE/KIND-SEED/result.json
 set -euo pipefail -f  # no word is a pattern: [1,2,4] is a list
+[ $# -ge 2 ] || { sed -n '2,10s/^# *//p' "$0" >&2; exit 2; }
 table=$1 data=$2; shift 2
 case $table in
   cifar10) recipe="cifar10-foundation" seeds="0 1 2" kinds="sd-divided nosoft-divided rate-divided bptt ann" ;;
@@ -58,12 +59,14 @@ while [ $# -gt 0 ]; do
   program="-m spikedistill"
   # a processor without bf16 units computes bf16 convolutions in fp32 and rounds them, in a tenth of the time
   if [ "$kind" = sd-bf16 ] && ! grep -q avx512_bf16 /proc/cpuinfo; then program=scripts/bf16_by_fp32.py; fi
-  if [ -f "$out/checkpoint.pt" ]; then
+  [ -n "${options[$kind]+given}" ] || { echo "learning_rules.sh: no kind '$kind'" >&2; exit 2; }
+  # a process that was killed while it wrote a checkpoint has left the one before
+  if [ -f "$out/checkpoint.pt" ] || [ -f "$out/checkpoint-before.pt" ]; then
     # shellcheck disable=SC2086
-    python $program train --resume "$out" >> "$out.log" 2>&1
+    python $program train --resume "$out" >> "$out.log" 2>&1 || { tail -1 "$out.log" >&2; exit 1; }
   else
     # shellcheck disable=SC2086
-    python $program train $recipe --data.root "$data" --seed "$seed" --out "$out" ${options[$kind]} > "$out.log" 2>&1
+    python $program train $recipe --data.root "$data" --seed "$seed" --out "$out" ${options[$kind]} > "$out.log" 2>&1 || { tail -1 "$out.log" >&2; exit 1; }
   fi
   echo "$out done"
 done

@@ -22,11 +22,14 @@ CENTRES = (0.5, 0.7, 0.9, 1.1, 1.3)
 
 @torch.no_grad()
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     folder = Path(sys.argv[1])
     trained, recipe = sd.load(folder), saved_recipe(folder)
     timesteps = trained.timesteps
     assert timesteps is not None, "the ANN twin has no spikes"
-    images = load(recipe.data, timesteps).train.batch(torch.arange(256)).inputs
+    train = load(recipe.data, timesteps).train
+    images = train.batch(torch.arange(min(256, len(train)))).inputs
 
     def show(name: str):
         def hook(_module, inputs, output) -> None:

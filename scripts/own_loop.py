@@ -20,6 +20,8 @@ EPOCHS = 10
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     root, seed = sys.argv[1], int(sys.argv[2])
     recipe = sd.load_recipe("cifar10-foundation", ["--data.root", root])
     splits = load(recipe.data)

@@ -3,7 +3,8 @@
     python scripts/peer_accuracy.py TABLE.csv RECIPE --precision bf16 [--FIELD VALUE ...]
 
 The recipe says all but the learning rule: network, first weights, batches, augmentation, optimizer, learning rates, T,
-precision. What SpikingJelly would not do of it is refused. TABLE.csv is new: hours of work are not written over.
+precision. What SpikingJelly would not do of it (phases, branches, other objectives, ...) is refused. TABLE.csv is new:
+hours of work are not written over.
 SpikingJelly computes in its best setting here: its own layers, its neuron as a function, the whole network compiled,
 channels_last. Seconds count from when everything is imported, compiling and data included, without evaluations.
 Validation rows, where the recipe holds some out, are evaluated after each epoch, test rows after the last one.
@@ -23,9 +24,12 @@ from torch import Tensor, nn
 import spikedistill as sd
 from spikedistill.bench.peers import SpikingJelly
 from spikedistill.data import Samples, in_order, load
+from spikedistill.data.samples import is_over_time
 from spikedistill.machine.device import autocast
+from spikedistill.tasks import Classification
 from spikedistill.training.build import make_network
 from spikedistill.training.optimizers import decay_groups, learning_rate, set_learning_rate
+from spikedistill.training.phases import PhaseSettings
 from spikedistill.training.prepared import start_inputs
 
 
@@ -37,6 +41,14 @@ def refuse_what_is_ignored(recipe: sd.Recipe) -> None:
         "optimizer.accumulate": settings.accumulate != 1,
         "learned": recipe.learned.decay is not None or recipe.learned.threshold is not None,
         "precision auto": recipe.precision not in ("fp32", "bf16"),
+        "phases": recipe.phases != PhaseSettings(),
+        "branches": recipe.branches.enabled,
+        "objectives": set(recipe.objectives) != {"self_distillation"},
+        "task": not isinstance(recipe.task, Classification),
+        "init_fit": recipe.init_fit,
+        "convolutions": recipe.convolutions != "full",
+        "parts": recipe.parts is not None,
+        "tensor_train htt": recipe.tensor_train.form == "htt",
     }
     if any(ignored.values()):
         sys.exit(f"not for SpikingJelly here: {', '.join(name for name, given in ignored.items() if given)}")
@@ -59,10 +71,14 @@ def accuracy(module: nn.Module, samples: Samples, size: int, precision: str) -> 
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     begin = time.perf_counter()
     recipe = sd.load_recipe(sys.argv[2], sys.argv[3:])
     refuse_what_is_ignored(recipe)
     splits = load(recipe.data)
+    if is_over_time(splits.train, splits.train.batch(torch.zeros(1, dtype=torch.long)).inputs):
+        sys.exit("not for SpikingJelly here: samples with time; give images")
     assert recipe.timesteps is not None
     torch.manual_seed(recipe.seed)
     network = make_network(recipe, splits.train)

@@ -67,5 +67,7 @@ def _cells(row: Row) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     found: Result = json.loads(Path(sys.argv[1]).read_text())
     print(f"{ratio_table(found)}\n\n{row_table(found)}")

@@ -36,6 +36,8 @@ def rows(timesteps: int) -> dict[str, list[str]]:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     name, repeats, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     words = ["--precision", "fp32", "--compile", "on", *words]
     own = sd.load_recipe(name, words)

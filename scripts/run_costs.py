@@ -36,14 +36,20 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     given = parser.parse_args()
     recipes = {run: saved_recipe(run) for run in given.runs}
-    if len({recipe.data for recipe in recipes.values()}) > 1:
+    data = [recipe.data for recipe in recipes.values()]
+    if any(each != data[0] for each in data):
         parser.error(
             "these runs are of other data or settings of data; give runs that differ in the network or the rule"
         )
-    splits = load(recipes[given.runs[0]].data, recipes[given.runs[0]].timesteps)
+    # of recordings a rule without T is shown as many frames as the others; of pictures T makes nothing else
+    most = max((recipe.timesteps or 0 for recipe in recipes.values()), default=0) or None
+    loaded = {t: load(data[0], t) for t in {recipe.timesteps or most for recipe in recipes.values()}}
     # its own weights: they need no others to begin from, which may be gone
-    alone = {"init": None, "phases": PhaseSettings(), "precision": given.precision}
-    steps = {str(run): step_of(dataclasses.replace(recipe, **alone), splits, {}) for run, recipe in recipes.items()}
+    alone = {"init": None, "init_fit": False, "phases": PhaseSettings(), "precision": given.precision, "compile": "on"}
+    steps = {
+        str(run): step_of(dataclasses.replace(recipe, **alone), loaded[recipe.timesteps or most], {})
+        for run, recipe in recipes.items()
+    }
     seconds = taken_in_turn(steps, given.repeats)
     first = seconds[str(given.runs[0])]
     print(f"{torch.get_num_threads()} threads, {given.precision}, {given.repeats} steps each, {SAMPLES} test samples")
@@ -53,13 +59,13 @@ def main() -> None:
         times = seconds[str(run)]
         ratio = statistics.median(a / b for a, b in zip(times, first, strict=True))
         network = Trained.load(run).network
-        counted = operations_of(recipe, network, splits.test, SAMPLES)
+        counted = operations_of(recipe, network, loaded[recipe.timesteps or most].test, SAMPLES)
         scores = json.loads((run / "result.json").read_text())
         score = next(by_t for name, by_t in scores.items() if name.startswith("test_") and isinstance(by_t, dict))
         cells = [
             run.name,
             f"{sum(p.numel() for p in network.parameters()):,}",
-            f"{100 * list(score.values())[-1]:.2f}",
+            f"{100 * score[str(recipe.timesteps or 'ann')]:.2f}",
             f"{statistics.median(times):.3f} ({min(times):.3f} to {max(times):.3f})",
             f"{ratio:.2f}",
             f"{alive_at_peak(steps[str(run)]) / 2**20:.0f}",

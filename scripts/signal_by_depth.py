@@ -36,6 +36,8 @@ def rates(network: sd.Network, inputs: torch.Tensor, timesteps: int | None) -> l
 
 
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     recipe = sd.load_recipe(sys.argv[1], ["--data.train_rows", "64", *sys.argv[2:]])
     samples = load(recipe.data, recipe.timesteps).train
     torch.manual_seed(0)

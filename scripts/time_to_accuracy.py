@@ -2,9 +2,10 @@
 
     python scripts/time_to_accuracy.py FIGURE.png RUN ... [PEER.csv ...]
 
-A line for each run: accuracy on the training images as they were shown, by epoch, coloured by what trained (ANN twin,
-rate twin, spikes), and a point for the test accuracy on spikes. A peer's table (`scripts/peer_accuracy.py`) is a line
-of its accuracy on held-out rows and a point for the test rows; it has to come from the same machine.
+A line for each run, by the seconds of its epochs (its start is not in them): accuracy on the training images as they
+were shown, by epoch, coloured by what trained (ANN twin, rate twin, spikes), and a point for the test accuracy on
+spikes. A peer's table (`scripts/peer_accuracy.py`, whose seconds begin before the data are read) is a line of its
+accuracy on held-out rows and a point for the test rows. All have to come from one machine.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def phases_of(recipe: Recipe, epochs: int) -> list[str]:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     figure = new_figure(6.5, 3.6)
     axes = figure.subplots()
     for name in sys.argv[2:]:

@@ -168,9 +168,35 @@ def test_what_has_structure_gets_its_rank():
     assert "rank 1 of 24, misses" in thin.notes[2]
     found = settled("evbmf", thin)
     assert found == "evbmf 3 3 1"
-    assert settled(0.1, thin) == [3, 3, 1]
+    assert settled(0.1, thin) == 0.1
     again = sd.tensor_train(sd.merge(thin), found, decompose=False)  # found before: the weights are not asked
     assert settled(found, again) == found
+
+
+def test_what_is_done_to_a_layer_is_not_lost():
+    """Layers with parametrisations, hooks or tied weights stay as they are; what is frozen stays frozen."""
+    net = torch.nn.Sequential(*(torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(7)))
+    torch.nn.utils.parametrizations.spectral_norm(net[1])
+    torch.nn.utils.parametrizations.weight_norm(net[2])
+    net[3].register_forward_hook(lambda module, args, out: out)
+    net[5].weight = net[4].weight
+    net[6].bias.requires_grad_(False)
+    thin = sd.tensor_train(net, 2)
+    assert [isinstance(layer, TensorTrain) for layer in thin.body] == [False] * 6 + [True]
+    assert "as they were: 0, 1, 2, 3, 4, 5" in thin.notes
+    assert (thin.body[6].c4.bias.requires_grad, thin.body[6].c1.weight.requires_grad) == (False, True)
+    merged = sd.merge(thin).body[6]
+    assert (merged.bias.requires_grad, merged.weight.requires_grad) == (False, True)
+    frozen = sd.merge(sd.tensor_train(net.requires_grad_(False), 2, "htt")).body[6]
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_network_of_one_layer(form):
+    layer = torch.nn.Conv2d(4, 4, 3, padding=1).double()
+    thin = sd.tensor_train(layer, 4, form, keep=lambda name, layer: False)
+    assert isinstance(thin.body, TensorTrain)
+    assert not isinstance(sd.merge(thin).body, TensorTrain)
 
 
 class Once(torch.nn.Module):
@@ -183,6 +209,26 @@ class Once(torch.nn.Module):
 
     def forward(self, x):
         return self.again(self.first(self.stem(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((8, 8, 0, "stt"), "rank is 0; expected a whole number"),
+        ((8, 8, 2, "stt", (2, 2)), r"stride is \(2, 2\); expected a whole number"),
+        ((8, 8, 2, "xtt"), "unknown form"),
+    ],
+)
+def test_bad_layers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TensorTrain(*arguments)
+
+
+def test_kernels_that_are_not_finite_are_not_decomposed():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1))
+    net[1].weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match="weights that are no finite numbers"):
+        sd.tensor_train(net, 2)
 
 
 def test_a_layer_at_two_places_stays_one():

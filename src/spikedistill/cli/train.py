@@ -120,7 +120,7 @@ def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     from spikedistill.training.recipe_values import changed_fields, flat_values
 
     chosen = ["precision", "compile"]  # "auto" has become one or the other
-    if not isinstance(recipe.tensor_train.rank, (list, tuple)):  # the ranks that the first weights have given
+    if all(str(each.tensor_train.rank).startswith("evbmf") for each in (recipe, saved)):  # with the ranks that it found
         chosen.append("tensor_train.rank")
     # shares of the epochs have become numbers
     recipe = dataclasses.replace(recipe, phases=recipe.phases.counted(recipe.optimizer.epochs))

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from spikedistill.core.halves import through_halves
 from spikedistill.core.modules import replace_modules
 from spikedistill.core.network import Network, as_network
 from spikedistill.core.signal import Flow
-from spikedistill.errors import InvalidArgument, choose
+from spikedistill.errors import InvalidArgument, choose, whole_number
+from spikedistill.models.decompositions import cross_of, train_of
 from spikedistill.models.ranks import variational_rank
 
 Form = Literal["stt", "ptt", "htt"]
@@ -50,6 +53,8 @@ class TensorTrain(nn.Module):
     def __init__(self, c_in: int, c_out: int, rank: int, form: Form, stride: int = 1, bias: bool = False) -> None:
         super().__init__()
         choose("form", form, FORMS)
+        for name, value in (("c_in", c_in), ("c_out", c_out), ("rank", rank), ("stride", stride)):
+            whole_number(name, value)
         self.form, self.stride = form, stride
         # In stt each direction is strided where it is looked along. In the others c2 and c3 stand side by side.
         down, along = ((stride, 1), (1, stride)) if form == "stt" else (stride, stride)
@@ -91,8 +96,14 @@ class TensorTrain(nn.Module):
 
     @torch.no_grad()
     def take(self, weight: Tensor) -> None:
-        """Take the nearest weights that a decomposition of a kernel [C_out, C_in, 3, 3] gives."""
-        found = (_train if self.form == "stt" else _cross_of)(weight.double(), self.c1.out_channels)
+        """Take the nearest weights that a decomposition of a kernel [C_out, C_in, 3, 3] gives.
+
+        Raises:
+            InvalidArgument: a kernel that is not finite.
+        """
+        if not bool(weight.isfinite().all()):
+            raise InvalidArgument("a kernel with weights that are no finite numbers cannot be decomposed")
+        found = (train_of if self.form == "stt" else cross_of)(weight.double(), self.c1.out_channels)
         for layer, value in zip((self.c1, self.c2, self.c3, self.c4), found, strict=True):
             layer.weight.copy_(value)
 
@@ -109,61 +120,6 @@ class Halves(nn.Module):
         return through_halves(x, self.first, lambda part: self.second(part[:, :, ::stride, ::stride]))
 
 
-# ---------------------------------------------------------------- decompositions
-
-
-def _padded(factor: Tensor, *shape: int) -> Tensor:
-    """With zeros where a rank is more than the kernel has."""
-    out = torch.zeros(shape, dtype=factor.dtype, device=factor.device)
-    out[tuple(slice(0, size) for size in factor.shape)] = factor
-    return out
-
-
-def _split(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """[m, n] ≈ left [m, r] @ right [r, n] with r ≤ rank; both as large as the other."""
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    rank = min(rank, len(s))
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * v[:rank]
-
-
-def _train(weight: Tensor, rank: int) -> tuple[Tensor, ...]:
-    """The tensor-train decomposition of [O, I, h, w] in the order I, h, w, O (three SVDs, one after the other)."""
-    outputs, inputs = weight.shape[:2]
-    first, rest = _split(weight.permute(1, 2, 3, 0).reshape(inputs, -1), rank)  # [I, a], [a, h·w·O]
-    rows, rest = _split(rest.reshape(first.shape[1] * 3, -1), rank)  # [a·h, b], [b, w·O]
-    columns, last = _split(rest.reshape(rows.shape[1] * 3, outputs), rank)  # [b·w, c], [c, O]
-    a, b, c = first.shape[1], rows.shape[1], columns.shape[1]
-    return (
-        _padded(first.t(), rank, inputs)[:, :, None, None],
-        _padded(rows.reshape(a, 3, b).permute(2, 0, 1), rank, rank, 3)[..., None],
-        _padded(columns.reshape(b, 3, c).permute(2, 0, 1), rank, rank, 3)[:, :, None],
-        _padded(last.t(), outputs, rank)[:, :, None, None],
-    )
-
-
-CROSS = ((0, 1), (1, 1), (2, 1), (1, 0), (1, 2))
-"""Positions of a 3×3 kernel that ptt can have: the middle column, then what is left of the middle row."""
-
-
-def _cross_of(weight: Tensor, rank: int) -> tuple[Tensor, ...]:
-    """The kernel without its corners, in a basis of ρ channels on both sides (the leading singular vectors)."""
-    outputs, inputs = weight.shape[:2]
-    cross = torch.stack([weight[:, :, h, w] for h, w in CROSS], 2)  # [O, I, 5]
-    left = torch.linalg.svd(cross.reshape(outputs, -1), full_matrices=False)[0][:, :rank]  # [O, a]
-    right = torch.linalg.svd(cross.transpose(0, 1).reshape(inputs, -1), full_matrices=False)[0][:, :rank]  # [I, b]
-    core = torch.einsum("oa,oik,ib->abk", left, cross, right)
-    middle = core[..., 1]  # belongs to both: half to each
-    rows = torch.stack([core[..., 0], middle / 2, core[..., 2]], 2) * 2
-    columns = torch.stack([core[..., 3], middle / 2, core[..., 4]], 2) * 2
-    return (
-        _padded(right.t(), rank, inputs)[:, :, None, None],
-        _padded(rows, rank, rank, 3)[..., None],
-        _padded(columns, rank, rank, 3)[:, :, None],
-        _padded(left, outputs, rank)[:, :, None, None],
-    )
-
-
 # ---------------------------------------------------------------- networks
 
 
@@ -174,8 +130,10 @@ def _convolutions(network: Network) -> dict[str, nn.Conv2d]:
 def _fits(layer: nn.Conv2d) -> bool:
     """Whether it is a 3×3 convolution that four thin ones can stand for."""
     own = type(layer)
-    # one that does something else with its weights, as timm's ScaledStdConv2d
+    # one that does something else with its weights, as timm's ScaledStdConv2d, or that others do something to
     if own.forward is not nn.Conv2d.forward or own._conv_forward is not nn.Conv2d._conv_forward:
+        return False
+    if is_parametrized(layer) or layer._forward_hooks or layer._forward_pre_hooks:  # weight_norm, spectral_norm
         return False
     plain = layer.groups == 1 and tuple(layer.dilation) == (1, 1) and layer.padding_mode == "zeros"
     square = tuple(layer.kernel_size) == (3, 3) and layer.stride[0] == layer.stride[1]
@@ -188,8 +146,8 @@ def ranks_of(network: nn.Module) -> list[int]:
 
 
 def settled(rank: Rank, network: nn.Module) -> Rank:
-    """The rank of each tensor-train convolution as a `Rank` which says whether they were found."""
-    return " ".join(("evbmf", *map(str, ranks_of(network)))) if isinstance(rank, str) else ranks_of(network)
+    """A rank that finds the same ranks again, whatever the weights: "evbmf" with those that it has found."""
+    return " ".join(("evbmf", *map(str, ranks_of(network)))) if isinstance(rank, str) else rank
 
 
 def _found_rank(layer: nn.Conv2d) -> int:
@@ -263,7 +221,12 @@ def tensor_train(
     layers = _convolutions(made)
     first = next(iter(layers), None)
     kept = {name for name, layer in layers.items() if (name == first if keep is None else keep(name, layer))}
-    names = {id(layer): name for name, layer in layers.items() if name not in kept and _fits(layer)}
+    shared = Counter(id(layer.weight) for layer in layers.values())
+    names = {
+        id(layer): name
+        for name, layer in layers.items()
+        if name not in kept and _fits(layer) and shared[id(layer.weight)] == 1  # tied weights would come apart
+    }
     if not names:
         raise InvalidArgument(
             "this network has no 3×3 convolution with padding 1, stride alike in both directions and one group that "
@@ -284,11 +247,19 @@ def tensor_train(
             notes.append(f"{names[id(layer)]}: {note}")
         return replacements[id(layer)]
 
-    replace_modules(made.body, replaced)
+    body = _with(made.body, replaced)
     dense = [name for name, layer in layers.items() if layer.kernel_size == (3, 3) and id(layer) not in names]
     if dense:
         notes.append(f"as they were: {', '.join(dense)}")
-    return Network(made.body, made.stages, (*made.notes, *notes), made.sample_dims)
+    return Network(body, made.stages, (*made.notes, *notes), made.sample_dims)
+
+
+def _with(body: nn.Module, choose: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """A network with modules replaced, itself among them."""
+    new = choose(body)
+    if new is None:
+        replace_modules(body, choose)
+    return body if new is None else new
 
 
 def _replacement(layer: nn.Conv2d, rank: int | float | str, form: Form, decompose: bool) -> tuple[TensorTrain, str]:
@@ -299,6 +270,7 @@ def _replacement(layer: nn.Conv2d, rank: int | float | str, form: Form, decompos
     if layer.bias is not None and new.c4.bias is not None:
         with torch.no_grad():
             new.c4.bias.copy_(layer.bias)
+        new.c4.bias.requires_grad_(layer.bias.requires_grad)
     if decompose:
         weight = layer.weight.detach()
         new.take(weight)
@@ -318,19 +290,23 @@ def merge(network: nn.Module) -> Network:
     if not thin:
         raise InvalidArgument("this network has no tensor-train convolutions to merge")
     merged = {id(module): _merged(module) for module in thin.values()}
-    replace_modules(made.body, lambda module: merged.get(id(module)))
+    body = _with(made.body, lambda module: merged.get(id(module)))
     told = tuple(f"{name}: rank " for name in thin)  # of layers that are no more
     notes = tuple(note for note in made.notes if not note.startswith(told))
-    return Network(made.body, made.stages, notes, made.sample_dims)
+    return Network(body, made.stages, notes, made.sample_dims)
 
 
 @torch.no_grad()
 def _merged(layer: TensorTrain) -> nn.Module:
     first = _dense(layer.kernel(), layer.stride, layer.c4.bias)
+    # what was frozen stays so
+    first.weight.requires_grad_(any(each.weight.requires_grad for each in (layer.c1, layer.c2, layer.c3, layer.c4)))
     if layer.form != "htt":
         return first
     second = torch.einsum("oa,ai->oi", layer.c4.weight[:, :, 0, 0], layer.c1.weight[:, :, 0, 0])
-    return Halves(first, _dense(second[:, :, None, None], 1, layer.c4.bias))
+    other = _dense(second[:, :, None, None], 1, layer.c4.bias)
+    other.weight.requires_grad_(first.weight.requires_grad)
+    return Halves(first, other)
 
 
 def _dense(kernel: Tensor, stride: int, bias: Tensor | None) -> nn.Conv2d:
@@ -339,4 +315,5 @@ def _dense(kernel: Tensor, stride: int, bias: Tensor | None) -> nn.Conv2d:
     layer.weight.copy_(kernel)
     if bias is not None and layer.bias is not None:
         layer.bias.copy_(bias)
+        layer.bias.requires_grad_(bias.requires_grad)
     return layer

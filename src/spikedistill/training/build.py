@@ -12,10 +12,10 @@ from torch import nn
 from spikedistill.core.network import Network
 from spikedistill.data import Samples
 from spikedistill.data.samples import is_over_time, refuse_other_input
-from spikedistill.errors import DataError, InvalidArgument, SpikedistillError
+from spikedistill.errors import CheckpointError, DataError, InvalidArgument, SpikedistillError
 from spikedistill.machine.device import to_channels_last
 from spikedistill.models.learning_neurons import learn_neurons
-from spikedistill.models.tensor_train import tensor_train
+from spikedistill.models.tensor_train import ranks_of, tensor_train
 from spikedistill.training.checkpoints import apply_state, load_weights
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.networks import as_spiking, build_network, builder_of, check_network, fed_with, is_function
@@ -74,14 +74,25 @@ def _thin(
         origin: what the run says of its network that the weights are of.
 
     Raises:
-        CheckpointError: weights of a network without such convolutions that do not fit.
+        CheckpointError: weights of a network without such convolutions that do not fit, or of another form.
+        InvalidArgument: a network of the user's that has such convolutions already.
     """
     settings = recipe.tensor_train
-    if weights is not None and not (origin.get("tensor_train") or {}).get("form"):
+    rank, thin = settings.rank, origin.get("tensor_train") or {}
+    if ranks_of(network):
+        raise InvalidArgument("this network has tensor-train convolutions already; leave out --tensor_train.form")
+    if weights is not None and not thin.get("form"):
         apply_state(network, weights, f"the run {recipe.init}")
         weights = None
+    if weights is not None and thin["form"] != settings.form:
+        raise CheckpointError(
+            f"the run {recipe.init} has tensor-train convolutions of form {thin['form']}, whose weights mean another "
+            f"function in form {settings.form}; give --tensor_train.form {thin['form']}"
+        )
+    if weights is not None and rank == "evbmf":  # found when that run began
+        rank = thin["rank"]
     assert settings.form is not None
-    return tensor_train(network, settings.rank, settings.form, decompose=settings.decompose), weights
+    return tensor_train(network, rank, settings.form, decompose=settings.decompose), weights
 
 
 def make_learner(

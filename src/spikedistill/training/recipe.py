@@ -93,7 +93,7 @@ class TensorTrainSettings:
     Args:
         form: "stt", "ptt" or "htt" (null: none).
         rank: a number of channels (1: one), a share of the smaller number of channels (0.25; 1.0: all), or "evbmf", of
-            trained weights; a run writes down that of each layer ("evbmf 6 6 4").
+            trained weights; a run writes down behind it what was found ("evbmf 6 6 4").
         decompose: whether they begin as decompositions of the weights that are there (those of `init`, where it is that
             of a network without them), or at random.
     """

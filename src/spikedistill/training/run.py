@@ -63,7 +63,8 @@ def train(
         folder: a new or empty one (None: the first free of runs/NAME, runs/NAME-2, ...); with `resume` that of the run.
         name: NAME of that (None: the recipe's, or "run").
         network: a module of your own in place of the model that the recipe names: with `LIF` neurons, or with ReLUs,
-            which become neurons. It is trained itself, not a copy, unless it had to be converted.
+            which become neurons. It is trained itself, not a copy, unless it had to be converted or the recipe asks for
+            tensor-train convolutions.
         data: samples of your own in place of those that the recipe names; of its `data` fields, augmentation and
             workers count.
         teachers: trained networks for the objectives that ask for one, by the name that they ask for: what `load`
