@@ -25,7 +25,7 @@ def test_recipes_load_state_their_claim_and_survive_saving(name, tmp_path):
 
 def test_a_claim_is_not_carried_over_to_a_changed_recipe():
     claim = load_recipe("cifar10-foundation").claim
-    assert claim.accuracy.startswith("58.35 ± 0.88 %")
+    assert claim.accuracy.startswith("57.61 ± 1.46 %")
     same = ["--seed", "3", "--data.root=/x", "--device", "cpu", "--timesteps", "4", "--model.width=16"]
     assert load_recipe("cifar10-foundation", same).claim == claim  # restating a field changes nothing
     with pytest.raises(ValueError, match="a claim is measured, not set"):
