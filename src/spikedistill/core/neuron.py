@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -237,12 +237,12 @@ class RateResponse(NamedTuple):
     eligibility: Tensor  # [...] d rate / d(current added to every step)
 
 
-def first_membrane(current: Tensor, neuron: Dynamics) -> Tensor:
+def first_membrane(current: Tensor | Sequence[Tensor], neuron: Dynamics) -> Tensor:
     """u_0 [...] for `current` [T, ...], in the dtype that is integrated in and in the memory layout of the current."""
-    return torch.full_like(current[0], neuron.start, dtype=compute_dtype(current.dtype))
+    return torch.full_like(current[0], neuron.start, dtype=compute_dtype(current[0].dtype))
 
 
-def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
+def rate_response(current: Tensor | Sequence[Tensor], neuron: Dynamics) -> RateResponse:
     """Spikes, firing rate and eligibility in one sweep over time (method.md §2.2).
 
         e = (1/T) Σ_t κ_t·h_t,   κ_1 = 1,   κ_{t+1} = 1 + decay·κ_t·d_t
@@ -250,12 +250,12 @@ def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
     κ_t = dv_t/dI for a current I added to every step, so e = dr/dI exactly (with h for dH/dv).
 
     Args:
-        current: [T, ...].
+        current: [T, ...], or the T of them one by one.
 
     Returns:
         Spikes in the dtype of the current; rate and eligibility in `compute_dtype` of it.
     """
-    timesteps, dtype = current.shape[0], compute_dtype(current.dtype)
+    timesteps, dtype = len(current), compute_dtype(current[0].dtype)
     membrane = first_membrane(current, neuron)  # no current reaches it, so e does not ask what it is
     count, eligibility = torch.zeros_like(membrane), torch.zeros_like(membrane)
     kappa = torch.ones_like(membrane)  # κ_1 = 1: v_1 = I_1 + ε
@@ -268,7 +268,7 @@ def rate_response(current: Tensor, neuron: Dynamics) -> RateResponse:
         # e takes κ_t, so κ moves on to the next step only after it.
         eligibility = eligibility + kappa * h
         kappa = 1 + neuron.decay * kappa * neuron.slope(v, s, h)
-        spikes.append(s.to(current.dtype))  # 0 and 1 are exact in every dtype
+        spikes.append(s.to(current[0].dtype))  # 0 and 1 are exact in every dtype
     return RateResponse(torch.stack(spikes), count / timesteps, eligibility / timesteps)
 
 

@@ -69,21 +69,25 @@ def _fused_rate_response(
     terms: int, affine: bool, timesteps: int, neuron: Neuron, kept: torch.dtype, spike_dtype: torch.dtype
 ) -> Callable[..., Tensors]:
     def sweep(*tensors: Tensor) -> Tensors:  # for each term values [S, N, L, C], then scale and shift [C] if affine
-        rest = iter(tensors)
-        dtype = lif.compute_dtype(kept)
-        currents, zero = [], 0.0
-        for _ in range(terms):
-            values = next(rest).to(dtype)
-            if affine:
-                scale, shift = next(rest), next(rest)
-                # Inductor joins loops of one shape only. A vector [C] in every result keeps them all [rows, C]: one
-                # sweep over memory instead of two with T - 1 membranes written between them.
-                zero = (scale > math.inf).to(dtype)  # always 0, which the compiler cannot know
-                values = values * scale + shift  # the norm that was pending on this term (method.md §2.4)
-            currents.append(values)
-        current = sum(currents[1:], currents[0])
-        current = current.expand(timesteps, *current.shape[1:])  # a static input has one step
-        spikes, rate, eligibility = lif.rate_response(current, neuron)
+        dtype, zero = lif.compute_dtype(kept), 0.0
+        size = 3 if affine else 1
+        currents = []
+        # Step by step: of the sum of all steps, which several loops read, inductor would write down all T·N values.
+        for t in range(timesteps):
+            current: Tensor | None = None
+            for k in range(0, size * terms, size):
+                steps = tensors[k].shape[0]
+                value = tensors[k][t if steps > 1 else 0].to(dtype)  # a static input has one step
+                if affine:  # the norm that was pending on this term (method.md §2.4)
+                    value = value * tensors[k + 1] + tensors[k + 2]
+                current = value if current is None else current + value
+            assert current is not None
+            currents.append(current)
+        spikes, rate, eligibility = lif.rate_response(currents, neuron)
+        if affine:
+            # Inductor joins loops of one shape only. A vector [C] in every result keeps them all [rows, C]: one sweep
+            # over memory instead of two with T - 1 membranes written between them.
+            zero = (tensors[1] > math.inf).to(dtype)  # always 0, which the compiler cannot know
         rate, eligibility = rate + zero, eligibility + zero
         # Computed in float32, written in the dtype of the values: in bf16 half the memory is moved.
         return spikes.to(spike_dtype), rate.to(kept), eligibility.to(kept)
