@@ -58,6 +58,21 @@ def test_neuron_kernel(neuron, normed):
     assert 0 < found.rate.mean() < 1
 
 
+def test_a_neuron_behind_a_sum_is_one_sweep(monkeypatch):
+    """Nothing but the results is as large as the currents: inductor would like to keep their sum."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    from step_memory import alive_at_peak
+
+    steps, made = 3, [term((4, 32, 16, 16), 3, True, k) for k in range(2)]
+    terms = tuple(each._replace(path=each.values.to(memory_format=torch.channels_last)) for each in made)
+
+    def sweep():
+        return compiled().rate_response(terms, steps, steps, NEURONS["soft, attached, atan"])
+
+    results = sum(tensor.nbytes for tensor in sweep())
+    assert results <= alive_at_peak(sweep) < 1.1 * results
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 7), (1, 3, 2, 2), (4, 8, 5, 3), (2, 3, 4)], ids=str)
 @pytest.mark.parametrize("steps", [1, 4])
