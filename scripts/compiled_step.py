@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from recipe_costs import ALONE as NO_PHASES
+from recipe_costs import NO_PHASES
 from step_memory import alive_at_peak
 from step_times import step_of, taken_in_turn
 

@@ -22,8 +22,8 @@ from spikedistill.data import load
 
 TIMESTEPS = (2, 4, 8)
 # what comes before the rule is a row of its own
-ALONE = ["--phases.ann", "0", "--phases.rate_twin", "0", "--phases.noise", "null", "--phases.branches", "true"]
-ALONE += ["--phases.drawn", "null", "--phases.growing", "null"]
+NO_PHASES = ["--phases.ann", "0", "--phases.rate_twin", "0", "--phases.noise", "null", "--phases.branches", "true"]
+NO_PHASES += ["--phases.drawn", "null", "--phases.growing", "null"]
 
 
 def rows(timesteps: int) -> dict[str, list[str]]:
@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(f"{name} is an ANN; give a recipe of a rule with T")
     steps = {}
     for row, more in rows(own.timesteps).items():
-        recipe = sd.load_recipe(name, [*words, *ALONE, *more])
+        recipe = sd.load_recipe(name, [*words, *NO_PHASES, *more])
         # of recordings a rule without T is shown as many frames as the others
         steps[row] = step_of(recipe, load(recipe.data, recipe.timesteps or own.timesteps), {})
     seconds = taken_in_turn(steps, repeats)

@@ -42,12 +42,13 @@ def main() -> None:
             "these runs are of other data or settings of data; give runs that differ in the network or the rule"
         )
     # of recordings a rule without T is shown as many frames as the others; of pictures T makes nothing else
-    most = max((recipe.timesteps or 0 for recipe in recipes.values()), default=0) or None
-    loaded = {t: load(data[0], t) for t in {recipe.timesteps or most for recipe in recipes.values()}}
+    most = max(recipe.timesteps or 0 for recipe in recipes.values()) or None
+    shown = {run: recipe.timesteps or most for run, recipe in recipes.items()}
+    splits = {timesteps: load(data[0], timesteps) for timesteps in set(shown.values())}
     # its own weights: they need no others to begin from, which may be gone
     alone = {"init": None, "init_fit": False, "phases": PhaseSettings(), "precision": given.precision, "compile": "on"}
     steps = {
-        str(run): step_of(dataclasses.replace(recipe, **alone), loaded[recipe.timesteps or most], {})
+        str(run): step_of(dataclasses.replace(recipe, **alone), splits[shown[run]], {})
         for run, recipe in recipes.items()
     }
     seconds = taken_in_turn(steps, given.repeats)
@@ -59,7 +60,7 @@ def main() -> None:
         times = seconds[str(run)]
         ratio = statistics.median(a / b for a, b in zip(times, first, strict=True))
         network = Trained.load(run).network
-        counted = operations_of(recipe, network, loaded[recipe.timesteps or most].test, SAMPLES)
+        counted = operations_of(recipe, network, splits[shown[run]].test, SAMPLES)
         scores = json.loads((run / "result.json").read_text())
         score = next(by_t for name, by_t in scores.items() if name.startswith("test_") and isinstance(by_t, dict))
         cells = [

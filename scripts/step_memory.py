@@ -21,6 +21,7 @@ from spikedistill.training.optimizers import SGD, make_optimizer
 
 TIMESTEPS = (2, 4, 8)
 PARTS = (1, 4, 8, 16)
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 BRANCHES: dict[str, tuple[str, ...] | None] = {"rate-based alone": (), "self-distillation": None}
 
 
@@ -65,7 +66,7 @@ def alive_at_peak(step: Callable[[], None]) -> int:
 
 def main() -> None:
     given = (*sys.argv[1:], *("64", "32", "bf16")[len(sys.argv) - 1 :])
-    width, batch, precision = int(given[0]), int(given[1]), torch.bfloat16 if given[2] == "bf16" else torch.float32
+    width, batch, precision = int(given[0]), int(given[1]), PRECISIONS[given[2]]
     for name, branches in BRANCHES.items():
         for parts in PARTS:
             kernels = compiled() if parts == 1 else in_parts(compiled(), parts)

@@ -1,4 +1,4 @@
-"""Tensor-train convolutions: the kernels that they are, decompositions, ranks, merging, and both halves of time."""
+"""Tensor-train convolutions: the kernels that they are, decompositions, merging, and both halves of time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torchvision
 import spikedistill as sd
 from spikedistill.core.halves import through_halves
 from spikedistill.errors import InvalidArgument
-from spikedistill.models.ranks import variational_rank
-from spikedistill.models.tensor_train import FORMS, Halves, TensorTrain, ranks_of, settled
+from spikedistill.models.tensor_train import FORMS, Halves, TensorTrain, ranks_of
 
 T = 4
 
@@ -64,31 +63,6 @@ def test_the_full_rank_gives_any_kernel_and_less_gives_less():
     layer = TensorTrain(4, 6, 6, "ptt").double()
     layer.take(weight)
     torch.testing.assert_close(layer.kernel(), cross, rtol=1e-10, atol=1e-12)
-
-
-# ---------------------------------------------------------------- ranks
-
-
-SHAPES = [((40, 90), 5), ((90, 40), 12), ((64, 576), 3), ((64, 576), 20), ((50, 50), 0)]
-
-
-@pytest.mark.parametrize(("shape", "rank"), SHAPES)
-def test_the_rank_of_constructed_matrices(shape, rank):
-    random = torch.Generator().manual_seed(rank)
-    noise = torch.randn(*shape, generator=random, dtype=torch.float64)
-    left = torch.linalg.qr(torch.randn(shape[0], max(rank, 1), generator=random, dtype=torch.float64))[0]
-    right = torch.linalg.qr(torch.randn(shape[1], max(rank, 1), generator=random, dtype=torch.float64))[0]
-    # above the largest singular value of the noise, which is about √L + √M
-    strength = 2 * (shape[0] ** 0.5 + shape[1] ** 0.5) * (rank > 0)
-    for scale in (1e-3, 1.0, 1e4):
-        assert variational_rank(scale * (noise + strength * left @ right.t())) == rank
-
-
-def test_ranks_at_the_ends():
-    assert variational_rank(torch.zeros(5, 7)) == 0
-    for matrix in (torch.randn(3), torch.tensor([[float("nan"), 1.0]])):
-        with pytest.raises(ValueError, match="matrix of finite numbers"):
-            variational_rank(matrix)
 
 
 # ---------------------------------------------------------------- networks
@@ -150,29 +124,6 @@ def test_from_scratch_and_from_weights():
     assert torch.equal(biased.body.layer1[0].conv1.c4.bias, small("preact_resnet18").body.layer1[0].conv1.bias)
 
 
-def test_what_has_structure_gets_its_rank():
-    """A layer whose kernel is of rank 3 but for a little noise, and one of noise alone beside two of them."""
-    generator = torch.Generator().manual_seed(0)
-
-    def kernel(rank, noise):
-        shapes = ((24, rank), (rank, rank, 3, 3), (rank, 24), (24, 24, 3, 3))
-        last, core, first, rest = (torch.randn(*shape, generator=generator) for shape in shapes)
-        return torch.einsum("oa,abhw,bi->oihw", last, core, first) + noise * rest
-
-    net = torch.nn.Sequential(*(torch.nn.Conv2d(24, 24, 3, padding=1) for _ in range(4)))
-    with torch.no_grad():
-        for layer, rank in zip(net, (1, 3, 3, 0), strict=True):
-            layer.weight.copy_(kernel(rank, 0.1))
-    thin = sd.tensor_train(net)
-    assert "rank 3 of 24" in thin.notes[0]
-    assert "rank 1 of 24, misses" in thin.notes[2]
-    found = settled("evbmf", thin)
-    assert found == "evbmf 3 3 1"
-    assert settled(0.1, thin) == 0.1
-    again = sd.tensor_train(sd.merge(thin), found, decompose=False)  # found before: the weights are not asked
-    assert settled(found, again) == found
-
-
 def test_what_is_done_to_a_layer_is_not_lost():
     """Layers with parametrisations, hooks or tied weights stay as they are; what is frozen stays frozen."""
     net = torch.nn.Sequential(*(torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(7)))
@@ -209,26 +160,6 @@ class Once(torch.nn.Module):
 
     def forward(self, x):
         return self.again(self.first(self.stem(x))).mean((2, 3))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((8, 8, 0, "stt"), "rank is 0; expected a whole number"),
-        ((8, 8, 2, "stt", (2, 2)), r"stride is \(2, 2\); expected a whole number"),
-        ((8, 8, 2, "xtt"), "unknown form"),
-    ],
-)
-def test_bad_layers(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        TensorTrain(*arguments)
-
-
-def test_kernels_that_are_not_finite_are_not_decomposed():
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1))
-    net[1].weight.data[0] = float("nan")
-    with pytest.raises(ValueError, match="weights that are no finite numbers"):
-        sd.tensor_train(net, 2)
 
 
 def test_a_layer_at_two_places_stays_one():
@@ -325,6 +256,26 @@ def test_the_rate_twin_has_them_too(form, merged):
 def test_what_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sd.tensor_train(small(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((8, 8, 0, "stt"), "rank is 0; expected a whole number"),
+        ((8, 8, 2, "stt", (2, 2)), r"stride is \(2, 2\); expected a whole number"),
+        ((8, 8, 2, "xtt"), "unknown form"),
+    ],
+)
+def test_bad_layers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TensorTrain(*arguments)
+
+
+def test_kernels_that_are_not_finite_are_not_decomposed():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1))
+    net[1].weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match="weights that are no finite numbers"):
+        sd.tensor_train(net, 2)
 
 
 def test_nothing_to_merge():

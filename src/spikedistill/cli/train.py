@@ -116,11 +116,12 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
 def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     """A run of another recipe must not become a seed of this one."""
     from spikedistill.data import DATASETS
+    from spikedistill.models.tensor_train import asked
     from spikedistill.training.recipe_files import CLAIM_HOLDS
     from spikedistill.training.recipe_values import changed_fields, flat_values
 
     chosen = ["precision", "compile"]  # "auto" has become one or the other
-    if all(str(each.tensor_train.rank).startswith("evbmf") for each in (recipe, saved)):  # with the ranks that it found
+    if asked(recipe.tensor_train.rank) == asked(saved.tensor_train.rank):  # what it found depends on the weights
         chosen.append("tensor_train.rank")
     # shares of the epochs have become numbers
     recipe = dataclasses.replace(recipe, phases=recipe.phases.counted(recipe.optimizer.epochs))

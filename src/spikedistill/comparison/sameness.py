@@ -11,6 +11,7 @@ from typing import Any
 from spikedistill.comparison.records import Record
 from spikedistill.data import DATASETS
 from spikedistill.data.settings import ONLY_SOME_KNOW
+from spikedistill.models.tensor_train import asked
 from spikedistill.training.choices import ONE_OF, SEVERAL_OF, fields_of
 from spikedistill.training.recipe_parsing import known_fields
 
@@ -54,8 +55,8 @@ def settings_of(record: Record) -> dict[str, Any]:
     for name, value in kept.items():
         if isinstance(value, str) and name in ("data.root", "init"):
             kept[name] = os.path.normpath(value)
-        if name == "tensor_train.rank" and str(value).startswith("evbmf"):  # with the ranks that it found
-            kept[name] = "evbmf"
+        if name == "tensor_train.rank":
+            kept[name] = asked(value)
         if isinstance(value, str) and (name == "init" or name.endswith((".teacher", ".fallback"))):
             kept[name] = _of_any_seed(os.path.normpath(value), record.seed)
     return kept | {"test samples": record.samples}

@@ -35,7 +35,7 @@ FORMS = ("stt", "ptt", "htt")
 Rank = int | float | str | Sequence[int]
 """A number of channels, a share of the smaller number of channels (to 1.0), "evbmf", or a number for each layer.
 "evbmf 6 6 4" are the numbers that it has found before."""
-FOUND = re.compile(r"evbmf((?: [1-9]\d*)*)")
+FOUND = re.compile(r"evbmf(?: [1-9]\d*)*")
 Keep = Callable[[str, nn.Conv2d], bool]
 
 
@@ -143,6 +143,11 @@ def _fits(layer: nn.Conv2d) -> bool:
 def ranks_of(network: nn.Module) -> list[int]:
     """The rank of each tensor-train convolution, in their order."""
     return [module.c1.out_channels for module in network.modules() if isinstance(module, TensorTrain)]
+
+
+def asked(rank: object) -> object:
+    """A rank without what it has found: "evbmf" of "evbmf 6 6 4"."""
+    return "evbmf" if isinstance(rank, str) and FOUND.fullmatch(rank) else rank
 
 
 def settled(rank: Rank, network: nn.Module) -> Rank:

@@ -166,7 +166,7 @@ def start_inputs(samples: Samples, seed: int) -> list[Tensor]:
 
 
 def _with_ranks(run: Run, learner: SelfDistillation) -> Run:
-    """The run with the ranks of its tensor-train convolutions as they are: they depend on the first weights."""
+    """The run with the ranks that were found for its tensor-train convolutions: they depend on the first weights."""
     settings = run.recipe.tensor_train
     if settings.form is None:
         return run
