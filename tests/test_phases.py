@@ -26,7 +26,7 @@ def phases(rule=SD, epochs=10, seed=0, **settings):
 
 
 def test_without_settings_the_rule_trains_all_steps():
-    assert {phases().at(epoch, step, 5) for epoch in range(10) for step in range(5)} == {(SD, True)}
+    assert {phases().at(epoch, step, 5) for epoch in range(10) for step in range(5)} == {(SD, True, 1.0)}
 
 
 @pytest.mark.parametrize("scale", ["1/T", 1.0])
@@ -72,6 +72,14 @@ def test_growing_steps_share_the_epochs_with_spikes():
     assert found.at(9, 4, 5).rule.timesteps == 4
 
 
+def test_resolutions_share_the_epochs_without_spikes():
+    found = phases(ann=2, rate_twin=2, resolutions=[0.5, 1, 0.75])
+    shown = [found.at(epoch, step, 3).resolution for epoch in range(5) for step in range(3)]
+    assert shown == [0.5] * 4 + [1] * 4 + [0.75] * 4 + [1] * 3
+    # too short for a twin: what says how it is trained goes as well
+    assert PhaseSettings(ann=0.5, resolutions=[0.5]).counted(1) == PhaseSettings()
+
+
 def test_phases_may_be_shares_of_the_epochs(tmp_path):
     found = phases(SD, 10, ann=0.25, rate_twin=0.5)
     kinds = [type(found.at(epoch, 0, 5).rule).__name__ for epoch in range(10)]
@@ -98,6 +106,11 @@ def test_phases_may_be_shares_of_the_epochs(tmp_path):
         (lambda: PhaseSettings(branches=False), "phases.branches false has no effect without epochs before the rule's"),
         (lambda: PhaseSettings(drawn=[1], growing=[2]), "either drawn or growing"),
         (lambda: PhaseSettings(drawn=[0, 2]), r"phases.drawn is \[0, 2\]; expected numbers of steps"),
+        (lambda: PhaseSettings(ann=1, resolutions=[]), r"phases.resolutions is \[\]; expected shares"),
+        (lambda: PhaseSettings(ann=1, resolutions=[0.5, 0]), r"resolutions is \[0.5, 0\]; .* above 0 and at most 1"),
+        (lambda: PhaseSettings(ann=1, resolutions=[24]), r"phases.resolutions is \[24\]"),
+        (lambda: PhaseSettings(ann=1, resolutions=[math.nan]), r"phases.resolutions is \[nan\]"),
+        (lambda: PhaseSettings(resolutions=[0.5]), "phases.resolutions has no effect without epochs before the rule's"),
         (lambda: PhaseSettings(growing=[]), r"phases.growing is \[\]"),
         (lambda: phases(SD, 5, ann=3, rate_twin=2), "take 5 of 5 epochs; leave at least one for the recipe's rule"),
         (lambda: phases(sd.ANN(), drawn=[1, 2]), "the ANN twin has no spikes, so its training has no phases"),

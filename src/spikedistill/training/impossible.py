@@ -12,8 +12,10 @@ from spikedistill.data.samples import is_over_time
 from spikedistill.errors import InvalidArgument
 from spikedistill.machine.processes import Process
 from spikedistill.models.learning_neurons import neurons_learn
+from spikedistill.training.build import example_of
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.recipe import Recipe
+from spikedistill.training.resizing import refuse_resolutions
 
 
 def refuse_impossible(
@@ -27,6 +29,8 @@ def refuse_impossible(
     _graphs(recipe, device, process)
     _spike_path(recipe, learner, device)
     _compiled_step(recipe, process)
+    if recipe.phases.resolutions is not None:
+        refuse_resolutions(learner, example_of(samples).to(device), recipe.phases.resolutions)
     # the rate twin would say so only when its phase begins
     if (recipe.phases.rate_twin or isinstance(recipe.rule, RateTwin)) and neurons_learn(learner.network):
         raise InvalidArgument(NO_LEARNED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,17 +23,21 @@ class PhaseSettings:
         rate_twin: so many after them train the rate twin, which costs little more; or a share.
         noise: standard deviation of currents over time in the rate twin (null: that of `RateTwin`).
         branches: whether branches are trained in those epochs too; they may cost as much as the ANN twin itself.
+        resolutions: progressive resizing in those epochs: shares of the inputs' height and width, each for an equal
+            part of them, as [0.625, 0.75, 1]; null: whole inputs. The recipe's rule always trains on whole ones.
         drawn: numbers of steps of which one is drawn for each batch, as [1, 2, 4]; null: T of the rule.
         growing: numbers of steps, each for an equal part of the epochs with spikes, as [1, 2, 4]; null: T of the rule.
 
     Raises:
-        InvalidArgument: fewer than 0 epochs or a part of one, noise without a rate twin, or no numbers of steps.
+        InvalidArgument: fewer than 0 epochs or a part of one, noise without a rate twin, resolutions not above 0 or
+            above 1, or no numbers of steps.
     """
 
     ann: int | float = 0
     rate_twin: int | float = 0
     noise: float | None = None
     branches: bool = True
+    resolutions: list[float] | None = None
     drawn: list[int] | None = None
     growing: list[int] | None = None
 
@@ -50,6 +54,16 @@ class PhaseSettings:
             raise InvalidArgument(
                 "phases.branches false has no effect without epochs before the rule's: --phases.ann 10"
             )
+        if self.resolutions is not None:
+            if not self.resolutions or not all(0 < share <= 1 for share in self.resolutions):
+                raise InvalidArgument(
+                    f"phases.resolutions is {self.resolutions}; expected shares of the inputs' height and width, "
+                    "above 0 and at most 1"
+                )
+            if not self.without_spikes:
+                raise InvalidArgument(
+                    "phases.resolutions has no effect without epochs before the rule's: --phases.ann 10"
+                )
         if self.drawn is not None and self.growing is not None:
             raise InvalidArgument("T is either drawn or growing; leave out phases.drawn or phases.growing")
         for name in ("drawn", "growing"):
@@ -68,7 +82,9 @@ class PhaseSettings:
         ann, twin = (int(n * epochs + 1e-9) if n < 1 else int(n) for n in (self.ann, self.rate_twin))
         # what says how the first epochs are trained goes with them, where a share of few epochs is none
         noise, branches = self.noise if twin else None, self.branches or not (ann or twin)
-        return dataclasses.replace(self, ann=ann, rate_twin=twin, noise=noise, branches=branches)
+        resolutions = self.resolutions if ann or twin else None
+        counts: dict[str, Any] = {"ann": ann, "rate_twin": twin}
+        return dataclasses.replace(self, **counts, noise=noise, branches=branches, resolutions=resolutions)
 
 
 _DRAWS = 20_000_001
@@ -81,10 +97,12 @@ class Phase(NamedTuple):
     Attributes:
         rule: the learning rule.
         branches: whether the branches are part of it.
+        resolution: share of the inputs' height and width that is shown.
     """
 
     rule: LearningRule
     branches: bool = True
+    resolution: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +144,11 @@ class Phases:
 
     def at(self, epoch: int, step: int, steps: int) -> Phase:
         """How a step is taken, which is number `step` of `steps` in its epoch."""
-        if epoch < self.settings.ann:
-            return Phase(ANN(self.rule.scale), self.settings.branches)
-        if epoch < self.before:
-            return Phase(self._rate_twin(), self.settings.branches)
-        return Phase(self._rule(epoch, step, steps))
+        if epoch >= self.before:
+            return Phase(self._rule(epoch, step, steps))
+        rule = ANN(self.rule.scale) if epoch < self.settings.ann else self._rate_twin()
+        shares = self.settings.resolutions or [1.0]
+        return Phase(rule, self.settings.branches, shares[self._part(epoch, step, steps, 0, self.before, len(shares))])
 
     def _rule(self, epoch: int, step: int, steps: int) -> LearningRule:
         """The recipe's own, with T as it is drawn or has grown."""
@@ -141,10 +159,14 @@ class Phases:
             index = int(torch.randint(len(settings.drawn), (), generator=generator))
             return dataclasses.replace(rule, timesteps=settings.drawn[index], loss_scale=rule.scale)  # type: ignore
         if settings.growing is not None:
-            done = (epoch - self.before + step / steps) / (self.epochs - self.before)
-            index = min(int(done * len(settings.growing)), len(settings.growing) - 1)
+            index = self._part(epoch, step, steps, self.before, self.epochs, len(settings.growing))
             return dataclasses.replace(rule, timesteps=settings.growing[index], loss_scale=rule.scale)  # type: ignore
         return rule
+
+    @staticmethod
+    def _part(epoch: int, step: int, steps: int, begin: int, end: int, parts: int) -> int:
+        """In which of so many equal parts of the epochs from `begin` to `end` a step stands."""
+        return min(int((epoch - begin + step / steps) / (end - begin) * parts), parts - 1)
 
     def _rate_twin(self) -> LearningRule:
         assert self.rule.timesteps is not None

@@ -19,6 +19,7 @@ from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, set_learning_rate
 from spikedistill.training.phases import Phase
+from spikedistill.training.resizing import resized
 
 
 class Part(NamedTuple):
@@ -91,6 +92,7 @@ class Step:
             look: is shown what was measured.
         """
         set_learning_rate(self.optimizer, lr)
+        batch = dataclasses.replace(batch, inputs=resized(batch.inputs, phase.resolution))
         if self._replayed is not None:
             look(self._replayed(phase, batch.inputs, batch.targets))
             return
