@@ -7,6 +7,7 @@ import yaml
 
 import spikedistill as sd
 from spikedistill.cli import main
+from spikedistill.data.scenes.settings import SceneSettings
 from spikedistill.training.recipe_files import list_recipes, load_recipe, parse_recipe, saved_recipe
 
 # ---------------------------------------------------------------- recipes
@@ -123,6 +124,16 @@ def test_objectives_are_added_and_left_out_by_name():
     assert both.objectives["distillation"] == sd.Distillation("runs/ann", weight=0.5)
     alone = load_recipe("cifar10-foundation", ["--objectives.self_distillation", "null", *words])
     assert list(alone.objectives) == ["distillation"]
+
+
+def test_other_data_leave_out_what_a_recipe_says_of_its_own():
+    pictures = sd.load_recipe("event-boxes", ["--data.name", "picture-boxes", "--data.size", "320"]).data
+    assert (pictures.scenes, pictures.size, pictures.augmentation.crop) == (SceneSettings(), 320, 8)
+    # data of the same kind keep it, wherever the name stands
+    assert sd.load_recipe("event-boxes", ["--data.scenes.frames", "3", "--data.name", "gen1"]).data.scenes.frames == 3
+    assert sd.load_recipe("event-boxes", ["--data.name", "gen1"]).data.scenes.shown == "mean"
+    with pytest.raises(ValueError, match="data.scenes has no effect on 'picture-boxes'"):  # what was typed is meant
+        sd.load_recipe("event-boxes", ["--data.name", "picture-boxes", "--data.scenes.frames", "3"])
 
 
 def test_options_are_those_of_the_model():

@@ -70,8 +70,13 @@ class DataSettings:
                 or_null = ", or null" if name in ("train_rows", "test_rows", "size") else ""
                 raise InvalidArgument(f"data.{name} is {value}; expected at least {least}{or_null}")
 
+    @staticmethod
+    def unknown_to(name: str) -> set[str]:
+        """The settings of which a data set knows nothing."""
+        return set(ONLY_SOME_KNOW) - set(DATASETS[choose("dataset", name, DATASETS)].settings)
+
     def _check_known(self, setting: str) -> None:
-        if setting in DATASETS[self.name].settings:
+        if setting not in self.unknown_to(self.name):
             return
         # The error names the data sets for which the setting is meant; often the name is what was forgotten.
         others = [name for name, dataset in DATASETS.items() if setting in dataset.settings]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from spikedistill.data import DataSettings
 from spikedistill.errors import InvalidArgument
 from spikedistill.objectives import OBJECTIVES, Taught
 from spikedistill.training.choices import (
@@ -108,6 +109,9 @@ def recipe_with(
     for key, value in _with_teacher(values, overrides):
         imported = imported or (key == "model.name" and is_imported(value))
         _check_key(key, "the command line", known, imported)
+        if key == "data.name":  # what a recipe says of its own data is not for others, as with models
+            unknown = DataSettings.unknown_to(value)
+            values["data"] = {k: v for k, v in values.get("data", {}).items() if k.split(".")[0] not in unknown}
         if not _chosen(values, key, value):
             words[key] = value
     _check_fields_of_choices(values, [*_flatten(values), *words])
