@@ -34,6 +34,9 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))  # a bare checkout will do
+
 Found = dict[str, Any]
 LEAST = 20.0
 """Seconds under which nothing new is begun."""
@@ -79,6 +82,13 @@ class Call:
         """Seconds."""
         return self.until - time.monotonic()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of commands: they find the package of this checkout, and what an earlier call has compiled."""
+        paths = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        caches = {f"{name}_CACHE_DIR": str(self.keep / "compiled" / name) for name in ("TORCHINDUCTOR", "TRITON")}
+        return {**caches, **os.environ, "PYTHONPATH": paths}
+
     def run(self, name: str, words: list[str], can_go_on: bool = False) -> None:
         """Run a Python command, with its output in KEEP/NAME.log.
 
@@ -96,7 +106,8 @@ class Call:
             print("$", *words, file=file, flush=True)
             given = self.left
             # In a group of its own, so that what it has started ends with it, and leaves the GPU to the next.
-            process = subprocess.Popen([sys.executable, *words], stdout=file, stderr=file, start_new_session=True)
+            where: Found = {"stdout": file, "stderr": file, "cwd": ROOT, "env": self.environment}
+            process = subprocess.Popen([sys.executable, *words], start_new_session=True, **where)
             try:
                 code = process.wait(given)
             except subprocess.TimeoutExpired:
@@ -134,9 +145,13 @@ def _end(process: subprocess.Popen, patience: float) -> None:
 
 def tests(call: Call) -> Found:
     """The tests that need a GPU: kernels against float64, a step here and on the CPU, graphs, all kinds of data."""
-    chosen = ["tests/test_step.py"] if call.small else ["tests"]
+    chosen = ["tests/test_step.py"] if call.small else WITH_A_GPU
     call.run("tests", ["-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider", *chosen])
     return {"tests": (call.keep / "tests.log").read_text().strip().splitlines()[-1]}
+
+
+WITH_A_GPU = [f"tests/test_{name}.py" for name in ("cuda", "kernels", "step", "compiled_step")]
+"""Files with such tests; of the others' imports none is needed."""
 
 
 def data(call: Call) -> Found:
@@ -149,24 +164,38 @@ def data(call: Call) -> Found:
 def host(call: Call) -> Found:
     """A step so small that nearly all of it is the host's work."""
     names = ["ann", "rate", "self-distillation"]
-    names += [f"{name}-{how}" for how in ("graph", "compiled") for name in names] if call.device == "cuda" else []
     sizes = ["--width", "16", "--batch", "2", "--size", "8", "--classes", "10", "--timesteps", "4"]
-    return _bench(call, "host", [*sizes, "--repeats", "3" if call.small else "50", "--subjects", *names])
+    sizes += ["--repeats", "3" if call.small else "50", "--subjects"]
+    found = _bench(call, "host", [*sizes, *names])
+    # each in a call of its own: compiling takes minutes
+    for how in ("graph", "compiled") if call.device == "cuda" else ():
+        found |= _bench(call, f"host-{how}", [*sizes, *(f"{name}-{how}" for name in names)])
+    return found
 
 
 def bench(call: Call) -> Found:
     """Steps of ResNet-18 beside SpikingJelly and snnTorch, at several T; each T is kept when it is done."""
-    sizes = ["--batch", "128", "--width", "64", "--repeats", "20", "--subjects", *BENCHED]
+    from spikedistill.bench.subjects import SUBJECTS
+
+    sizes, groups = ["--batch", "128", "--width", "64", "--repeats", "20"], BENCHED
     if call.small:
-        sizes = ["--batch", "2", "--width", "2", "--size", "16", "--repeats", "1", "--subjects", "ann", "rate"]
-    found = {}
+        sizes, groups = ["--batch", "2", "--width", "2", "--size", "16", "--repeats", "1"], {"": ("ann", "rate")}
+    missing = [name for names in groups.values() for name in names if not SUBJECTS[name].is_installed()]
+    found: Found = {"not installed": missing} if missing else {}
     for timesteps in (2, 4) if call.small else (4, 2, 6, 8):
-        found |= _bench(call, f"bench-T{timesteps}", ["--timesteps", str(timesteps), *sizes])
+        for kind, names in groups.items():
+            names = [name for name in names if name not in missing]
+            words = ["--timesteps", str(timesteps), *sizes, "--subjects", *names]
+            found |= _bench(call, f"bench-T{timesteps}{kind}", words) if names else {}
     return found
 
 
-BENCHED = ("self-distillation", "self-distillation-graph", "self-distillation-compiled", "rate", "rate-graph", "bptt")
-BENCHED += ("spikingjelly-best", "spikingjelly-compiled", "snntorch")
+BENCHED = {
+    "": ("self-distillation", "self-distillation-graph", "rate", "rate-graph", "bptt", "spikingjelly-best", "snntorch"),
+    "-compiled": ("self-distillation-compiled", "rate", "spikingjelly-compiled"),
+}
+"""Subjects by the end of their folder's name. What is compiled as a whole takes minutes, and is measured apart, beside
+one of the others."""
 
 
 def _bench(call: Call, name: str, words: list[str]) -> Found:
@@ -286,6 +315,7 @@ def main(words: list[str]) -> int:
     if not (torch.cuda.is_available() or given.small):
         parser.error("there is no GPU here; --small runs every stage in miniature")
     device = "cuda" if torch.cuda.is_available() and not given.small else "cpu"
+    given.keep = given.keep.resolve()  # commands run elsewhere
     given.keep.mkdir(parents=True, exist_ok=True)
     # What is done in miniature, or with other epochs, must not be taken for the whole.
     kind, begun = {"device": device, "small": given.small, "epochs": given.epochs}, given.keep / BEGUN
@@ -295,7 +325,8 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     whole = 60 * given.minutes
     until = time.monotonic() + whole
-    call = Call(given.keep, given.data, device, until, whole, given.epochs, given.small)
+    place = str(Path(given.data).resolve()) if Path(given.data).exists() else given.data  # or "hub:NAME"
+    call = Call(given.keep, place, device, until, whole, given.epochs, given.small)
     ended = {}
     for name in given.stages or STAGES:
         ended[name] = run_stage(name, call)

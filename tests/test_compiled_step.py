@@ -340,6 +340,7 @@ def test_what_does_not_go_with_it_is_refused(words, tmp_path, monkeypatch):
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("rule", [sd.Rate(3), sd.BPTT(3), sd.ANN()], ids=lambda r: type(r).__name__)
 def test_on_a_gpu_it_trains_as_others_do(rule):

@@ -47,6 +47,17 @@ def test_a_log_gets_a_line_each_minute(monkeypatch, tmp_path):
     assert "epoch 1/2 step 3/8 32 samples/s  loss 1.250  5:25 left" in lines[0]  # 13 steps of 25 s
 
 
+def test_the_time_that_is_left_is_that_of_all_steps_also_where_few_are_told(monkeypatch, tmp_path):
+    """On a GPU only every twentieth is."""
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(module.sys, "stderr", io.StringIO())
+    display = Display(tmp_path, epochs=2, rows=[], score_name="accuracy", begun=(0, 20))
+    clock[0] = 80.0
+    display.on_step(Going(step=60), 100)  # 40 steps in 80 s, and 140 are left
+    assert "4:40 left" in module.sys.stderr.getvalue()
+
+
 def test_a_short_run_leaves_a_log_alone(monkeypatch, tmp_path):
     assert shown(monkeypatch, tmp_path, io.StringIO(), seconds_per_step=1) == ""
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,12 @@ from spikedistill.data.pictures.decode import CHANNELS, pixels_of
 from spikedistill.data.pictures.memory import ImageSet
 from spikedistill.data.samples import Raw, Samples, check_rows
 from spikedistill.errors import DataError
+from spikedistill.machine.device import sent
 from spikedistill.tasks.classification import Labels
 from spikedistill.tasks.task import Targets
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PICTURE_CHANGES = ("crop", "flip", "cutout")
 
@@ -119,7 +123,7 @@ class TensorSet:
 
     def _chosen(self, index: Tensor) -> Tensor:
         # indexing copies: what is changed in place afterwards is nobody else's
-        chosen = self.values[index.to(self.device)]
+        chosen = self.values[sent(index, self.device)]
         return chosen.transpose(0, 1).contiguous() if self.over_time else chosen
 
 
@@ -190,17 +194,26 @@ def _first(dataset: Dataset) -> Any:
         raise DataError(f"a {type(dataset).__name__} has no [k]; give the dataset itself, not a loader") from error
 
 
+def _upright(picture: Image) -> Image:
+    """A picture of a turned camera is turned back, as one that is read from a file."""
+    from PIL import ExifTags, ImageOps
+
+    # only where it says so: a copy has lost its format, which tells what its numbers mean
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(picture) if turned else picture
+
+
 def _as_tensor(item: Any, k: int) -> tuple[Tensor, Any]:
     """An item's input as uint8 [C, H, W] or floats, and its label as it is."""
-    from PIL import Image
+    from PIL.Image import Image
 
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise DataError(f"item {k} is a {type(item).__name__}; expected a pair (input, label)")
     value, label = item
-    if isinstance(value, Image.Image):
+    if isinstance(value, Image):
         grey = len(value.getbands()) == 1 and value.mode != "P"  # a palette stands for colours
         try:
-            value = torch.from_numpy(pixels_of(value, CHANNELS[1 if grey else 3]))
+            value = torch.from_numpy(pixels_of(_upright(value), CHANNELS[1 if grey else 3]))
         except Exception as error:  # a file that is read only now may be damaged
             raise DataError(f"item {k}: {error}") from error
         value = value.permute(2, 0, 1) if value.dim() == 3 else value

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def missing_compiler(device: torch.device) -> str | None:
             import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError:
             return "triton is not installed"
+        # its launcher is made by a C compiler, with the headers of Python
+        named = os.environ.get("CC", "gcc").split()[0]
+        if not (shutil.which(named) or shutil.which("clang")):
+            return f"no C compiler ({named}) on the PATH, which triton needs"
+        if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+            return "Python's headers, which triton needs, are not installed (python3-dev)"
         return None
     # torch calls what CXX names, or g++ (on a Mac clang++).
     compiler = os.environ.get("CXX", "g++")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spikedistill.errors import InvalidArgument
 
@@ -50,6 +50,11 @@ def wait_for(device: torch.device) -> None:
     """Return when the device has done what it was told; a CPU has done it already."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host on a device, without waiting for what that is doing (it is copied at the call)."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -69,7 +69,10 @@ def process_group(process: Process, device: torch.device) -> Iterator[None]:
     if process.count == 1:
         yield
         return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.distributed.init_process_group("nccl", device_id=device)
+    else:
+        torch.distributed.init_process_group("gloo")
     try:
         yield
         # A process that leaves while another still talks to it can abort at its exit.

@@ -42,9 +42,14 @@ class Display:
     """Tells the terminal, the metrics file and TensorBoard.
 
     Within an epoch it rewrites one line on a terminal and in a notebook; elsewhere it prints one each minute.
+
+    Args:
+        begun: epoch and step at which the run stands at this start.
     """
 
-    def __init__(self, folder: Path, epochs: int, rows: list[Row], score_name: str) -> None:
+    def __init__(
+        self, folder: Path, epochs: int, rows: list[Row], score_name: str, begun: tuple[int, int] = (0, 0)
+    ) -> None:
         self.metrics = MetricsFile(folder / "metrics.csv", rows)
         self.shares = (f"train_{score_name}", f"validation_{score_name}")  # shown in per cent
         self.epochs = epochs
@@ -53,18 +58,19 @@ class Display:
         self.live = notebook or (sys.stderr is not None and sys.stderr.isatty())
         self.every = (NOTEBOOK_SECONDS if notebook else 0.0) if self.live else LOG_SECONDS
         self.shown = time.perf_counter()
-        # Steps since this start: a resumed run does not count those that it has not made itself.
-        self.started, self.trained = time.perf_counter(), 0
+        self.started, self.begun = time.perf_counter(), begun
         self._header: list[str] = []
 
     def on_step(self, progress: Going, steps: int) -> None:
-        """After each of the `steps` steps of an epoch: say how far it is, where it is time for that."""
-        self.trained += 1
+        """After some of the `steps` steps of an epoch: say how far it is, where it is time for that."""
         now = time.perf_counter()
         if now - self.shown < self.every:
             return
         self.shown = now
-        per_step = (now - self.started) / self.trained
+        # Since this start: a resumed run does not count steps that it has not made itself.
+        epoch, step = self.begun
+        trained = steps * (progress.epoch - epoch) + progress.step - step
+        per_step = (now - self.started) / max(1, trained)
         # Includes what lies between epochs, which is part of waiting, too.
         left = per_step * (steps * (self.epochs - progress.epoch) - progress.step)
         filled = round(20 * progress.step / steps)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import DataError, listed
+from spikedistill.machine.device import sent
 from spikedistill.tasks.classification import renumbered
 from spikedistill.tasks.task import Description, Mark, Motion, Targets
 
@@ -92,7 +93,7 @@ class Boxes(Targets):
 
     def batch(self, index: Tensor) -> Tensor:
         """Boxes [N, B, 5] of the samples `index` [N]; B is the same for all batches."""
-        return self.boxes[index.to(self.boxes.device)]
+        return self.boxes[sent(index, self.boxes.device)]
 
     def description(self) -> Description:
         """The names of the classes in the order of the heatmaps, rows and columns of a sample, which boxes count."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.errors import DataError, InvalidArgument
+from spikedistill.machine.device import sent
 from spikedistill.tasks.task import Description, Grid, Targets, Task
 
 ANSWERS_SHOWN = 3
@@ -91,7 +92,7 @@ class Labels(Targets):
     def batch(self, index: Tensor) -> Tensor:
         """Class indices [N] of the samples `index` [N]."""
         # The index may be on the CPU while the labels have been moved to a GPU.
-        return self.numbers[index.to(self.numbers.device)]
+        return self.numbers[sent(index, self.numbers.device)]
 
     def description(self) -> Description:
         """The names of the classes, in the order of the logits."""
@@ -187,13 +188,14 @@ class Confusion:
         samples, right = self.counts.sum(1), self.counts.diag()
         share = right / samples.clamp(min=1)
         wrong = self.counts - right.diag()
-        order = range(len(self.names)) if len(self.names) <= CLASSES_SHOWN else share.argsort().tolist()
+        # a class that the samples do not have has no accuracy
+        order = [k for k in range(len(self.names)) if samples[k]]
+        if len(self.names) > CLASSES_SHOWN:
+            order.sort(key=lambda k: float(share[k]))
         title = f"by class ({'all' if len(self.names) <= CLASSES_SHOWN else f'the {CLASSES_SHOWN} worst'})"
         width = max(len(name) for name in self.names)
         found = [f"{title:<{max(width + 2, len(title))}}  samples  accuracy  taken for"]
-        for k in list(order)[:CLASSES_SHOWN]:
-            if samples[k] == 0:  # a class that the samples do not have has no accuracy
-                continue
+        for k in order[:CLASSES_SHOWN]:
             worst = int(wrong[k].argmax())
             other = f"{self.names[worst]} {wrong[k, worst] / samples[k]:.1%}" if wrong[k, worst] else ""
             name = f"  {self.names[k]}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.data.pictures.prepare import torchvision_functional
+from spikedistill.machine.device import sent
 
 SUB_POLICIES = (
     (("invert", 0.1, None), ("contrast", 0.2, 6)),
@@ -155,7 +156,7 @@ class Policies:
                     groups.setdefault((name, strength), []).append(k)
             for (name, strength), rows in groups.items():
                 # torchvision's operations take batches, and treat each picture of one as if it were alone.
-                chosen = torch.tensor(rows, device=images.device)
+                chosen = sent(torch.tensor(rows), images.device)
                 images[chosen] = OPERATIONS[name].apply(images[chosen], strength)
         return images
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.autoaugment import Policies
 from spikedistill.data.pictures.prepare import normalised
+from spikedistill.machine.device import sent
 from spikedistill.tasks.task import Motion
 
 
@@ -61,7 +62,8 @@ class Draw:
 
     def to(self, device: torch.device) -> Draw:
         # Policies stay on the CPU: they are read one by one, to group the pictures by operation.
-        return Draw(self.offset.to(device), self.flip.to(device), self.centre.to(device), self.policy)
+        offset, flip, centre = (sent(each, device) for each in (self.offset, self.flip, self.centre))
+        return Draw(offset, flip, centre, self.policy)
 
 
 def changed(images: Tensor, augmentation: Augmentation, draw: Draw) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.changes import Draw, changed, finished, motion_of
 from spikedistill.data.samples import Raw, Wanted, check_rows
 from spikedistill.errors import DataError
+from spikedistill.machine.device import sent
 from spikedistill.tasks.task import Targets
 
 IMAGE_CHANGES = ("crop", "flip", "autoaugment", "cutout")
@@ -68,7 +69,7 @@ class ImageSet:
 
     def read(self, index: Tensor) -> Raw:
         """uint8 [N, C, H, W]."""
-        return Raw((self.images[index.to(self.device)],), self.targets.batch(index))
+        return Raw((self.images[sent(index, self.device)],), self.targets.batch(index))
 
     def read_changed(self, index: Tensor, share: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Raw:
         """uint8 [N, C, H, W]; with Cutout also the centres [N, 2] and the side of the squares."""
@@ -85,7 +86,7 @@ class ImageSet:
             Draw.make(len(each.index), height, width, augmentation, each.generator).rows(each.share) for each in wanted
         ]
         shares = [each.index[each.share] for each in wanted]
-        images = self.images[torch.cat(shares).to(self.device)]
+        images = self.images[sent(torch.cat(shares), self.device)]
         images, *square = changed(images, augmentation, Draw.joined(draws).to(self.device))
         sizes = [len(share) for share in shares]
         parts = [(each,) for each in images.split(sizes)]

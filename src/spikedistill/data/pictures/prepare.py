@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spikedistill.data.pictures.decode import decode
+from spikedistill.machine.device import sent
 
 
 @functools.cache
@@ -55,8 +56,7 @@ def _middle(picture: Tensor, height: int, width: int) -> Tensor:
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [N, C, H, W] → float32, less the mean and by the deviation of each channel (of 0..1), channels_last."""
-    middle = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
+    middle, spread = (sent(torch.tensor(each), images.device).view(1, -1, 1, 1) for each in (mean, std))
     # In place from here on: a batch is a large tensor, and no one else has seen this copy of it.
     images = images.to(torch.float32, memory_format=torch.channels_last)
     return images.div_(255).sub_(middle).div_(spread)
