@@ -180,6 +180,13 @@ def test_bad_settings_are_refused(settings, message):
         load(DataSettings(**settings))
 
 
+def test_a_part_is_not_taken_from_torchvisions_files_beside_another_form(tmp_path):
+    write_parquet(tmp_path / "cifar10-train.parquet", [png(np.zeros((32, 32, 3), np.uint8))] * 10, list(range(10)))
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match="holds training pictures as parquet files and no test pictures in that form"):
+        load(DataSettings("cifar10", root=str(tmp_path)))
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "readme.txt").touch()
     with pytest.raises(DataError, match=r"holds no cifar10.*It holds: readme.txt.*--data.download true"):

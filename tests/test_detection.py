@@ -13,6 +13,7 @@ from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, motion_of
 from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.objectives import CenterPoints, HeatmapDistillation
+from spikedistill.report.counts import draw_counts
 from spikedistill.tasks import Boxes, Detection
 from spikedistill.tasks.heatmaps import STRIDE, USUAL, Middles, found_boxes, heatmaps, radius
 
@@ -182,6 +183,36 @@ def test_boxes_are_numbered_by_the_names_of_their_classes():
     assert sum(other.counts().values()) == sum(boxes.counts().values()) > 0
     with pytest.raises(DataError, match="classes that the network does not know: b, c; it knows a"):
         boxes.matched({"classes": ["a"]})
+
+
+def test_samples_without_a_box_cannot_be_scored():
+    none = Boxes.of([torch.zeros(0, 5)] * 3, NAMES, (ROWS, COLUMNS))
+    with pytest.raises(DataError, match="none of the 3 validation samples has a box"):
+        Detection().refuse_unscorable(none, "validation")
+    Detection().refuse_unscorable(random_boxes(8), "test")
+    found = sd.Evaluation(3, {4: {}}, "map", {})
+    with pytest.raises(InvalidArgument, match="there is no map of these 3 samples"):
+        _ = found.score
+
+
+def test_boxes_are_drawn_as_shares_of_the_boxes(tmp_path):
+    boxes = random_boxes(6, seed=1)
+    finds = Detection().inspector(boxes.description())
+    logits = maps_of(boxes.boxes)
+    logits[3:, : len(NAMES)] = -9.0  # of half of the samples nothing is said
+    finds.add(logits, boxes.boxes)
+    grid = finds.grid()
+    assert grid.counts[:, 0].tolist() == grid.whole.tolist()
+    assert 0 < int(grid.counts[:, 1].sum()) < int(grid.whole.sum())
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spikedistill.report.counts.save_figure", lambda figure, path: drawn.append(figure))
+        draw_counts(grid, tmp_path / "a.png")
+    axes = drawn[0].axes[0]
+    shares = torch.as_tensor(axes.images[0].get_array()) / 100
+    torch.testing.assert_close(shares[:, 0], torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(shares[:, 1], grid.counts[:, 1] / grid.whole.double())
+    assert f"({int(grid.whole.sum())} boxes)" in axes.get_title()
 
 
 def test_the_task_refuses_what_does_not_fit():

@@ -16,6 +16,7 @@ from spikedistill.data.events import (
     read_events_npz,
     read_frames_npz,
     to_frames,
+    write_aedat2,
 )
 from spikedistill.data.events.frames import LARGEST
 from spikedistill.data.events.frameset import frames_of
@@ -112,6 +113,19 @@ def test_what_a_repair_leaves_out_is_said(tmp_path, capsys):
     load(dataclasses.replace(words, events=dataclasses.replace(wanted, repair=True)), 2)
     said = capsys.readouterr().err
     assert "left out 50 events outside the sensor of 128 rows and 128 columns, of 10 recordings" in said
+
+
+def test_what_a_repair_leaves_out_of_aedat_is_said_too(tmp_path, capsys):
+    events = recording(60)
+    for k in range(10):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        write_aedat2(tmp_path / "a" / f"{k}.aedat", events)
+        content = bytearray((tmp_path / "a" / f"{k}.aedat").read_bytes())
+        content[-8 * 7 :: 8] = b"\xff" * 7  # the highest byte of the last addresses
+        (tmp_path / "a" / f"{k}.aedat").write_bytes(content)
+    wanted = EventSettings(cache=str(tmp_path / "cache"), repair=True)
+    load(DataSettings("recordings", str(tmp_path), events=wanted), 2)
+    assert "left out 70 events" in capsys.readouterr().err
 
 
 def test_repair_of_events_outside_the_sensor(tmp_path):

@@ -26,8 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser, words: list[str]) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default=None, help="default: what the run was trained in")
     drawn = "folder for a picture of each file with what was found on it, for tasks that find something somewhere"
     parser.add_argument("--out", type=Path, default=None, help=drawn)
+    mended = "of recordings, leave out impossible events and mend the order of times"
+    for name in ("events", "scenes"):  # as it is said in training, and in the error about such a file
+        parser.add_argument(f"--data.{name}.repair", dest="repair", type=_truth, default=False, help=mended)
     add_trust(parser)
     parser.set_defaults(run=run)
+
+
+def _truth(word: str) -> bool:
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return word.lower() == "true"
 
 
 def run(given: argparse.Namespace) -> None:
@@ -40,7 +49,7 @@ def run(given: argparse.Namespace) -> None:
     bad: list[str] = []
     for file in given.files:
         try:
-            inputs = trained.prepared(file)
+            inputs = trained.prepared(file, given.repair)
             words, marks = trained.said(inputs, precision)
             print(f"{file}: {words}")
             if given.out is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from spikedistill.data.dataset import Request
 from spikedistill.data.datasets import DATASETS
@@ -20,7 +20,7 @@ from spikedistill.data.events.layouts import CIFAR10_CLASSES, LAYOUTS
 from spikedistill.data.events.recordings import PART_NAMES, READERS, Recordings, find_recordings, part_folder
 from spikedistill.data.events.settings import LARGEST as LARGEST_SENSOR
 from spikedistill.data.npz import read_npz
-from spikedistill.data.pictures.boxed import annotated, is_annotated
+from spikedistill.data.pictures.boxed import annotated, check_annotated, is_annotated
 from spikedistill.data.pictures.decode import decode
 from spikedistill.data.pictures.folder import content, pictures_in, split_folders
 from spikedistill.data.pictures.tables import bad_rows, parquet_table
@@ -33,6 +33,7 @@ from spikedistill.errors import DataError
 from spikedistill.tasks import Boxes
 from spikedistill.tasks.boxes import ANY_SIZE
 
+File = TypeVar("File")
 CLASSES_SHOWN = 12
 OTHERS_SHOWN = 5
 
@@ -93,19 +94,19 @@ def check(root: str | Path) -> list[Part]:
     return parts
 
 
-def _problems(read: Callable[[Path], object], paths: Iterable[Path]) -> list[str]:
+def _problems(read: Callable[[File], object], files: Iterable[File]) -> list[str]:
     """What is wrong with the files that cannot be read."""
 
-    def one(path: Path) -> str | None:
+    def one(file: File) -> str | None:
         try:
-            read(path)
+            read(file)
         except DataError as error:
             return str(error)
         return None
 
     # Threads do: decoding and decompressing release the interpreter's lock. The order of files is kept.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [problem for problem in pool.map(one, paths) if problem]
+        return [problem for problem in pool.map(one, files) if problem]
 
 
 # ---------------------------------------------------------------- recordings
@@ -224,7 +225,7 @@ def _part(root: Path, folder: Path) -> Part:
 def _pictures_with_boxes(root: Path, folder: Path) -> Part:
     found = annotated(root, folder)
     counts = Counter(box[4] for each in found for box in each.boxes)
-    bad = _problems(functools.partial(decode, turned=False), [each.path for each in found])
+    bad = _problems(check_annotated, found)
     return Part(str(folder), f"{len(found)} pictures with boxes, boxes by class", dict(sorted(counts.items())), bad)
 
 

@@ -73,7 +73,8 @@ class DataSettings:
     @staticmethod
     def unknown_to(name: str) -> set[str]:
         """The settings of which a data set knows nothing."""
-        return set(ONLY_SOME_KNOW) - set(DATASETS[choose("dataset", name, DATASETS)].settings)
+        known = DATASETS[choose("dataset", name, DATASETS)].settings
+        return {setting for setting in ONLY_SOME_KNOW if setting not in known}
 
     def _check_known(self, setting: str) -> None:
         if setting not in self.unknown_to(self.name):

@@ -34,9 +34,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
     try:
         write(temporary)
         # On the disk before it takes the old file's name: after a power cut one of the two is there, whole.
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
+        with contextlib.suppress(OSError):  # some mounted disks have no modes
+            temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
         if keep is not None and path.exists():
             path.replace(keep)  # killed between the two renames, a process leaves the old file here
         temporary.replace(path)

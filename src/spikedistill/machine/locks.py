@@ -13,7 +13,7 @@ from pathlib import Path
 from spikedistill.errors import SpikedistillError
 from spikedistill.machine.output import say
 
-UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 """How a file system says that it has no locks."""
 
 
@@ -22,10 +22,10 @@ class Held(SpikedistillError):
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool) -> Iterator[None]:
+def locked(path: Path, wait: bool) -> Iterator[bool]:
     """Hold the lock `path` for the `with` block. The file says who held it last.
 
-    On Windows, and on a file system without locks, nothing is locked.
+    Gives whether it is held: on Windows, and on a file system without locks, nothing is locked.
 
     Args:
         wait: for the process that holds it; or raise.
@@ -37,7 +37,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:
-        yield
+        yield False
         return
     while True:
         # A link would be followed to a file of the user's, which would be written over.
@@ -53,7 +53,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
             if error.errno not in UNSUPPORTED:
                 raise
             say(f"warning: {path.parent} cannot be locked ({error.strerror}); start no second run there", "stderr")
-            yield
+            yield False
             return
         # The one before may have taken the file away while this waited: then another one counts now.
         with contextlib.suppress(OSError):
@@ -64,6 +64,6 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         os.ftruncate(file, 0)
         now = datetime.datetime.now().isoformat(" ", "seconds")
         os.pwrite(file, f"process {os.getpid()} on {platform.node()} since {now}\n".encode(), 0)
-        yield
+        yield True
     finally:
         os.close(file)

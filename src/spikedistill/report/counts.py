@@ -16,13 +16,14 @@ NUMBERED = 15
 def draw_counts(grid: Grid, path: Path) -> None:
     """Draw counts as shares of their row, in the format that the name of `path` ends with."""
     counts = grid.counts.double()
-    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
+    whole = counts.sum(1) if grid.whole is None else grid.whole.double()
+    shares = (counts / whole[:, None].clamp(min=1)).numpy()
     rows, columns = shares.shape
     side = min(10.0, max(4.0, 0.45 * rows))
     figure = new_figure(side + 2, side + 1)
     axes = figure.subplots()
     picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set(title=f"{grid.title} ({int(counts.sum())} samples)", xlabel=grid.columns, ylabel=grid.rows)
+    axes.set(title=f"{grid.title} ({int(whole.sum())} {grid.counted})", xlabel=grid.columns, ylabel=grid.rows)
     if max(rows, columns) <= NAMED:
         axes.set_xticks(range(columns), grid.column_names, rotation=45, ha="right", fontsize=8)
         axes.set_yticks(range(rows), grid.row_names, fontsize=8)

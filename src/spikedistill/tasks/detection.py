@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikedistill.errors import InvalidArgument
+from spikedistill.errors import DataError, InvalidArgument
 from spikedistill.tasks.average_precision import average_precision, require_pycocotools
-from spikedistill.tasks.boxes import ANY_SIZE, FIELDS, Smallest
+from spikedistill.tasks.boxes import ANY_SIZE, FIELDS, Boxes, Smallest
 from spikedistill.tasks.heatmaps import EXTRA, STRIDE, Middles, found_boxes, parted
-from spikedistill.tasks.task import Description, Grid, Mark, Task
+from spikedistill.tasks.task import Description, Grid, Mark, Targets, Task
 
 OVERLAP = 0.5
 """Intersection over union from which on a box counts as found."""
@@ -147,7 +147,9 @@ class Finds:
 
     def grid(self) -> Grid:
         """The counts, classes by what became of their boxes."""
-        return Grid("Boxes by class", "class", "boxes", self.names, self.COLUMNS, self.counts)
+        return Grid(
+            "Boxes by class", "class", "boxes", self.names, self.COLUMNS, self.counts, self.counts[:, 0], "boxes"
+        )
 
 
 def matched(said: Tensor, true: Tensor) -> Tensor:
@@ -218,6 +220,14 @@ class Detection(Task):
                 raise InvalidArgument(
                     f"boxes are of classes up to {highest}, and the network has {logits.shape[1] - EXTRA} heatmaps"
                 )
+
+    def refuse_unscorable(self, targets: Targets, part: str) -> None:
+        """The precision is a share of boxes."""
+        if isinstance(targets, Boxes) and not bool((targets.boxes[..., 4] >= 0).any()):
+            raise DataError(
+                f"none of the {len(targets)} {part} samples has a box, so nothing can be scored on them; take "
+                "more of them (--data.validation_rows, --data.test_rows), or others"
+            )
 
     def meter(self, description: Description | None = None) -> AveragePrecision:
         return AveragePrecision(self.most, description)

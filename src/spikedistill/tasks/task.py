@@ -127,6 +127,8 @@ class Grid(NamedTuple):
         rows, columns: what the two things are.
         row_names, column_names: of each row and column.
         counts: [rows, columns].
+        whole: of which counts are shares, by row (None: their sum).
+        counted: what the whole consists of.
     """
 
     title: str
@@ -135,6 +137,8 @@ class Grid(NamedTuple):
     row_names: tuple[str, ...]
     column_names: tuple[str, ...]
     counts: Tensor
+    whole: Tensor | None = None
+    counted: str = "samples"
 
 
 class Inspector(Protocol):
@@ -179,6 +183,9 @@ class Task(Protocol):
     def check(self, logits: Tensor, targets: Any) -> None:
         """Raise InvalidArgument where targets do not fit what the head says, with both shapes."""
         ...
+
+    def refuse_unscorable(self, targets: Targets, part: str) -> None:
+        """Raise DataError where nothing can be scored on the samples of a part (in words)."""
 
     def meter(self, description: Description | None = None) -> Meter:
         """A new meter.

@@ -7,6 +7,7 @@ file; `Events.turned` makes the upright picture.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ def read_aedat2(path: str | Path, repair: bool = False) -> Events:
     events = Events.of(
         low >> 1, octets[:, 2] & 0x7F, low & 1, unwrapped(words[:, 1].astype(np.int64), CLOCK, NEAR), path
     )
+    events = dataclasses.replace(events, left_out=count)
     return (events.repaired() if repair else events).checked(path)
 
 

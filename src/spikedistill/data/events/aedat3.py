@@ -16,6 +16,7 @@ import numpy as np
 
 from spikedistill.data.events.event import DVS128, REPAIR, Events, Sensor
 from spikedistill.errors import DataError
+from spikedistill.machine.output import say
 from spikedistill.machine.reading import ReadError, content_of
 
 LARGEST = 2 * 1024**3
@@ -90,5 +91,6 @@ def _polarity_packets(path: Path, content: bytes, start: int, remedy: str | None
             start = end
             continue
         if remedy is None:
+            say(f"{path} is damaged at byte {start} of {len(content)} ({problem}); what follows is left out", "stderr")
             return
         raise DataError(f"{path} is damaged or truncated: at byte {start} it announces {problem}; {remedy}")

@@ -1,8 +1,8 @@
 """Frames prepared once: a memory-mapped array beside its labels, whole or not there.
 
 A cache is named by everything that matters: the files (names, sizes, times of change) and what their source says. It is
-made in a temporary folder under a lock and moved into place, so that two processes do not disturb each other and a
-preparation that was killed leaves nothing that is taken for a cache.
+made under a lock, in a temporary folder of the process, and moved into place. So two processes do not disturb each
+other, even where there are no locks, and a preparation that was killed leaves nothing that is taken for a cache.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import os
+import platform
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +30,43 @@ from spikedistill.machine.reading import plain_json
 
 FORMAT = 3
 """Changed whenever the same files would give other frames, or are refused: older caches are then not found."""
+
+
+ABOUT = "about.json"
+"""The file in a cache that says of what it is made."""
+LOCK = ".lock"
+MAKING = "making"
+"""How the name of a folder ends that a process is filling."""
+
+
+class OnDisk:
+    """Samples whose array may be mapped from a file: a process that is sent them opens the file, and gets no copy."""
+
+    array: ClassVar[str]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        frames = state[self.array]
+        if isinstance(frames, np.memmap) and isinstance(frames.base, mmap.mmap):  # the whole of it, and no part
+            state[self.array] = _Mapped(frames.filename, frames.dtype, frames.offset, frames.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        frames = state[self.array]
+        opened = frames.opened() if isinstance(frames, _Mapped) else frames
+        vars(self).update(state | {self.array: opened})
+
+
+class _Mapped(NamedTuple):
+    """Where an array lies."""
+
+    path: Any
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+
+    def opened(self) -> np.memmap:
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
 def default_folder() -> Path:
@@ -97,9 +137,12 @@ def prepared(source: FrameSource, folder: str | Path | None, setting: str = "dat
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # A name with a dot is never taken for a cache, nor for one that is being made.
-            with locked(folder / f".{target.name}.lock", wait=True):
+            with locked(folder / f".{target.name}{LOCK}", wait=True) as alone:
                 if not is_whole(target):  # another process may have made it meanwhile
                     shutil.rmtree(target, ignore_errors=True)
+                    if alone:  # what is there is of preparations that were killed
+                        for unfinished in folder.glob(f".{target.name}.*{MAKING}"):
+                            shutil.rmtree(unfinished, ignore_errors=True)
                     _prepare(source, target)
         except OSError as error:
             megabytes = len(source) * math.prod(source.shape) * source.dtype.itemsize / 1e6
@@ -128,7 +171,7 @@ def is_whole(target: Path) -> bool:
     if not target.is_dir():
         return False
     try:
-        about, found = plain_json(target / "about.json"), frames.stat()
+        about, found = plain_json(target / ABOUT), frames.stat()
         if found.st_size == about["bytes"] and (
             found.st_mtime_ns == about["modified"] or _seal(frames)["digest"] == about["digest"]
         ):
@@ -140,8 +183,7 @@ def is_whole(target: Path) -> bool:
 
 
 def _prepare(source: FrameSource, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.making")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was killed: we hold the lock
+    temporary = target.with_name(f".{target.name}.{platform.node()}-{os.getpid()}-{threading.get_ident()}.{MAKING}")
     temporary.mkdir()
     try:
         # Written through the memory map, in place: the frames may be larger than the memory.
@@ -152,11 +194,16 @@ def _prepare(source: FrameSource, target: Path) -> None:
             named = list(dict.fromkeys(bad))  # several samples may be of one file
             raise DataError(f"{len(bad)} of {len(source)} recordings cannot be used:{listed(named)}")
         out.flush()
+        del out  # Windows does not rename a folder with a file that is mapped
         about: dict[str, Any] = {"root": str(source.root), "samples": len(source)}
         about |= _seal(temporary / "frames.npy")
-        (temporary / "about.json").write_text(json.dumps(about | source.says(), indent=1))
+        (temporary / ABOUT).write_text(json.dumps(about | source.says(), indent=1))
         # Renaming is all or nothing: whoever sees this folder sees it whole.
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not is_whole(target):  # without locks another process may have been first
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

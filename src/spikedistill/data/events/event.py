@@ -85,7 +85,7 @@ class Events:
 
         CIFAR10-DVS as other libraries show it is this of what its files hold.
         """
-        return Events(SENSOR - 1 - self.y, SENSOR - 1 - self.x, 1 - self.p, self.t)
+        return Events(SENSOR - 1 - self.y, SENSOR - 1 - self.x, 1 - self.p, self.t, self.left_out)
 
     def checked(self, source: object, sensor: Sensor = DVS128, remedy: str = REPAIR) -> Self:
         """Itself, if it is a recording that can be used.
@@ -122,7 +122,7 @@ class Events:
         good = (self.x >= 0) & (self.x < sensor.columns) & (self.y >= 0) & (self.y < sensor.rows)
         if good.all():
             return self
-        left_out = int(len(good) - good.sum())
+        left_out = self.left_out + int(len(good) - good.sum())
         return Events(_narrowed(self.x[good]), _narrowed(self.y[good]), self.p[good], self.t[good], left_out)
 
     def repaired(self, sensor: Sensor = DVS128) -> Events:

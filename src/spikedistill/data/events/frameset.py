@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
+from spikedistill.data.events.cache import OnDisk
 from spikedistill.data.events.changes import Changes, change
 from spikedistill.data.events.event import Events
 from spikedistill.data.events.frames import Framing, fed, finished_frames, to_frames
@@ -25,7 +26,7 @@ FRAME_CHANGES = ("flip", "roll", "nda")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FrameSet:
+class FrameSet(OnDisk):
     """Event frames and targets.
 
     Attributes:
@@ -39,6 +40,7 @@ class FrameSet:
         DataError: not one row of targets for each sample.
     """
 
+    array: ClassVar[str] = "frames"
     frames: np.ndarray
     index: Tensor
     targets: Targets

@@ -14,6 +14,7 @@ import numpy as np
 from spikedistill.data.events.aedat import VERSION_4, read_aedat2, read_aedat4
 from spikedistill.data.events.aedat3 import VERSION_3, read_aedat3
 from spikedistill.data.events.atis import read_atis
+from spikedistill.data.events.cache import ABOUT, LOCK
 from spikedistill.data.events.dat import read_dat
 from spikedistill.data.events.event import DVS128, Events, Sensor
 from spikedistill.data.events.frames import Framing, finished_frames, read_frames_npz, to_frames
@@ -21,6 +22,7 @@ from spikedistill.data.events.gestures import refuse_published_gestures
 from spikedistill.data.events.hdf5 import read_hdf5
 from spikedistill.data.npz import npz_keys, read_npz
 from spikedistill.errors import DataError
+from spikedistill.machine.output import say
 from spikedistill.machine.reading import regular
 
 
@@ -202,8 +204,17 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds; one that may not be looked into, as lost+found at the root of a disk, nothing."""
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        say(f"warning: {folder} may not be looked into, and is passed over", "stderr")
+        return []
+
+
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    return [p for p in _inside(folder) if p.suffix.lower() in suffixes and not p.name.startswith(".")]
 
 
 def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tuple[str, ...]]]:
@@ -222,13 +233,15 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
 
 
+OF_THE_DISK = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
+"""Folders that stand at the root of one."""
 PART_NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "validation")}
 """Folders of a part, in upper or lower case; of several that are there the first that is named here."""
 
 
 def part_folder(folder: Path, part: str) -> Path:
     """The folder of a part ("train", "test") in `folder`; where there is none, what it should be."""
-    there = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()} if folder.is_dir() else {}
+    there = {p.name.lower(): p for p in _inside(folder) if p.is_dir()} if folder.is_dir() else {}
     return next((there[name] for name in PART_NAMES[part] if name in there), folder / part)
 
 
@@ -281,12 +294,15 @@ def find_recordings(
 
 def _collect(kind: str, folder: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Recordings:
     found = {c.name: _files(c, suffixes) for c in _class_folders(folder)}
+    empty = [name for name, files in found.items() if not files and not _is_no_class(folder / name)]
     found = {name: files for name, files in found.items() if files}
     # Folders that share no name with the expected classes are another data set, in the same layout.
     names = classes if classes and set(found) & set(classes) else tuple(found)
     odd = {
         "missing or empty": [name for name in names if name not in found],
         "unknown": [name for name in found if name not in names],
+        # where no list says what is missing, a class whose files did not come would go unnoticed
+        f"without files of {', '.join(suffixes)}": [] if names is classes else empty,
     }
     problems = [f"{what}: {', '.join(which)}" for what, which in odd.items() if which]
     if problems:
@@ -297,6 +313,16 @@ def _collect(kind: str, folder: Path, suffixes: tuple[str, ...], classes: tuple[
     paths = tuple(path for name in names for path in found[name])
     labels = tuple(label for label, name in enumerate(names) for _ in found[name])
     return Recordings(_form(kind, paths), folder, paths, labels, names)
+
+
+def _is_no_class(folder: Path) -> bool:
+    """Whether a folder beside those of the classes is of another form, or of a part, or holds prepared frames."""
+    name = folder.name
+    parts = {part for names in PART_NAMES.values() for part in names}
+    forms = {"events_np", "extract", "download", *OF_THE_DISK}
+    if name in forms or name.startswith(("frames_number_", "duration_")) or name.lower() in parts:
+        return True
+    return any((path / ABOUT).is_file() or path.suffix == LOCK for path in _inside(folder))
 
 
 def _form(kind: str, files: tuple[Path, ...]) -> str:

@@ -26,7 +26,7 @@ from spikedistill.data.pictures.prepare import resize
 from spikedistill.errors import DataError, listed
 from spikedistill.machine.output import say
 from spikedistill.machine.reading import ReadError, by_name, plain_json, text_of
-from spikedistill.tasks.boxes import Boxes
+from spikedistill.tasks.boxes import Boxes, wrong
 
 LARGEST = 256 * 1024**2
 """Bytes of a file of annotations."""
@@ -77,6 +77,19 @@ def read_boxed(dataset: DataSet, request: Request) -> ImageSet:
     called = [str(each.path) for each in found[: request.rows]]
     targets = Boxes.of(boxes, names, (size, size), called)
     return ImageSet(torch.stack(pictures), targets, dataset.mean, dataset.std, stretched=True)
+
+
+def check_annotated(each: Annotated) -> None:
+    """
+    Raises:
+        DataError: the picture cannot be read, or a box on it cannot be; as training would say.
+    """
+    picture = decode(each.path, turned=False)
+    names = sorted({box[4] for box in each.boxes})
+    height, width = picture.shape[1:]
+    size = max(height, width)
+    if problem := wrong(_resized(each, names, height, width, size), names, (size, size)):
+        raise DataError(f"{each.path}: {problem}")
 
 
 def _resized(each: Annotated, names: list[str], height: int, width: int, size: int) -> Tensor:

@@ -121,7 +121,11 @@ def _files_below(folder: Path, name: str) -> list[str]:
     """All files of a class, as names below `folder`, in order; what is hidden is left out."""
     # Folders are cut off as text: pathlib would make an object for each of perhaps a million files.
     found, start = [], len(str(folder)) + 1
-    for path, folders, files in os.walk(folder / name, followlinks=True):
+
+    def refuse(error: OSError) -> None:  # os.walk would pass over it, and its pictures would be missing in silence
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for path, folders, files in os.walk(folder / name, onerror=refuse, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))  # os.walk goes on with what is left here
         for link in (os.path.join(path, f) for f in folders if os.path.islink(os.path.join(path, f))):
             # Pictures of other classes would be taken for this one's, and its own again and again.

@@ -72,6 +72,12 @@ def _form(dataset: DataSet, request: Request) -> str | None:
             f"{request.folder()} holds training pictures as {there[True][0]} and test pictures as {there[False][0]}; "
             "expected both in one form: move one of them away, or add what is missing"
         )
+    if there[not request.train] and not there[request.train]:  # torchvision's files would give it, of another source
+        here, missing = ("test", "training") if request.train else ("training", "test")
+        raise DataError(
+            f"{request.folder()} holds {here} pictures as {there[not request.train][0]} and no {missing} pictures in "
+            "that form; add what is missing, or, to read torchvision's files, move them away"
+        )
     return next(iter(there[request.train]), None)
 
 

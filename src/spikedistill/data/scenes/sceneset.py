@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from spikedistill.core.output import Batch
 from spikedistill.data.augmentation import Augmentation
 from spikedistill.data.dataset import DataSet, Request
-from spikedistill.data.events.cache import prepared
+from spikedistill.data.events.cache import OnDisk, prepared
 from spikedistill.data.events.frames import fed
 from spikedistill.data.pictures.changes import Draw, cropped_and_flipped, motion_of
 from spikedistill.data.samples import Raw, check_rows
@@ -26,7 +26,7 @@ SCENE_CHANGES = ("crop", "flip")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SceneSet:
+class SceneSet(OnDisk):
     """Binary frames of windows, and targets.
 
     Attributes:
@@ -40,6 +40,7 @@ class SceneSet:
         DataError: not one row of targets for each sample.
     """
 
+    array: ClassVar[str] = "packed"
     packed: np.ndarray
     index: Tensor
     targets: Targets

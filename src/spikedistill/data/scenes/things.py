@@ -11,6 +11,7 @@ from spikedistill.data.events.layouts import LAYOUTS
 from spikedistill.data.events.recordings import READERS, find_recordings
 from spikedistill.data.events.simulate import Camera, simulate
 from spikedistill.data.pictures.memory import ImageSet
+from spikedistill.errors import DataError
 from spikedistill.tasks.classification import Labels
 
 N_MNIST = "n-mnist"
@@ -55,6 +56,8 @@ class Digits:
 
     def __init__(self, root: str | Path, part: str) -> None:
         self._found = find_recordings(root, None, LAYOUTS[N_MNIST].classes, part)
+        if self._found.form not in READERS:
+            raise DataError(f"{self._found.root} holds frames, and scenes are made of events; give the recordings")
         self._read: dict[int, Events] = {}
 
     @property

@@ -124,19 +124,23 @@ def _framed(events: Events, start: int, windowing: Windowing, called: object) ->
     return to_frames_between(events, windowing.timesteps, start, end, windowing.sensor) > 0
 
 
-def last_window(path: str | Path, windowing: Windowing) -> np.ndarray:
+def last_window(path: str | Path, windowing: Windowing, repair: bool = False) -> np.ndarray:
     """The frames of the last window of a recording: bool [T, 2, rows, columns].
+
+    Args:
+        repair: mend times that run backwards, and leave out events outside the sensor.
 
     Raises:
         DataError: not a readable recording of this camera, or without events.
     """
-    file = opened(Path(path))
+    file = opened(Path(path), repair)
     if not len(file):
         raise DataError(f"{path} holds no events")
     _refuse_other_camera(file.sensor, path, windowing.sensor)
     end = file.span[1] + 1
     start = end - windowing.microseconds
-    return _framed(file.window(start, end), start, windowing, path)
+    events = file.window(start, end)
+    return _framed(events.inside(windowing.sensor) if repair else events, start, windowing, path)
 
 
 def _refuse_other_camera(said: Sensor | None, path: str | Path, sensor: Sensor) -> None:
