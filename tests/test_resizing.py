@@ -43,7 +43,7 @@ def test_frames_are_resized_each_on_its_own():
         (
             lambda: nn.Sequential(nn.Conv2d(1, 2, 3), sd.LIF(sd.Neuron()), nn.Flatten(), nn.Linear(72, 3)),
             torch.zeros(1, 1, 8, 8),
-            "resolutions 0.5 makes inputs of 4x4, and this network cannot take them",
+            "resolutions 0.5 makes inputs of 4x4, which the network or a teacher cannot take",
         ),
         (
             lambda: nn.Sequential(nn.Conv2d(1, 2, 3), sd.LIF(sd.Neuron())),
@@ -60,6 +60,16 @@ def test_frames_are_resized_each_on_its_own():
 def test_what_cannot_be_shown_smaller_is_refused(network, example, message):
     learner = learner_of(sd.Network(network(), ()), example, branches=())
     with pytest.raises(ValueError, match=message):
+        refuse_resolutions(learner, example, [0.5])
+
+
+def test_a_teacher_of_one_size_is_refused():
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    network = sd.to_spiking(nn.Sequential(*layers), stages=())
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    example = torch.zeros(1, 1, 8, 8)
+    learner = learner_of(network, example, branches=(), objectives=sd.Distillation("mine"), teachers={"mine": teacher})
+    with pytest.raises(ValueError, match="4x4, which the network or a teacher cannot take"):
         refuse_resolutions(learner, example, [0.5])
 
 
@@ -81,6 +91,6 @@ def test_a_run_shows_its_resolutions(tmp_path, monkeypatch):
 def test_a_run_is_refused_before_anything_is_trained(tmp_path):
     network = nn.Sequential(nn.Conv2d(1, 2, 3), sd.LIF(sd.Neuron()), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
     recipe = sd.load_recipe("fashion-small", [*WORDS[:3], *WORDS[4:], "--phases.resolutions=[0.5]", *NO_BRANCHES])
-    with pytest.raises(ValueError, match="resolutions 0.5 makes inputs of 14x14, and this network cannot take them"):
+    with pytest.raises(ValueError, match="resolutions 0.5 makes inputs of 14x14, which the network or a teacher"):
         sd.train(recipe, tmp_path / "run", network=network)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()

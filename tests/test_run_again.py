@@ -89,6 +89,10 @@ def test_seeds_go_on_with_shares_of_epochs_and_with_ranks_of_their_own(tmp_path,
     assert "is finished already, and left alone" in capsys.readouterr().err
     assert main([*words, "--phases.rate_twin=0"]) == 1
     assert "other phases.rate_twin" in capsys.readouterr().err
+    for checkpoint in (tmp_path / "a-0").glob("checkpoint*"):  # which take most of the place
+        checkpoint.unlink()
+    assert main([*words, "--phases.rate_twin=0"]) == 1
+    assert "other phases.rate_twin" in capsys.readouterr().err
 
 
 def test_a_run_of_one_seed_is_not_counted_as_another(whole, capsys):

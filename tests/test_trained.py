@@ -129,6 +129,26 @@ def test_a_folder_that_is_none_is_not_looked_for_elsewhere(tmp_path):
 # ---------------------------------------------------------------- what is taken for what
 
 
+def test_a_run_answers_in_the_precision_in_which_it_was_scored(run):
+    trained, images = sd.load(run), torch.randn(3, 1, 28, 28)
+    exact = trained(images)
+    trained.config["precision"] = "bf16"
+    rounded = trained(images)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rounded, trained.network(images, timesteps=4).logits.float())
+    seen = []
+    trained.network.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    samples = sd.samples_of([(torch.zeros(1, 28, 28), 0)], trained.config["targets"]["classes"])
+    trained.config["input"] = samples.description()
+    with torch.no_grad():
+        trained.network.body.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        trained.evaluate(samples)
+    assert seen
+    assert all(seen)
+
+
 def confusion(answers, labels, classes=3):
     found = Confusion(tuple("abcdefghijklmnopqrstuvwxyz"[:classes]))
     logits = torch.nn.functional.one_hot(torch.tensor(answers), classes).float()
@@ -152,6 +172,11 @@ def test_of_many_classes_the_worst_are_shown():
     assert "the 20 worst" in lines[0]
     assert lines[1].split() == ["u", "1", "0.0%", "v", "100.0%"]
     assert len(lines) == 21
+
+
+def test_of_many_classes_those_without_samples_take_no_place():
+    lines = confusion([1, 2], [0, 1], classes=26).lines()
+    assert [line.split()[0] for line in lines[1:]] == ["a", "b"]
 
 
 def test_evaluate_shows_accuracy_by_class_and_draws_it(run, tmp_path, capsys):

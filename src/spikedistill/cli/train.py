@@ -95,13 +95,13 @@ def _train_seeds(recipe: Recipe, folder: Path, seeds: list[int], trust: bool) ->
         dataclasses.replace(recipe, seed=seed)  # refused before the first is trained
     for seed, place in zip(seeds, folders, strict=True):
         # a start that was killed before its first checkpoint is begun again
-        begun = has_begun(place)
-        if begun:
+        begun, finished = has_begun(place), (place / "result.json").is_file()
+        if begun or (finished and (place / "recipe.yaml").is_file()):  # its checkpoint may have been thrown away
             saved = saved_recipe(place, trust=trusted)
             _refuse_another(dataclasses.replace(recipe, seed=seed), saved, place)
             # what the first run chose by itself holds for all, or seeds would differ in more than their seed
             recipe = dataclasses.replace(recipe, precision=saved.precision, compile=saved.compile)
-        if (place / "result.json").is_file():
+        if finished:
             print(f"{place} is finished already, and left alone", file=sys.stderr)
         elif begun:
             training.resume(place, trust=trusted)

@@ -181,7 +181,9 @@ class ANN:
     def encode(self, inputs: Tensor, kernels: Kernels = EAGER, over_time: bool = False) -> Tensor:
         _check_tensor(inputs)
         # of inputs with time it sees the mean over the steps, as a linear layer's rate does
-        return _channels_last(inputs.mean(0) if over_time else inputs)
+        shown = _channels_last(inputs.mean(0) if over_time else inputs)
+        # a network may change what it is fed in place, and the batch is also the teacher's
+        return shown.clone() if shown is inputs else shown
 
 
 LEARNING_RULES: dict[str, type[Rate] | type[BPTT] | type[RateTwin] | type[ANN]] = {

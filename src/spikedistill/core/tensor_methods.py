@@ -119,6 +119,11 @@ class TensorMethods:
     def __bool__(self) -> NoReturn:
         raise UnsupportedOperation(f"a signal is neither true nor false, asked at {user_frame()}: it has T steps")
 
+    def __setitem__(self, index: object, value: object) -> NoReturn:
+        raise UnsupportedOperation(
+            f"a signal cannot be written into, at {user_frame()}: join what it shall be, as torch.cat or torch.where do"
+        )
+
     def __iter__(self) -> NoReturn:
         raise UnsupportedOperation(f"iterating over the samples of a signal at {user_frame()}: keep the batch together")
 
@@ -150,11 +155,12 @@ class TensorMethods:
     def reshape(self, *shape: int | Sequence[int]) -> Self:
         return self._call(torch.Tensor.reshape, *shape)
 
-    def permute(self, *dims: int | Sequence[int]) -> Self:
-        return self._call(torch.permute, dims if isinstance(dims[0], int) else dims[0])
+    def permute(self, *order: int | Sequence[int], dims: Sequence[int] | None = None) -> Self:
+        given = order[0] if order and not isinstance(order[0], int) else order
+        return self._call(torch.permute, given if dims is None else dims)
 
-    def transpose(self, first: int, second: int) -> Self:
-        return self._call(torch.transpose, first, second)
+    def transpose(self, dim0: int, dim1: int) -> Self:
+        return self._call(torch.transpose, dim0, dim1)
 
     @property
     def mT(self) -> Self:
@@ -169,8 +175,8 @@ class TensorMethods:
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Self, ...]:
         return self._call(torch.chunk, chunks, dim)
 
-    def split(self, size: int | list[int], dim: int = 0) -> tuple[Self, ...]:
-        return self._call(torch.split, size, dim)
+    def split(self, split_size: int | list[int], dim: int = 0) -> tuple[Self, ...]:
+        return self._call(torch.split, split_size, dim)
 
     def contiguous(self, **kwargs: torch.memory_format) -> Self:
         return self._call(torch.Tensor.contiguous, **kwargs)

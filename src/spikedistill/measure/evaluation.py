@@ -57,7 +57,13 @@ class Evaluation:
 
     @property
     def score(self) -> dict[int | None, float]:
-        """The score by timesteps; in classification the share of correct answers."""
+        """The score by timesteps; in classification the share of correct answers.
+
+        Raises:
+            InvalidArgument: there was nothing to score, as on samples without a box.
+        """
+        if any(self.score_name not in columns for columns in self.columns.values()):
+            raise InvalidArgument(f"there is no {self.score_name} of these {self.samples} samples: nothing to be found")
         return {t: columns[self.score_name] for t, columns in self.columns.items()}
 
     @property
@@ -125,9 +131,8 @@ def evaluate(
             inputs = batch.inputs if device is None else batch.inputs.to(device)
             with firing(network.body, take=_mean_and_neurons) as fired:
                 logits = _logits(network, inputs, runs[-1], kernels)
-            for (t,) in runs[:-1]:
-                shown = inputs[:t] if network.is_over_time(inputs) else inputs
-                logits |= _logits(network, shown, [t], kernels)
+            for earlier in runs[:-1]:
+                logits |= _logits(network, inputs, earlier, kernels)
             sums.add_fired(fired, len(batch))
             # Targets that are no tensor (a task may have tuples) are the meter's to move.
             for t, meter in sums.meters.items():
@@ -197,10 +202,12 @@ def _steps(timesteps: int | Sequence[int] | None) -> list[int | None]:
 
 
 def _logits(network: Network, inputs: Tensor, steps: list[int | None], kernels: Kernels) -> dict[int | None, Tensor]:
-    """Mean logits [N, ...] over the first t steps, for each t."""
+    """Mean logits [N, ...] over the first t steps, for each t; no more steps of the inputs are looked at."""
     numbers = [t for t in steps if t is not None]
     if not numbers:
         return {None: network(inputs, timesteps=None).logits}
+    if network.is_over_time(inputs):
+        inputs = inputs[: max(numbers)]
     # In float32: T bf16 logits of one sign would add up with an error as large as their differences.
     summed = network.logits_over_time(inputs, max(numbers), kernels).float().cumsum(0)
     return {t: summed[t - 1] / t for t in numbers}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -43,12 +44,29 @@ _UNSUPPORTED: dict[type[nn.Module], str] = {
     nn.RNN: _OWN_STATE,
 }
 _PASSING = (nn.Dropout, nn.Flatten, nn.Identity, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+
+
+class _Unshared(nn.modules.batchnorm._BatchNorm):
+    """Batch norm in the place of one that is shared by processes, of inputs of any form."""
+
+    def _check_input_dim(self, input: Any) -> None:
+        pass
+
+
+def _unshared(module: nn.Module) -> nn.Module | None:
+    if not isinstance(module, nn.SyncBatchNorm):
+        return None
+    norm = _Unshared(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+    norm.load_state_dict(module.state_dict())
+    return norm.train(module.training)
+
+
 # What works, but not quite as in the network that was given.
 _REMARKS: dict[type[nn.Module], str] = {
     nn.MaxPool2d: "max pooling after a neuron: the gradient is routed by the rates, an approximation (average pooling "
     "is exact)",
     nn.Dropout: "dropout: one mask for all time steps",
-    nn.SyncBatchNorm: "SyncBatchNorm: its statistics are not shared between processes on spiking signals",
+    _Unshared: "SyncBatchNorm became batch norm of each process: its statistics are not shared",
 }
 
 
@@ -82,6 +100,7 @@ def to_spiking(
     activations = (activations,) if isinstance(activations, type) else tuple(activations)
     _refuse_unsupported(body, activations)
     constants = neuron or Neuron()
+    replace_modules(body, _unshared)
     replaced = replace_modules(body, lambda m: LIF(constants) if isinstance(m, activations) else None)
     if replaced == 0:
         raise InvalidArgument(_nothing_to_replace(model, activations))

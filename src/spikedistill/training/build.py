@@ -47,7 +47,7 @@ def make_network(recipe: Recipe, data: Samples, given: nn.Module | None = None) 
     else:
         network = as_spiking(given)
     network = fed_with(network, example.dim() - 1)
-    check_network(network, example, outputs)
+    check_network(network, example, outputs, spikes=recipe.timesteps is not None)
     learned = (recipe.learned.decay, recipe.learned.threshold)
     weights, origin = (None, {}) if recipe.init is None else load_weights(Path(recipe.init))
     if recipe.tensor_train.form is not None:

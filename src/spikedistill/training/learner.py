@@ -132,6 +132,11 @@ class SelfDistillation(NetworkWrapper):
         """T; None for the ANN twin."""
         return self.rule.timesteps
 
+    @property
+    def teachers(self) -> Mapping[str, FrozenTeacher]:
+        """The frozen teachers, by the name that objectives ask for."""
+        return self._teachers
+
     def forward(self, images: Tensor, rule: LearningRule | None = None, branches: bool = True) -> Output:
         """
         Args:

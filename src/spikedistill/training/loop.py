@@ -37,7 +37,8 @@ CAUSES = (
 
 def not_finite(learner: nn.Module) -> list[str]:
     """Names of the parameters and buffers that hold NaN or an infinite number."""
-    floats = [(name, value) for name, value in learner.state_dict().items() if value.is_floating_point()]
+    tensors = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+    floats = [(name, value) for name, value in tensors.items() if value.is_floating_point()]
     return [name for name, value in floats if not value.isfinite().all()]
 
 
@@ -150,7 +151,8 @@ class Session:
             **({} if self.average is None else {"average": self.average.state_dict()}),
             "progress": dataclasses.asdict(progress),
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            # of the one GPU that this run computes on: another machine may have more or fewer
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
 

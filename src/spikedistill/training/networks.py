@@ -133,18 +133,28 @@ def fed_with(network: Network, sample_dims: int) -> Network:
     return network
 
 
-def check_network(network: Network, example: Tensor, outputs: int) -> None:
+def check_network(network: Network, example: Tensor, outputs: int, spikes: bool) -> None:
     """Refuse a network that cannot take a sample of the data, or whose head does not fit, before anything is trained.
 
     Args:
         example: one sample as a batch, [1, ...].
+        spikes: whether it will be evaluated on spikes, which may take another way through it.
 
     Raises:
-        InvalidArgument: says what torch said, or names both sizes.
+        InvalidArgument: says what torch said, or names both sizes; or the network keeps what no file of weights holds.
     """
+    state = network.state_dict()
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise InvalidArgument(
+            f"the network keeps {', '.join(others[:4])}, which are no tensors (get_extra_state), and a file of weights "
+            "holds tensors only; keep them in a buffer, or outside the network"
+        )
     try:
         with torch.no_grad(), evaluating(network):
-            logits = network(example.to(next(network.parameters())), timesteps=None).logits
+            example = example.to(next(network.parameters()))
+            logits = network(example, timesteps=None).logits
+            if spikes:
+                network.logits_over_time(example, 1)
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, SpikedistillError):
             raise

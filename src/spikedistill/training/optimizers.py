@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from spikedistill.core.lif import LIF
 from spikedistill.core.network import NetworkWrapper
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 
@@ -108,7 +108,13 @@ class SGD(OptimizerSettings):
             raise InvalidArgument("optimizer.nesterov looks where momentum leads, and momentum is 0; leave it out")
 
     def make(self, groups: Groups) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov, fused=True)
+        optimizer = torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov, fused=True)
+        if self.momentum:
+            # A fused step wants all of a group to have a momentum or none of it, and what takes no part in the first
+            # steps (branches in `phases.py`, a layer that is dropped) would get its own later. From 0 it is the same.
+            for parameter in (p for group in groups for p in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,27 +161,24 @@ def decay_groups(modules: Iterable[nn.Module], weight_decay: float, decayed: str
     """
     weights, rest = [], []
     seen = set[nn.Parameter]()
+    modules = list(modules)
+    # what a weight is computed from decays in its place
+    behind = {module.parametrizations["weight"] for module in modules if is_parametrized(module, "weight")}  # type: ignore
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter in seen:
                 continue
             seen.add(parameter)
             # batch norm's γ is called weight too, and has one dimension
-            decays = decayed == "all" or (name == "weight" and parameter.dim() > 1)
+            decays = decayed == "all" or ((name == "weight" or module in behind) and parameter.dim() > 1)
             (weights if decays else rest).append(parameter)
     return [{"params": weights, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def make_optimizer(learner: NetworkWrapper, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer of all parameters of a learner, with its branches and adapters."""
-    # Neurons that learn and branches are groups of their own: fused steps want all of a group to have a momentum or
-    # none of it, and these two may begin later (phases.py).
-    network = dict.fromkeys(learner.network.modules())  # in their order
-    neurons = [module for module in network if isinstance(module, LIF)]
-    layers = [module for module in network if not isinstance(module, LIF)]
-    rest = [module for module in learner.modules() if module not in network]
-    made = [decay_groups(modules, settings.weight_decay, settings.decayed) for modules in (layers, neurons, rest)]
-    return settings.make([group for groups in made for group in groups if group["params"]])
+    groups = decay_groups(learner.modules(), settings.weight_decay, settings.decayed)
+    return settings.make([group for group in groups if group["params"]])
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

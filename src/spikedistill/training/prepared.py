@@ -215,11 +215,11 @@ def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | 
 
     @torch.no_grad()
     def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        # a tensor, so that a GPU is not waited for
         share = 1 - torch.as_tensor((1 + count) / (10 + count)).clamp(max=decay)
         for old, new in zip(averaged, current, strict=True):
             if old.is_floating_point():
-                old.lerp_(new.detach(), share.to(old))
+                # what does not change stays as it is: a mask of −∞ would become NaN
+                old.copy_(torch.where(old == new, old, old.lerp(new.detach(), share.to(old))))
             else:  # the number of batches that batch norm has seen
                 old.copy_(new)
 
@@ -300,8 +300,8 @@ def _restore(session: Session, state: dict[str, Any], source: str, first: bool) 
         meter = session.learner.task.training_meter()
         meter.add_state(session.progress.meter or meter.state())
         torch.set_rng_state(state["random"])
-        if state["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if state["random_cuda"] is not None and session.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], session.device)
     except CheckpointError:
         raise
     except Exception as error:  # plain values of any kind: each part has its own way to refuse them

@@ -53,14 +53,17 @@ def refuse_resolutions(learner: SelfDistillation, example: Tensor, resolutions: 
     for resolution in (1.0, *resolutions):
         size = "x".join(map(str, size_at(example, resolution)))
         try:
+            shown = resized(example, resolution)
             with torch.no_grad(), evaluating(learner):
-                answers[size] = tuple(learner(resized(example, resolution), ANN()).logits.shape)
+                answers[size] = tuple(learner(shown, ANN()).logits.shape)
+            for teacher in learner.teachers.values():
+                teacher(shown)
         except (RuntimeError, ValueError, TypeError) as error:
             if resolution == 1:
                 raise
             raise InvalidArgument(
-                f"phases.resolutions {resolution} makes inputs of {size}, and this network cannot take them ({error}); "
-                "give larger ones, or leave it out"
+                f"phases.resolutions {resolution} makes inputs of {size}, which the network or a teacher cannot take "
+                f"({error}); give larger ones, or leave it out"
             ) from error
     if len(set(answers.values())) > 1:
         said = ", ".join(f"{answer} of {size}" for size, answer in answers.items())

@@ -89,9 +89,13 @@ def train(
     device = find_device(recipe.device)
     if device.type == "cuda" and process.count > 1:
         device = torch.device("cuda", process.local_rank)
+        torch.cuda.set_device(device)  # what processes tell each other goes over the current one
     keep_memory()
     with _folder_of(folder, name, resume, process) as folder, process_group(process, device):
         splits = load(recipe.data, recipe.timesteps) if data is None else _matched(data)
+        for part, samples in (("test", splits.test), ("validation", splits.validation)):
+            if samples is not None:
+                recipe.task.refuse_unscorable(samples.targets, part)
         run = Run(
             recipe,
             folder,
@@ -244,10 +248,11 @@ def _write_start(prepared: Prepared, resume: bool) -> None:
 
 
 def _display(prepared: Prepared) -> Display | Silence:
-    run, rows = prepared.run, prepared.session.progress.rows
+    run, progress = prepared.run, prepared.session.progress
     if not run.process.is_first:
         return Silence()
-    return Display(run.folder, run.recipe.optimizer.epochs, rows, run.recipe.task.score)
+    begun = (progress.epoch, progress.step)
+    return Display(run.folder, run.recipe.optimizer.epochs, progress.rows, run.recipe.task.score, begun)
 
 
 def _save(prepared: Prepared) -> None:
@@ -294,7 +299,8 @@ def _forget(run: Run) -> None:
 def _finish(prepared: Prepared, display: Display | Silence) -> Evaluation:
     """Score, write and print. The test rows are read here, once."""
     run, network = prepared.run, prepared.session.network
-    by_time = None if run.recipe.timesteps is None else sorted({1, 2, run.recipe.timesteps})
+    steps = run.recipe.timesteps  # more than these the network was not trained for, and frames do not have
+    by_time = None if steps is None else sorted({1, min(2, steps), steps})
     test = run.splits.test.to(run.device)
     found = score(run.recipe, network, test, by_time, prepared.kernels, run.process)
     if isinstance(display, Display):

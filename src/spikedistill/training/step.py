@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from spikedistill.core.learning import LearningRule
+from spikedistill.core.lif import LIF
 from spikedistill.core.output import Batch, Output
 from spikedistill.machine.device import autocast
 from spikedistill.machine.graphs import Recorder, Replayed
+from spikedistill.machine.output import say
 from spikedistill.machine.processes import from_all_processes
 from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.learner import SelfDistillation
@@ -73,6 +75,7 @@ class Step:
     compiled: CompiledStep | None = None
 
     def __post_init__(self) -> None:
+        self._looked_at = set[type]()
         self._replayed = None if self.recorder is None else Replayed(self._whole, self.recorder)
         if self.recorder is not None:
             for group in self.optimizer.param_groups:
@@ -136,9 +139,29 @@ class Step:
                 parts.append(Part(*self.compiled(part, phase.rule, phase.branches, share)))
             else:
                 parts.append(self._backward(phase, part, share))
+        self._name_unreached(phase)
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
         # a NaN membrane never fires, so NaN weights leave the loss finite: the gradient shows them
         return Taken(parts, nn.utils.get_total_norm(gradients))
+
+    def _name_unreached(self, phase: Phase) -> None:
+        """Say once, of the first step by each kind of rule, which parameters of the network no gradient came to."""
+        kind = type(phase.rule)
+        if kind in self._looked_at:
+            return
+        self._looked_at.add(kind)
+        network = self.learner.network
+        # constants of neurons learn by spikes alone
+        neurons = {id(p) for module in network.modules() if isinstance(module, LIF) for p in module.parameters()}
+        wanted = [(name, p) for name, p in network.named_parameters() if p.requires_grad and id(p) not in neurons]
+        found = [name for name, p in wanted if p.grad is None]
+        if found:
+            say(
+                f"warning: no gradient came to {len(found)} parameters of the network in the first step of "
+                f"{kind.__name__}: {', '.join(found[:4])}. They are not used, or stand before a "
+                "torch.autograd.Function, through which no signal has a gradient (docs/your-own.md)",
+                "stderr",
+            )
 
     def _is_whole(self, part: Batch) -> bool:
         """Whether it is no rest of an epoch, for which nothing is compiled."""

@@ -109,14 +109,25 @@ class Trained:
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits [N, ...] of inputs as the network was trained on (normalised pictures, frames [T, N, ...])."""
-        return self.network(inputs, timesteps=self.timesteps).logits
+        """Logits [N, ...] of inputs as the network was trained on (normalised pictures, frames [T, N, ...]).
+
+        Computed in the precision that it was trained in, as the run was scored.
+        """
+        with autocast(self.precision, inputs.device):
+            logits = self.network(inputs, timesteps=self.timesteps).logits
+        return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+    @property
+    def precision(self) -> str:
+        """ "fp32" or "bf16": what it was trained and scored in."""
+        return self.config["precision"]
 
     def evaluate(self, samples: Samples, timesteps: int | Sequence[int] | None = None) -> Evaluation:
         """The score on samples, and the firing rates.
 
         Args:
-            samples: of the same classes as it was trained on, in any order of them.
+            samples: of the same classes as it was trained on, in any order of them. Computed in the precision that the
+                network was trained in.
             timesteps: numbers of steps (None: T that it was trained for).
 
         Raises:
@@ -139,7 +150,8 @@ class Trained:
         steps = self.timesteps if timesteps is None else timesteps
         inspect = functools.partial(self.task.inspector, self.config["targets"])
         described = samples.targets.description()
-        return evaluate(self.network, batches, steps, task=self.task, description=described, inspect=inspect)
+        with autocast(self.precision, next(self.network.parameters()).device):
+            return evaluate(self.network, batches, steps, task=self.task, description=described, inspect=inspect)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Trained:
@@ -179,8 +191,11 @@ class Trained:
             self.save_pretrained(Path(folder) / "network")
             return str(api.upload_folder(repo_id=repository, folder_path=Path(folder) / "network"))
 
-    def prepared(self, file: str | Path) -> torch.Tensor:
+    def prepared(self, file: str | Path, repair: bool = False) -> torch.Tensor:
         """A file as input, as in evaluation.
+
+        Args:
+            repair: of recordings, leave out impossible events and mend the order of times instead of refusing the file.
 
         Returns:
             A picture [1, C, H, W], grey or colour, or its events [T, 1, 2, H, W]; a recording's frames [T, 1, 2, H, W],
@@ -193,10 +208,10 @@ class Trained:
             return read_values(file, self.config["input"])
         if self.config["input"]["kind"] == "events":
             framing = Framing(**self.config["input"]["framing"])
-            return fed(torch.from_numpy(frames_of_file(file, framing)).unsqueeze(1), framing.shown)
+            return fed(torch.from_numpy(frames_of_file(file, framing, repair)).unsqueeze(1), framing.shown)
         if self.config["input"]["kind"] == "scenes":
             windowing = Windowing(**self.config["input"]["framing"])
-            return fed(torch.from_numpy(last_window(file, windowing)).unsqueeze(1), windowing.shown)
+            return fed(torch.from_numpy(last_window(file, windowing, repair)).unsqueeze(1), windowing.shown)
         if self.config["input"]["kind"] == "shifts":
             return shifted_picture(file, self.config["input"])
         return prepared_picture(Path(file), self.config["input"])
