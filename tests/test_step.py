@@ -17,7 +17,7 @@ from spikedistill.core.output import Batch
 from spikedistill.machine.graphs import WARM_UP, CudaRecorder, Replayed
 from spikedistill.models.resnet import ResNet
 from spikedistill.training import loop, optimizers
-from spikedistill.training import prepared as prepared_module
+from spikedistill.training.average import MovingAverage
 from spikedistill.training.optimizers import SGD, AdamW
 from spikedistill.training.phases import Phase, Phases, PhaseSettings
 from spikedistill.training.recipe_files import load_recipe
@@ -84,7 +84,7 @@ def test_a_mask_stays_what_it_is_in_the_average():
     body = torch.nn.Sequential(torch.nn.Linear(2, 2), sd.LIF(sd.Neuron()), torch.nn.Linear(2, 2))
     body.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
     learner = sd.SelfDistillation(Network(body), sd.Rate(2), branches=())
-    average = prepared_module._average(learner, 0.9)
+    average = MovingAverage(learner.network, 0.9)
     before = body[0].weight.detach().clone()
     for _ in range(3):
         with torch.no_grad():
@@ -180,7 +180,7 @@ def session_of(settings):
         torch.nn.Conv2d(3, 4, 3), sd.LIF(threshold=0.3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
     )
     learner = sd.SelfDistillation(body.double(), sd.Rate(2), branches=())
-    average = prepared_module._average(learner, settings.ema)
+    average = None if settings.ema is None else MovingAverage(learner.network, settings.ema)
     made = optimizers.make_optimizer(learner, settings)
     of_one = Phases(learner.rule, PhaseSettings(), settings.epochs, 0)
     return loop.Session(learner, of_one, learner, made, loop.Progress(), average)

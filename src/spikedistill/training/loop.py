@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.learning import LearningRule
 from spikedistill.core.network import Network
@@ -20,6 +19,7 @@ from spikedistill.errors import CheckpointError, NonFiniteLoss
 from spikedistill.machine.graphs import Recorder
 from spikedistill.machine.processes import from_all_processes
 from spikedistill.tasks import Meter
+from spikedistill.training.average import MovingAverage
 from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, learning_rate
@@ -115,7 +115,7 @@ class Session:
     forward: Callable[[Tensor, LearningRule, bool], Any]
     optimizer: torch.optim.Optimizer
     progress: Progress
-    average: AveragedModel | None = None
+    average: MovingAverage | None = None
     not_finite: frozenset[str] = frozenset()
 
     def check_finite(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from spikedistill.core.kernels import Kernels, count_eight_bit, in_eight_bits, in_parts
 from spikedistill.core.kernels.eight_bit import FEWEST_CHANNELS
@@ -22,6 +21,7 @@ from spikedistill.machine.load import other_work
 from spikedistill.machine.processes import Process, from_all_processes
 from spikedistill.models.tensor_train import ranks_of, settled
 from spikedistill.report import text
+from spikedistill.training.average import MovingAverage
 from spikedistill.training.build import Given, example_of, make_learner
 from spikedistill.training.checkpoints import CHECKPOINT, apply_state, load_checkpoint, load_weights
 from spikedistill.training.fitting import fit_to_spikes
@@ -39,7 +39,6 @@ from spikedistill.training.tuning import choose_kernels
 from spikedistill.training.whitening import whiten
 
 START_SAMPLES, START_BATCH = 1024, 128
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ def prepare(run: Run, resume: bool) -> Prepared:
     recipe = dataclasses.replace(run.recipe, **chosen)
     run = dataclasses.replace(run, recipe=recipe)
     optimizer = make_optimizer(learner, recipe.optimizer)
-    average = _average(learner, recipe.optimizer.ema)
+    average = None if recipe.optimizer.ema is None else MovingAverage(learner.network, recipe.optimizer.ema)
     session = Session(learner, phases, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
@@ -203,27 +202,6 @@ def _precision(run: Run, learner: SelfDistillation) -> tuple[str, str]:
     size = -(-size // (run.recipe.parts or 1))  # in parts, because a whole batch may not fit
     images = run.splits.train.batch(torch.arange(size)).inputs.to(run.device)
     return from_all_processes(choose_precision("auto", learner, images))[0]
-
-
-def _average(learner: SelfDistillation, decay: float | None) -> AveragedModel | None:
-    """The moving average of the network's weights and of batch norm's statistics.
-
-    Its decay rises to `decay`, as (1 + n)/(10 + n) after n steps: else a short run would keep its first weights.
-    """
-    if decay is None:
-        return None
-
-    @torch.no_grad()
-    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        share = 1 - torch.as_tensor((1 + count) / (10 + count)).clamp(max=decay)
-        for old, new in zip(averaged, current, strict=True):
-            if old.is_floating_point():
-                # what does not change stays as it is: a mask of −∞ would become NaN
-                old.copy_(torch.where(old == new, old, old.lerp(new.detach(), share.to(old))))
-            else:  # the number of batches that batch norm has seen
-                old.copy_(new)
-
-    return AveragedModel(learner.network, multi_avg_fn=average, use_buffers=True)
 
 
 def made_of(run: Run) -> dict[str, Any]:
