@@ -219,7 +219,9 @@ def test_the_average_of_the_weights_is_what_is_evaluated():
     for name, tensor in session.network.state_dict().items():
         torch.testing.assert_close(tensor, by_hand[name])
         assert not torch.equal(tensor, session.learner.network.state_dict()[name])
-    assert set(session.state()["average"]) > set()
+    kept = session.state()["average"]
+    assert int(kept["n_averaged"]) == 4
+    assert all(torch.equal(kept[f"module.{name}"], tensor) for name, tensor in session.network.state_dict().items())
 
 
 # ---------------------------------------------------------------- steps that are recorded and replayed
