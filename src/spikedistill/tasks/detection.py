@@ -223,7 +223,7 @@ class Detection(Task):
 
     def refuse_unscorable(self, targets: Targets, part: str) -> None:
         """The precision is a share of boxes."""
-        if isinstance(targets, Boxes) and not bool((targets.boxes[..., 4] >= 0).any()):
+        if isinstance(targets, Boxes) and len(targets) and not bool((targets.boxes[..., 4] >= 0).any()):
             raise DataError(
                 f"none of the {len(targets)} {part} samples has a box, so nothing can be scored on them; take "
                 "more of them (--data.validation_rows, --data.test_rows), or others"
