@@ -12,6 +12,7 @@ import torch
 from made_events import recording
 
 from spikedistill.data import DataSettings, Framing, load
+from spikedistill.data.check import check
 from spikedistill.data.events import cache, write_aedat2
 from spikedistill.data.events.recordings import RecordedFrames, find_recordings
 from spikedistill.data.events.settings import EventSettings
@@ -72,8 +73,9 @@ def test_a_class_whose_files_did_not_come_is_named(root, tmp_path):
     (root / "owl").mkdir()
     for beside in ("lost+found", ".hidden", "frames_number_4_split_by_number"):
         (root / beside).mkdir()
-    with pytest.raises(DataError, match=r"without files of .aedat, .aedat4: owl. Copy what is missing, or move away"):
+    with pytest.raises(DataError, match=r"without a recording of the form aedat2: owl. Copy what is missing, or move"):
         load(settings(root, tmp_path), 2)
+    assert "folders without a recording of this form: owl" in [problem for part in check(root) for problem in part.bad]
     (root / "owl").rmdir()
     assert load(settings(root, tmp_path), 2).train.targets.names == ("cat", "dog")
 

@@ -131,6 +131,8 @@ def _recordings(folder: Path, where: str | None) -> list[Part]:
     missing = [name for name in CIFAR10_CLASSES if name not in found.classes]
     if missing and len(missing) < len(CIFAR10_CLASSES) / 2:
         bad.append(f"classes of CIFAR10-DVS that are missing: {', '.join(missing)}")
+    elif found.empty:
+        bad.append(f"folders without a recording of this form: {', '.join(found.empty)}")
     folders = sorted({path.parent for path in found.paths})
     names = {p for folder in folders for p in folder.iterdir() if not p.name.startswith(".")} - set(found.paths)
     others = sorted(str(p.relative_to(found.root)) for p in names)

@@ -47,8 +47,10 @@ def divided(
     assert division is not None  # `of` has filled it in
     if division == FOLDERS:
         found = find_recordings(root, framing, classes, part="train" if request.train else "test")
+        found.refuse_empty()
         return found, torch.arange(len(found))
     found = _all_recordings(root, framing, classes)
+    found.refuse_empty()
     training, test = split(found, division, request.split_seed)
     return found, training if request.train else test
 

@@ -77,6 +77,7 @@ class Recordings:
         form: a key of `READERS`, or "frames".
         paths, labels: one of each per recording.
         classes: names, by label.
+        empty: folders beside those of the classes without a file of this form, where no list says what is missing.
     """
 
     form: str
@@ -84,6 +85,7 @@ class Recordings:
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    empty: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -95,6 +97,14 @@ class Recordings:
         if found is None:
             raise DataError(f"{self.paths[k]} has no number at its end, by which this split divides; use another split")
         return int(found.group(1))
+
+    def refuse_empty(self) -> None:
+        """Raise DataError where a class has no recording: its files did not come, and nobody would see it."""
+        if self.empty:
+            raise DataError(
+                f"{self.root} has folders without a recording of the form {self.form}: {', '.join(self.empty)}. Copy "
+                "what is missing, or move away what does not belong"
+            )
 
     def counts(self) -> dict[str, int]:
         found = Counter(self.labels)
@@ -190,7 +200,7 @@ def joined(first: Recordings, second: Recordings, root: Path) -> Recordings:
         key=lambda file: (file[0], file[1].name, str(file[1])),
     )
     labels, paths = zip(*files, strict=True)
-    return Recordings(first.form, root, paths, labels, first.classes)
+    return Recordings(first.form, root, paths, labels, first.classes, (*first.empty, *second.empty))
 
 
 # ---------------------------------------------------------------- looking
@@ -294,15 +304,13 @@ def find_recordings(
 
 def _collect(kind: str, folder: Path, suffixes: tuple[str, ...], classes: tuple[str, ...] | None) -> Recordings:
     found = {c.name: _files(c, suffixes) for c in _class_folders(folder)}
-    empty = [name for name, files in found.items() if not files and not _is_no_class(folder / name)]
+    empty = tuple(name for name, files in found.items() if not files and not _is_no_class(folder / name))
     found = {name: files for name, files in found.items() if files}
     # Folders that share no name with the expected classes are another data set, in the same layout.
     names = classes if classes and set(found) & set(classes) else tuple(found)
     odd = {
         "missing or empty": [name for name in names if name not in found],
         "unknown": [name for name in found if name not in names],
-        # where no list says what is missing, a class whose files did not come would go unnoticed
-        f"without files of {', '.join(suffixes)}": [] if names is classes else empty,
     }
     problems = [f"{what}: {', '.join(which)}" for what, which in odd.items() if which]
     if problems:
@@ -312,7 +320,7 @@ def _collect(kind: str, folder: Path, suffixes: tuple[str, ...], classes: tuple[
         )
     paths = tuple(path for name in names for path in found[name])
     labels = tuple(label for label, name in enumerate(names) for _ in found[name])
-    return Recordings(_form(kind, paths), folder, paths, labels, names)
+    return Recordings(_form(kind, paths), folder, paths, labels, names, () if names is classes else empty)
 
 
 def _is_no_class(folder: Path) -> bool:
