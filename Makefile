@@ -7,7 +7,7 @@ TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
 # files without a test whose numbers depend on a choice: their runs say both, or are about what happens around a run
 SETTLED := bench bench_command compiled_step cuda damaged_files data data_files device eight_bit figures fitting folders \
 	in_parts kernels models operations own_data own_network own_pictures package pages peer_networks phases \
-	processes ranks recipes reliability resuming run_again run_parts step tensor_train thin_runs trained \
+	processes ranks recipes reliability resuming run_again run_parts shared_frames step tensor_train thin_runs trained \
 	written_otherwise
 
 demo: .venv/installed
