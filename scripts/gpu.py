@@ -9,9 +9,9 @@
     --copy: a folder for what is small: numbers and logs, without weights
     --small: every stage in miniature, also on a CPU
 
-A stage that is done is left alone: its numbers are in KEEP/STAGE.json. `cifar100` goes on in its run, and `bench` with
-the next T; the others begin anew. The program ends with 1 if a stage failed, and with 75 if one has to go on in another
-call.
+A stage that is done is left alone: its numbers are in KEEP/STAGE.json. `cifar100` goes on in its run, `bench` and
+`host` with their next part; the others begin anew. The program ends with 1 if a stage failed, and with 75 if one has to
+go on in another call.
 """
 
 from __future__ import annotations
@@ -186,7 +186,9 @@ def bench(call: Call) -> Found:
         for kind, names in groups.items():
             names = [name for name in names if name not in missing]
             words = ["--timesteps", str(timesteps), *sizes, "--subjects", *names]
-            found |= _bench(call, f"bench-T{timesteps}{kind}", words) if names else {}
+            rows = _bench(call, f"bench-T{timesteps}{kind}", words) if names else {}
+            # the subject that both have is measured in both
+            found |= {f"{row}{kind}": numbers for row, numbers in rows.items()}
     return found
 
 

@@ -10,6 +10,8 @@ the drift of the machine hits all alike; the memory is what is alive at the peak
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import statistics
 import sys
 
@@ -19,11 +21,12 @@ from step_times import step_of, taken_in_turn
 
 import spikedistill as sd
 from spikedistill.data import load
+from spikedistill.training.phases import PhaseSettings
 
 TIMESTEPS = (2, 4, 8)
 # what comes before the rule is a row of its own
-NO_PHASES = ["--phases.ann", "0", "--phases.rate_twin", "0", "--phases.noise", "null", "--phases.branches", "true"]
-NO_PHASES += ["--phases.drawn", "null", "--phases.growing", "null"]
+USUAL = {f"--phases.{field.name}": json.dumps(field.default) for field in dataclasses.fields(PhaseSettings)}
+NO_PHASES = [word for pair in USUAL.items() for word in pair]
 
 
 def rows(timesteps: int) -> dict[str, list[str]]:

@@ -78,12 +78,13 @@ def test_what_is_refused(content, message, tmp_path):
         read_aedat3(tmp_path / "bad.aedat")
 
 
-def test_repair_keeps_what_comes_before_the_damage(tmp_path):
+def test_repair_keeps_what_comes_before_the_damage(tmp_path, capsys):
     whole = aedat3(recording(100), packet=40)
     (tmp_path / "cut.aedat").write_bytes(whole[:-30])
     with pytest.raises(DataError, match="the file ends 30 bytes before that"):
         read_aedat3(tmp_path / "cut.aedat")
     found = read_aedat3(tmp_path / "cut.aedat", repair=True)
+    assert "what follows is left out" in capsys.readouterr().err
     assert np.array_equal(found.t, recording(100).t[:80])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import threading
 
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 from made_events import recording
+from PIL import ExifTags, Image
 
-from spikedistill.data import DataSettings, Framing, load
+from spikedistill.data import DataSettings, Framing, load, samples_of
 from spikedistill.data.check import check
 from spikedistill.data.events import cache, write_aedat2
 from spikedistill.data.events.recordings import RecordedFrames, find_recordings
 from spikedistill.data.events.settings import EventSettings
+from spikedistill.data.pictures.boxed import Annotated, check_annotated
+from spikedistill.data.pictures.decode import decode
+from spikedistill.data.pictures.folder import _files_below
 from spikedistill.errors import DataError
 from spikedistill.machine.files import write_text
 
@@ -80,9 +85,9 @@ def test_a_class_whose_files_did_not_come_is_named(root, tmp_path):
     assert load(settings(root, tmp_path), 2).train.targets.names == ("cat", "dog")
 
 
-def test_a_folder_that_may_not_be_looked_into_is_passed_over(root, tmp_path, monkeypatch, capsys):
-    """As lost+found at the root of a disk; of the names of classes it would be missed."""
-    closed = root / "lost+found"
+@pytest.mark.parametrize("name", ["lost+found", "owl"])
+def test_a_folder_that_may_not_be_looked_into_is_named_unless_it_is_of_the_disk(name, root, tmp_path, monkeypatch):
+    closed = root / name
     closed.mkdir()
     iterdir = type(root).iterdir
 
@@ -92,8 +97,41 @@ def test_a_folder_that_may_not_be_looked_into_is_passed_over(root, tmp_path, mon
         return iterdir(self)
 
     monkeypatch.setattr(type(root), "iterdir", looking)
-    assert load(settings(root, tmp_path), 2).train.targets.names == ("cat", "dog")
-    assert f"{closed} may not be looked into" in capsys.readouterr().err
+    if name == "lost+found":
+        assert load(settings(root, tmp_path), 2).train.targets.names == ("cat", "dog")
+    else:
+        with pytest.raises(DataError, match="owl may not be looked into; change its permissions, or move it away"):
+            load(settings(root, tmp_path), 2)
+
+
+def test_a_folder_of_pictures_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a/inner").mkdir(parents=True)
+    scandir = os.scandir
+
+    def listing(path):
+        if str(path).endswith("inner"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    with pytest.raises(DataError, match="inner cannot be read: Permission denied"):
+        _files_below(tmp_path, "a")
+
+
+def test_a_picture_of_a_turned_camera_is_turned_back_as_that_of_a_file(tmp_path):
+    picture, turned = Image.new("L", (20, 10)), Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture.save(tmp_path / "a.jpg", exif=turned)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        samples = samples_of([(opened, 0)], ("a",))
+    assert samples.images.shape[1:] == decode(tmp_path / "a.jpg", 1).shape == (1, 20, 10)
+
+
+def test_a_box_that_cannot_be_is_found_by_data_check(tmp_path):
+    Image.new("L", (20, 10)).save(tmp_path / "a.png")
+    check_annotated(Annotated(tmp_path / "a.png", ((2, 1, 15, 8, "cat"),)))
+    with pytest.raises(DataError, match="a.png: box 0 .* is not inside"):
+        check_annotated(Annotated(tmp_path / "a.png", ((-50, 1, 20, 8, "cat"),)))
 
 
 def test_a_disk_without_modes_can_be_written_to(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> None:
     from spikedistill.training.trained import Trained
 
     trained = Trained.load(given.folder, trust=given.trust)
-    precision = given.precision or trained.config["precision"]
+    precision = given.precision or trained.precision
     if given.out is not None:
         _make_folder(given.out, given.files)
     bad: list[str] = []

@@ -169,7 +169,7 @@ def _frozen(name: str, teacher: nn.Module | Trained | FrozenTeacher, data: Sampl
         raise InvalidArgument(
             f"the teacher {name} was fed otherwise: {error}. Train a teacher on samples prepared as these are"
         ) from error
-    return FrozenTeacher(teacher.network, teacher.timesteps, teacher.config["precision"], name)
+    return FrozenTeacher(teacher.network, teacher.timesteps, teacher.precision, name)
 
 
 def _shown(description: object) -> str:

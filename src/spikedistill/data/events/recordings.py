@@ -22,7 +22,6 @@ from spikedistill.data.events.gestures import refuse_published_gestures
 from spikedistill.data.events.hdf5 import read_hdf5
 from spikedistill.data.npz import npz_keys, read_npz
 from spikedistill.errors import DataError
-from spikedistill.machine.output import say
 from spikedistill.machine.reading import regular
 
 
@@ -211,16 +210,18 @@ def _suffixes(kind: str) -> tuple[str, ...]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [p for p in _inside(folder) if p.is_dir() and not p.name.startswith(".") and p.name not in OF_THE_DISK]
+
+
+OF_THE_DISK = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
+"""Folders that stand at the root of one; most people may not look into them."""
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What a folder holds; one that may not be looked into, as lost+found at the root of a disk, nothing."""
     try:
         return sorted(folder.iterdir())
-    except PermissionError:
-        say(f"warning: {folder} may not be looked into, and is passed over", "stderr")
-        return []
+    except PermissionError as error:
+        raise DataError(f"{folder} may not be looked into; change its permissions, or move it away") from error
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -243,8 +244,6 @@ def _candidates(root: Path, framing: Framing | None) -> list[tuple[str, Path, tu
     return [*raw, ("events_np", root / "events_np", (".npz",)), *ready, ("npz", root, (".npz",))]
 
 
-OF_THE_DISK = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
-"""Folders that stand at the root of one."""
 PART_NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "validation")}
 """Folders of a part, in upper or lower case; of several that are there the first that is named here."""
 
@@ -325,10 +324,8 @@ def _collect(kind: str, folder: Path, suffixes: tuple[str, ...], classes: tuple[
 
 def _is_no_class(folder: Path) -> bool:
     """Whether a folder beside those of the classes is of another form, or of a part, or holds prepared frames."""
-    name = folder.name
-    parts = {part for names in PART_NAMES.values() for part in names}
-    forms = {"events_np", "extract", "download", *OF_THE_DISK}
-    if name in forms or name.startswith(("frames_number_", "duration_")) or name.lower() in parts:
+    others = {"events_np", "extract", "download", *(part for names in PART_NAMES.values() for part in names)}
+    if folder.name.lower() in others or folder.name.startswith(("frames_number_", "duration_")):
         return True
     return any((path / ABOUT).is_file() or path.suffix == LOCK for path in _inside(folder))
 
