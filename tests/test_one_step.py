@@ -148,7 +148,7 @@ def test_predict_repairs_a_recording_as_training_did(tmp_path, capsys, monkeypat
 class Asked:
     """A trained network that only notes what it was asked for."""
 
-    config, timesteps = {"precision": "fp32"}, 2
+    precision, timesteps = "fp32", 2
 
     def __init__(self, seen):
         self.seen = seen
