@@ -1,4 +1,5 @@
 # make demo: install and train on the images that ship with the package.  make test: install what tests need, run them.
+# make test-whole: those that start processes, compile, or do what a page says from end to end.
 # make test-otherwise: the tests of runs that choose by themselves, with every choice turned the other way (small networks
 # choose fp32 and eager kernels).
 PYTHON ?= python3
@@ -16,8 +17,11 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(BIN)/pytest $(TOGETHER)
 
+test-whole: .venv/installed-test
+	$(BIN)/pytest $(TOGETHER) -m 'whole and not slow'
+
 test-otherwise: .venv/installed-test
-	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on $(BIN)/pytest $(TOGETHER) $(SETTLED:%=--ignore tests/test_%.py)
+	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on $(BIN)/pytest $(TOGETHER) -m 'not slow' $(SETTLED:%=--ignore tests/test_%.py)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -35,4 +39,4 @@ check: .venv/installed-test
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@ .venv/installed
 
-.PHONY: demo test test-otherwise check
+.PHONY: demo test test-whole test-otherwise check

@@ -52,9 +52,12 @@ LONG = ("self-distillation-compiled", "bptt-compiled")
 """Subjects whose compiling takes longest; others of their kind are among the quick tests."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SUBJECTS]
-)
+def marked(name):
+    compiled = (pytest.mark.whole,) if name.endswith("-compiled") else ()
+    return pytest.param(name, marks=pytest.mark.slow if name in LONG else compiled)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in SUBJECTS])
 def test_steps_train(name, eager):
     if SUBJECTS[name].package:
         pytest.importorskip(SUBJECTS[name].package)
@@ -205,6 +208,7 @@ def test_without_a_choice_every_installed_subject_runs(monkeypatch):
 # ---------------------------------------------------------------- runs
 
 
+@pytest.mark.whole
 def test_bench_writes_what_it_found(tmp_path, capsys):
     words = ["bench", "--subjects", "two-pass", "ann", "--timesteps", "1", "2", "--repeats", "2", *TINY]
     assert main([*words, "--out", str(tmp_path)]) == 0
@@ -225,6 +229,7 @@ def test_bench_writes_what_it_found(tmp_path, capsys):
     assert "holds a benchmark already" in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_a_subject_that_fails_at_its_work_says_so_and_the_rest_goes_on(capsys, monkeypatch):
     monkeypatch.setattr(runner, "check", lambda subjects, point: None)
     point = Point(2, 4, 2, 8, 3, device="cuda:77")
@@ -234,6 +239,7 @@ def test_a_subject_that_fails_at_its_work_says_so_and_the_rest_goes_on(capsys, m
     assert all("seconds" not in row for row in result["rows"])
 
 
+@pytest.mark.whole
 def test_a_killed_process_is_reported_as_out_of_memory():
     killed = Worker("ann", POINT)
     killed.wait()
@@ -246,6 +252,7 @@ def test_a_killed_process_is_reported_as_out_of_memory():
     assert row == {"subject": "ann", "timesteps": 2, "failure": "killed: too little memory for this point"}
 
 
+@pytest.mark.whole
 def test_processes_end_with_the_block():
     block = runner.workers_for(["ann"], POINT)
     process = block.__enter__()[0].process

@@ -318,6 +318,7 @@ def test_compiled_steps_train_as_others_do():
         torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.whole
 def test_a_run_that_goes_on_takes_the_same_steps(tmp_path, written_down, monkeypatch):
     words = [*TINY, "--compile=step", "--optimizer.epochs=2", "--model=vgg11", "--model.width=2"]
     recipe = sd.load_recipe("fashion-small", words)

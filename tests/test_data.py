@@ -220,6 +220,7 @@ def test_a_change_that_is_not_known_is_refused_in_our_words_also_from_a_worker(w
         next(batches.epoch(0))
 
 
+@pytest.mark.whole
 def test_workers_find_torchvision_imported():
     """Each would import it anew, two seconds in every epoch."""
     code = """

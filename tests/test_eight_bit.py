@@ -128,6 +128,7 @@ def test_the_fused_form_is_the_eager_one():
         torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-3 * float(b.abs().max()))
 
 
+@pytest.mark.whole
 def test_a_run_says_so_and_refuses_what_has_no_effect(tmp_path, capsys):
     words = ["--optimizer.epochs", "1", "--timesteps", "2", "--data.train_rows", "200", "--data.validation_rows", "0"]
     words += ["--convolutions", "8bit", "--device", "cpu"]

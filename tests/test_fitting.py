@@ -139,6 +139,7 @@ WORDS = ["--data.train_rows=300", "--data.test_rows=50", "--data.validation_rows
 WORDS += ["--optimizer.epochs=1", "--precision=fp32", "--compile=off"]
 
 
+@pytest.mark.whole
 def test_a_run_starts_from_fitted_weights(tmp_path, capsys):
     ann = tmp_path / "ann"
     assert main(["train", "--rule", "ann", *WORDS, "--out", str(ann)]) == 0

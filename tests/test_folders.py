@@ -15,9 +15,49 @@ from spikedistill.errors import InvalidArgument
 from spikedistill.machine.locks import Held, locked
 from spikedistill.training.folders import new_folder, owned
 
+TAKES = """
+import sys, time
+from pathlib import Path
+from spikedistill.training.folders import new_folder
 
-def test_two_runs_that_start_together_do_not_share_a_folder(tmp_path):
+print("ready", flush=True)
+sys.stdin.readline()
+with new_folder(sys.argv[1] if len(sys.argv) > 1 else None, "mine") as folder:
+    print(folder, flush=True)
+    sys.stdin.readline()
+    (folder / "held").touch()
+"""
+
+
+def taken_together(cwd, *out):
+    """What two processes say that take a folder at the same time, and how they end."""
+    command = [sys.executable, "-c", TAKES, *out]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    both = [subprocess.Popen(command, cwd=cwd, text=True, **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:  # none lets go before the other has its own or is refused
+        process.stdin.write("take\n")
+        process.stdin.flush()
+    said = [process.stdout.readline().strip() for process in both]
+    return [
+        (folder, process.communicate("go\n")[1], process.returncode) for folder, process in zip(said, both, strict=True)
+    ]
+
+
+def test_two_that_start_together_do_not_share_a_folder(tmp_path):
     """By name each gets its own; with one --out the second is refused."""
+    found = taken_together(tmp_path)
+    assert [code for _, _, code in found] == [0, 0], found
+    assert {folder for folder, _, _ in found} == {"runs/mine", "runs/mine-2"}
+    one = taken_together(tmp_path, "one")
+    assert sorted((folder, code) for folder, _, code in one) == [("", 1), ("one", 0)]
+    assert "a run is training in" in next(error for _, error, code in one if code)
+
+
+@pytest.mark.whole
+def test_two_runs_that_start_together_do_not_share_a_folder(tmp_path):
+    """The same of whole runs."""
     words = ["train", *TINY, "--optimizer.epochs=1"]
     own = [start(*words, cwd=tmp_path) for _ in range(2)]
     results = [(process.communicate(timeout=120)[1], process.returncode) for process in own]

@@ -104,6 +104,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_networks_become_spiking_and_train(name):
     torch.manual_seed(0)

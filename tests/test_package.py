@@ -68,6 +68,7 @@ def test_a_foreign_repository_is_not_taken_for_ours_and_runs_nothing(tmp_path):
     assert not harm.exists()
 
 
+@pytest.mark.whole
 def test_modules_can_be_imported_in_any_order():
     """No module relies on another having been imported before it; that none import in a circle, test_house looks at."""
     for name in ("core.signal", "training.trained"):

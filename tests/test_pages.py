@@ -84,6 +84,7 @@ def stopped_at_first(monkeypatch):
     return stopped
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore")
 def test_your_own(tmp_path, monkeypatch, capsys, stopped_at_first):
     """Each network of the page is trained, stopped, resumed, evaluated, predicted and loaded again."""
@@ -117,6 +118,7 @@ TINY = ["--data.train_rows=260", "--data.test_rows=40", "--data.validation_rows=
 TINY += ["--optimizer.batch_size=64", "--precision=fp32", "--compile=off"]
 
 
+@pytest.mark.whole
 def test_teachers(tmp_path, monkeypatch, capsys):
     """The commands of the page, with little data and small networks."""
     monkeypatch.chdir(tmp_path)

@@ -85,6 +85,7 @@ sys.exit(main(["train", *sys.argv[2:]]))
 """
 
 
+@pytest.mark.whole
 def test_processes_that_measure_otherwise_compute_alike(tmp_path):
     """Each would choose another precision; the first decides."""
     script = tmp_path / "script.py"
@@ -102,6 +103,7 @@ def test_processes_that_measure_otherwise_compute_alike(tmp_path):
     assert [(tmp_path / f"chosen-{rank}").read_text() for rank in (0, 1)] == ["bf16", "bf16"]
 
 
+@pytest.mark.whole
 def test_two_processes_learn_what_one_learns(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(WITHOUT_NORM)
@@ -155,6 +157,7 @@ def whole(tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.whole
 def test_an_epoch_that_two_processes_were_stopped_in_is_measured_as_a_whole(whole, tmp_path):
     """Each measures its own share; the checkpoint has what all have measured, and it counts once."""
     script = tmp_path / "script.py"
@@ -168,6 +171,7 @@ def test_an_epoch_that_two_processes_were_stopped_in_is_measured_as_a_whole(whol
         assert found[name] == pytest.approx(expected[name], rel=1e-9), name
 
 
+@pytest.mark.whole
 def test_the_command_line_under_torchrun(whole):
     folder, said = whole
     assert (folder / "model.safetensors").is_file()

@@ -198,6 +198,7 @@ print(cache.prepared(recordings.RecordedFrames(found, Framing(4, "number", 16)),
 """
 
 
+@pytest.mark.whole
 def test_two_processes_and_one_that_was_killed(root, tmp_path):
     def start():
         command = [sys.executable, "-c", PREPARE, str(root), str(tmp_path / "c")]
@@ -336,6 +337,7 @@ def test_what_is_simulated_is_read_again(tmp_path):
 # ---------------------------------------------------------------- commands
 
 
+@pytest.mark.whole
 def test_commands_from_simulation_to_training(tmp_path, capsys, monkeypatch):
     out = tmp_path / "dvs"
     monkeypatch.setattr(make, "Camera", lambda: Camera(loops=1, steps=8))

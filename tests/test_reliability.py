@@ -27,6 +27,7 @@ from spikedistill.training.recipe_files import load_recipe
 # ---------------------------------------------------------------- nobody listens, and broken companions
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @pytest.mark.parametrize("where", ["| head -1", "2>&-", "> /dev/full 2>&1"])
 def test_a_training_does_not_end_because_nobody_listens(tmp_path, finished, where):

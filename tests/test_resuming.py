@@ -30,6 +30,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(halfway):
     torch.load(path, weights_only=True)  # it is torch's own file still
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("damage", ["zero bytes", "half", "missing", "foreign"])
 def test_a_lost_checkpoint_leaves_the_one_before(halfway, finished, damage, capsys):
     path = halfway / "checkpoint.pt"

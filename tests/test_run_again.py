@@ -165,6 +165,7 @@ def test_the_total_is_what_is_reported_whatever_a_part_is_called(tmp_path):
     assert part.terms["loss"] == pytest.approx(100 * float(part.logits.logsumexp(1).mean()), rel=1e-5)
 
 
+@pytest.mark.whole
 def test_branches_that_no_objective_looks_at_are_no_reason_for_processes_to_wait(finished, tmp_path):
     """They have no gradient, which the processes would wait for."""
     words = [word for word in TINY if not word.startswith(("--data", "--optimizer"))]

@@ -20,6 +20,7 @@ from spikedistill.training.recipe_files import saved_recipe
 from spikedistill.training.run import resume, train
 
 
+@pytest.mark.whole
 def test_average_optimizer_and_parts_resume_to_the_same_bits(tmp_path):
     words = ["--optimizer", "adamw", "--optimizer.lr=0.01", "--optimizer.ema=0.9", "--optimizer.accumulate=2"]
     recipe = tiny(*words, "--optimizer.warmup_epochs=1", "--precision=fp32", "--compile=off")
@@ -77,6 +78,7 @@ def test_a_finished_run_goes_on_for_more_epochs_and_with_moved_data(tmp_path, ca
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_what_the_first_seed_chose_holds_for_all(tmp_path, monkeypatch):
     """A measurement on a busy machine must not make seeds differ in more than their seed."""
     answers = iter(["bf16", "fp32"])

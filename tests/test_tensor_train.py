@@ -100,6 +100,7 @@ def test_the_first_convolution_stays_dense_or_what_the_user_says():
     assert isinstance(kept.body.layer4[1].conv2, TensorTrain)
 
 
+@pytest.mark.whole
 def test_other_peoples_networks():
     model = sd.to_spiking(torchvision.models.resnet18(num_classes=5), stages=())
     thin = sd.tensor_train(model, 0.25, "stt").eval()

@@ -22,6 +22,7 @@ def same(folder, other):
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
+@pytest.mark.whole
 def test_a_run_keeps_its_ranks_and_can_go_on(tmp_path, capsys):
     words = [*WORDS, "--tensor_train.form", "stt", "--tensor_train.rank", "0.5"]
     recipe = load_recipe("fashion-small", words)
@@ -63,6 +64,7 @@ def test_whether_weights_are_thin_is_asked_of_their_run(tmp_path, capsys):
     assert capsys.readouterr().err.count("tensor-train convolutions, ranks 2\n") == 2
 
 
+@pytest.mark.whole
 def test_a_trained_network_is_decomposed_and_trained_on(tmp_path):
     sd.train(load_recipe("fashion-small", WORDS), tmp_path / "dense")
     words = [*WORDS, "--init", str(tmp_path / "dense"), "--optimizer.lr", "1e-9"]

@@ -137,6 +137,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.01)
 
 
+@pytest.mark.whole
 def test_resume_after_kill_9_ends_with_the_same_bits(finished, tmp_path):
     folder = tmp_path / "killed"
     process = spikedistill("train", *as_in(finished), "--out", folder)
@@ -151,6 +152,7 @@ def test_resume_after_kill_9_ends_with_the_same_bits(finished, tmp_path):
             assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
 
 
+@pytest.mark.whole
 def test_ctrl_c_saves_in_the_middle_of_an_epoch_and_says_how_to_go_on(finished, tmp_path):
     folder = tmp_path / "stopped"
     process = spikedistill("train", *as_in(finished), "--out", folder)

@@ -90,6 +90,7 @@ def test_what_cannot_be_whitened_is_refused():
         load_recipe("fashion-small", ["--whiten", "true", "--init", "runs/other"])
 
 
+@pytest.mark.whole
 def test_a_run_begins_whitened_and_goes_on_as_it_was(tmp_path, capsys):
     words = ["--optimizer.epochs", "1", "--timesteps", "2", "--data.train_rows", "200", "--data.validation_rows", "0"]
     words += ["--optimizer.lr", "1e-9", "--whiten", "true", "--branches.enabled", "false"]
