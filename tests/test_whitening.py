@@ -101,3 +101,15 @@ def test_a_run_begins_whitened_and_goes_on_as_it_was(tmp_path, capsys):
     torch.testing.assert_close(weight[half : 2 * half], -weight[:half])
     sd.resume(tmp_path / "run", ["--optimizer.epochs", "2"])
     assert "start" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("width", [2, 8])
+def test_the_convolutions_of_speednet_begin_as_the_identity(width):
+    body = sd.create_model("speednet", 5, width=width).body
+    layers = [layer for name in body.stages for layer in body.get_submodule(name) if isinstance(layer, nn.Conv2d)]
+    assert len(layers) == 6
+    for layer in layers:
+        x, kept = torch.rand(2, layer.in_channels, 5, 5), min(layer.in_channels, layer.out_channels)
+        with torch.no_grad():
+            assert torch.equal(layer(x)[:, :kept], x[:, :kept])
+            assert layer(x)[:, kept:].abs().sum() > 0 or kept == layer.out_channels

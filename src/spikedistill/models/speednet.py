@@ -3,11 +3,13 @@
 It has the form of the networks of speed runs on CIFAR-10 (Jordan, arXiv 2404.00498): a small convolution that only
 prepares the image, then three stages of two convolutions. The first of a stage is pooled before its batch norm, by
 averaging: that is linear, so its rate gradient is exact. Few layers of neurons stand behind each other, and each
-costs a spiking network some of what the rates can say.
+costs a spiking network some of what the rates can say. Convolutions begin as the identity of their input's channels
+(Dirac filters, as there), and with random filters where there are more channels.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from spikedistill.core.lif import LIF
@@ -31,6 +33,10 @@ class Stage(nn.Sequential):
             *(conv(c_in, c_out, 3), nn.AvgPool2d(2), nn.BatchNorm2d(c_out), LIF(neuron)),
             *(conv(c_out, c_out, 3), nn.BatchNorm2d(c_out), LIF(neuron)),
         )
+        for layer in self:
+            if isinstance(layer, nn.Conv2d):
+                with torch.no_grad():
+                    nn.init.dirac_(layer.weight[: layer.in_channels])
 
 
 class SpeedNet(nn.Module):
