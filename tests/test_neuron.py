@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -114,3 +116,15 @@ def test_bad_surrogate_is_refused():
         sd.Surrogate("sigmoidal")
     with pytest.raises(ValueError, match="above 0"):
         sd.Surrogate("atan", 0.0)
+
+
+@pytest.mark.parametrize(("threshold", "timesteps"), [(1.0, 4), (2.0, 4), (2.0, 8)])
+def test_what_a_rate_loses_of_a_current(monkeypatch, threshold, timesteps):
+    """Without a leak it is what rounding and cutting off lose, which needs no neuron."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    from threshold_loss import KINDS, lost
+
+    currents = torch.randn(200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rounded = (timesteps * (currents / threshold).clamp(0, 1)).round()
+    kept = torch.corrcoef(torch.stack([rounded, currents.relu()]))[0, 1] ** 2
+    assert lost(KINDS["without a leak"](threshold), timesteps) == pytest.approx(1 - float(kept), abs=0.002)
