@@ -17,8 +17,9 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(BIN)/pytest $(TOGETHER)
 
+# few and long: shared out by file, one process would end alone
 test-whole: .venv/installed-test
-	$(BIN)/pytest $(TOGETHER) -m 'whole and not slow'
+	$(BIN)/pytest $(TOGETHER) --dist worksteal -m 'whole and not slow'
 
 test-otherwise: .venv/installed-test
 	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on $(BIN)/pytest $(TOGETHER) -m 'not slow' $(SETTLED:%=--ignore tests/test_%.py)

@@ -55,7 +55,7 @@ def test_two_that_start_together_do_not_share_a_folder(tmp_path):
     assert "a run is training in" in next(error for _, error, code in one if code)
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_two_runs_that_start_together_do_not_share_a_folder(tmp_path):
     """The same of whole runs."""
     words = ["train", *TINY, "--optimizer.epochs=1"]
