@@ -4,7 +4,7 @@
 # choose fp32 and eager kernels).
 PYTHON ?= python3
 BIN := .venv/bin
-TOGETHER := --numprocesses auto --maxprocesses 4 --dist loadfile
+TOGETHER := --numprocesses auto --maxprocesses 4
 # files without a test whose numbers depend on a choice: their runs say both, or are about what happens around a run
 SETTLED := bench bench_command compiled_step cuda damaged_files data data_files device eight_bit figures fitting folders \
 	in_parts kernels models operations own_data own_network own_pictures package pages peer_networks phases \
@@ -15,14 +15,14 @@ demo: .venv/installed
 	$(BIN)/spikedistill train
 
 test: .venv/installed-test
-	$(BIN)/pytest $(TOGETHER)
+	$(BIN)/pytest $(TOGETHER) --dist loadfile
 
 # few and long: shared out by file, one process would end alone
 test-whole: .venv/installed-test
 	$(BIN)/pytest $(TOGETHER) --dist worksteal -m 'whole and not slow'
 
 test-otherwise: .venv/installed-test
-	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on $(BIN)/pytest $(TOGETHER) -m 'not slow' $(SETTLED:%=--ignore tests/test_%.py)
+	SPIKEDISTILL_PRECISION=bf16 SPIKEDISTILL_COMPILE=on $(BIN)/pytest $(TOGETHER) --dist loadfile -m 'not slow' $(SETTLED:%=--ignore tests/test_%.py)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

@@ -53,8 +53,8 @@ LONG = ("self-distillation-compiled", "bptt-compiled")
 
 
 def marked(name):
-    compiled = (pytest.mark.whole,) if name.endswith("-compiled") else ()
-    return pytest.param(name, marks=pytest.mark.slow if name in LONG else compiled)
+    marks = {"slow": name in LONG, "whole": name.endswith("-compiled")}
+    return pytest.param(name, marks=[getattr(pytest.mark, mark) for mark, holds in marks.items() if holds])
 
 
 @pytest.mark.parametrize("name", [marked(name) for name in SUBJECTS])
@@ -206,27 +206,6 @@ def test_without_a_choice_every_installed_subject_runs(monkeypatch):
 
 
 # ---------------------------------------------------------------- runs
-
-
-@pytest.mark.whole
-def test_bench_writes_what_it_found(tmp_path, capsys):
-    words = ["bench", "--subjects", "two-pass", "ann", "--timesteps", "1", "2", "--repeats", "2", *TINY]
-    assert main([*words, "--out", str(tmp_path)]) == 0
-    result = json.loads((tmp_path / "bench.json").read_text())
-    order = [(row["timesteps"], row["subject"]) for row in result["rows"]]
-    assert order == [(1, "two-pass"), (1, "ann"), (2, "two-pass"), (2, "ann")]
-    for row in result["rows"]:
-        assert len(row["times"]) == 2
-        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
-        assert row["peak_bytes"] >= 0
-        assert row["precision"] in ("fp32", "bf16")
-        assert row["precision"] in row["setting"]
-    assert result["environment"]["torch"] == torch.__version__
-    assert set(result["environment"]) >= set(PEERS)
-    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out.count("images/s") == 4
-    assert main([*words, "--out", str(tmp_path)]) == 1
-    assert "holds a benchmark already" in capsys.readouterr().err
 
 
 @pytest.mark.whole

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from test_bench import POINT, no_work
+from test_bench import PEERS, POINT, TINY, no_work
 
 import spikedistill as sd
 from spikedistill.bench import SUBJECTS, Point, layers, runner, step
@@ -102,3 +104,24 @@ def test_a_compiled_step_is_measured_where_it_is_named(monkeypatch):
         seen.append(float(taken._work(None, taken.images, taken.labels)))
     assert taken.setting.startswith("the step compiled as a whole")
     assert seen[0] == pytest.approx(seen[1], rel=1e-5)
+
+
+@pytest.mark.whole
+def test_bench_writes_what_it_found(tmp_path, capsys):
+    words = ["bench", "--subjects", "two-pass", "ann", "--timesteps", "1", "2", "--repeats", "2", *TINY]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "bench.json").read_text())
+    order = [(row["timesteps"], row["subject"]) for row in result["rows"]]
+    assert order == [(1, "two-pass"), (1, "ann"), (2, "two-pass"), (2, "ann")]
+    for row in result["rows"]:
+        assert len(row["times"]) == 2
+        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
+        assert row["peak_bytes"] >= 0
+        assert row["precision"] in ("fp32", "bf16")
+        assert row["precision"] in row["setting"]
+    assert result["environment"]["torch"] == torch.__version__
+    assert set(result["environment"]) >= set(PEERS)
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.count("images/s") == 4
+    assert main([*words, "--out", str(tmp_path)]) == 1
+    assert "holds a benchmark already" in capsys.readouterr().err

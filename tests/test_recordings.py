@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -182,41 +178,6 @@ def test_a_cache_folder_that_cannot_be_written(root, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be kept in .*file.*--data.events.cache FOLDER"):
         prepared(RecordedFrames(find_recordings(root), Framing(4, "number", 16)), tmp_path / "file")
-
-
-PREPARE = """
-import sys, time
-from spikedistill.data.events import Framing, cache, recordings
-slow = recordings.Recordings.frames
-def frames(self, k, framing, repair=False, left_out=None):
-    time.sleep(0.05)
-    return slow(self, k, framing, repair)
-recordings.Recordings.frames = frames
-found = recordings.find_recordings(sys.argv[1])
-print("begin", flush=True)
-print(cache.prepared(recordings.RecordedFrames(found, Framing(4, "number", 16)), sys.argv[2]).shape, flush=True)
-"""
-
-
-@pytest.mark.whole
-def test_two_processes_and_one_that_was_killed(root, tmp_path):
-    def start():
-        command = [sys.executable, "-c", PREPARE, str(root), str(tmp_path / "c")]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    killed = start()
-    assert killed.stdout.readline() == "begin\n"
-    while not list((tmp_path / "c").glob(".*.making/frames.npy")):
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert list((tmp_path / "c").glob("[!.]*")) == []
-    both = [start(), start()]
-    assert [p.communicate()[0].splitlines()[-1] for p in both] == ["(30, 4, 2, 16, 16)"] * 2
-    assert list((tmp_path / "c").glob(".*.making")) == []
-    found = find_recordings(root)
-    frames = prepared(RecordedFrames(found, Framing(4, "number", 16)), tmp_path / "c")
-    assert np.array_equal(frames[29], found.frames(29, Framing(4, "number", 16)))
 
 
 def write_frames(folder, damage=lambda frames: frames):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -141,3 +145,38 @@ def test_a_disk_without_modes_can_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "chmod", refused)
     write_text(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+PREPARE = """
+import sys, time
+from spikedistill.data.events import Framing, cache, recordings
+slow = recordings.Recordings.frames
+def frames(self, k, framing, repair=False, left_out=None):
+    time.sleep(0.05)
+    return slow(self, k, framing, repair)
+recordings.Recordings.frames = frames
+found = recordings.find_recordings(sys.argv[1])
+print("begin", flush=True)
+print(cache.prepared(recordings.RecordedFrames(found, Framing(4, "number", 16)), sys.argv[2]).shape, flush=True)
+"""
+
+
+@pytest.mark.whole
+def test_two_processes_and_one_that_was_killed(root, tmp_path):
+    def start():
+        command = [sys.executable, "-c", PREPARE, str(root), str(tmp_path / "c")]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    killed = start()
+    assert killed.stdout.readline() == "begin\n"
+    while not list((tmp_path / "c").glob(".*.making/frames.npy")):
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert list((tmp_path / "c").glob("[!.]*")) == []
+    both = [start(), start()]
+    assert [p.communicate()[0].splitlines()[-1] for p in both] == ["(20, 4, 2, 16, 16)"] * 2
+    assert list((tmp_path / "c").glob(".*.making")) == []
+    found = find_recordings(root)
+    frames = cache.prepared(RecordedFrames(found, Framing(4, "number", 16)), tmp_path / "c")
+    assert np.array_equal(frames[19], found.frames(19, Framing(4, "number", 16)))
