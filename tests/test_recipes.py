@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.data.scenes.settings import SceneSettings
+from spikedistill.errors import InvalidArgument
 from spikedistill.training.recipe_files import list_recipes, load_recipe, parse_recipe, saved_recipe
 
 # ---------------------------------------------------------------- recipes
@@ -62,6 +65,35 @@ def test_overrides():
     assert neuron.model.options["neuron"] == sd.Neuron(reset="hard", surrogate=sd.Surrogate("atan"))
 
 
+OURS = "objectives.self_distillation"
+
+
+@pytest.mark.parametrize(
+    ("switch", "idle"),
+    [
+        ("branches.enabled=false", "branches.block=light+residual"),
+        ("branches.enabled=false", "branches.stages=[stage1]"),
+        ("branches.enabled=false", f"{OURS}.teacher=reliable"),
+        ("branches.enabled=false", f"{OURS}.soft_weight=0.1"),
+        ("branches.enabled=false", f"{OURS}.temperature=4"),
+        ("branches.enabled=false", f"{OURS}.branch_weight=0.7"),
+        (f"{OURS}.teacher=null", f"{OURS}.soft_weight=0.1"),
+        (f"{OURS}.teacher=null", f"{OURS}.temperature=4"),
+    ],
+)
+def test_what_is_typed_has_an_effect(switch, idle):
+    key, _, value = idle.partition("=")
+    with pytest.raises(InvalidArgument, match=re.escape(f"--{key} {value} has no effect without")):
+        load_recipe("fashion-small", [f"--{switch}", f"--{idle}"])
+    load_recipe("fashion-small", [f"--{idle}"])
+    load_recipe("fashion-small", [f"--{switch}"])  # the recipe's own values of what is switched off stay
+
+
+def test_nothing_is_left_out_for_having_no_branches():
+    load_recipe("fashion-small", ["--branches.enabled=false", f"--{OURS}.teacher=null", "--branches.stages=null"])
+    load_recipe("fashion-small", [f"--{OURS}.teacher=null", f"--{OURS}.branch_weight=0.7"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -87,8 +119,6 @@ def test_overrides():
     ],
 )
 def test_mistakes_on_the_command_line_are_explained(words, message, capsys, tmp_path, monkeypatch):
-    import re
-
     monkeypatch.chdir(tmp_path)
     assert main(words) == 1
     error = capsys.readouterr().err

@@ -11,6 +11,7 @@ import yaml
 from spikedistill.errors import CheckpointError, InvalidArgument, choose
 from spikedistill.machine.files import write_text
 from spikedistill.machine.reading import ReadError, plain_yaml, text_of
+from spikedistill.objectives import SelfDistillationLoss
 from spikedistill.training.recipe import Claim, Recipe
 from spikedistill.training.recipe_parsing import SHORT, pairs_of, recipe_of, recipe_with
 from spikedistill.training.recipe_values import Values, changed_fields, flat_values, values_of
@@ -43,6 +44,11 @@ RESUMABLE = (
 )
 """Fields that may be replaced when a run goes on: none of them changes a step that was taken. (More epochs stretch the
 schedule of the learning rate, so what follows is not what a longer run would have done from the start.)"""
+
+
+WITHOUT_BRANCHES = ("teacher", "soft_weight", "temperature", "branch_weight")
+WITHOUT_TEACHER = ("soft_weight", "temperature")
+"""Fields of self-distillation that do nothing then."""
 
 
 def list_recipes() -> list[str]:
@@ -82,7 +88,25 @@ def parse_recipe(text: str, overrides: list[str], source: str) -> Recipe:
     for key, _ in replaced:
         if key.split(".")[0] == "claim":
             raise InvalidArgument("a claim is measured, not set: write a recipe file of your own to state one")
-    return _with_honest_claim(plain, recipe_with(values, replaced, source))
+    recipe = recipe_with(values, replaced, source)
+    _refuse_idle(recipe, replaced)
+    return _with_honest_claim(plain, recipe)
+
+
+def _refuse_idle(recipe: Recipe, replaced: list[tuple[str, str]]) -> None:
+    """What somebody typed does something. (A recipe's file may hold more: what is switched off can be switched on.)"""
+    ours = "objectives.self_distillation"
+    loss = recipe.objectives.get("self_distillation")
+    idle: dict[str, str] = {}
+    if isinstance(loss, SelfDistillationLoss) and loss.teacher is None:
+        idle |= dict.fromkeys([f"{ours}.{name}" for name in WITHOUT_TEACHER], f"a teacher: --{ours}.teacher reliable")
+    if not recipe.branches.enabled:
+        names = ["branches.stages", "branches.block", *(f"{ours}.{name}" for name in WITHOUT_BRANCHES)]
+        names += [f"objectives.{name}.branch_weight" for name in recipe.objectives]
+        idle |= dict.fromkeys(names, "branches: --branches.enabled true")
+    for key, value in replaced:
+        if key in idle and value not in ("null", "None"):
+            raise InvalidArgument(f"--{key} {value} has no effect without {idle[key]}; add that, or leave this out")
 
 
 def _read_yaml(text: str, source: str) -> Values:
