@@ -4,7 +4,8 @@
                                                     NOISE: that of the rate twin (default: the run's, or 0.3)
 
 A row for each layer: the rate around currents of 0.5, 0.7, ... 1.3 (bins of 0.2), how much currents vary over time, and
-how far the rates of the rate twin, behind the same mean currents, are from those of the spikes (root mean square).
+how far the rates of the rate twin, behind the same mean currents, are from those of the spikes (root mean square), and
+how far the mean rate of the spikes is above its.
 """
 
 from __future__ import annotations
@@ -44,18 +45,19 @@ def main() -> None:
             for centre in CENTRES:
                 near = (current >= centre - 0.1) & (current < centre + 0.1)
                 cells.append(f"{float(rate[near].mean()):.2f}")
-            varies, apart = 0.0, 0.0  # behind static input the twin is exact
+            varies, apart, above = 0.0, 0.0, 0.0  # behind static input the twin is exact
             if isinstance(inputs[0], Unrolled):
                 steps = inputs[0].values.unflatten(0, (timesteps, -1))
                 varies = float(steps.std(0, correction=0).mean())
                 curve = mean_response(module.neuron, timesteps, noise)
                 twin, _ = curve.at(current, torch.rand_like(current), timesteps)
                 apart = float((twin - rate).square().mean().sqrt())
-            print(f"| {name} | {' | '.join(cells)} | {varies:.2f} | {apart:.3f} |")
+                above = float(rate.mean() / twin.mean()) - 1
+            print(f"| {name} | {' | '.join(cells)} | {varies:.2f} | {apart:.3f} | {100 * above:+.1f} % |")
 
         return hook
 
-    print(f"| layer | {' | '.join(map(str, CENTRES))} | deviation over time | twin, noise {noise} |")
+    print(f"| layer | {' | '.join(map(str, CENTRES))} | deviation over time | twin, noise {noise} | spikes above it |")
     for name, module in trained.network.body.named_modules():
         if isinstance(module, sd.LIF):
             module.register_forward_hook(show(name))

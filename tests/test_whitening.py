@@ -109,7 +109,24 @@ def test_the_convolutions_of_speednet_begin_as_the_identity(width):
     layers = [layer for name in body.stages for layer in body.get_submodule(name) if isinstance(layer, nn.Conv2d)]
     assert len(layers) == 6
     for layer in layers:
-        x, kept = torch.rand(2, layer.in_channels, 5, 5), min(layer.in_channels, layer.out_channels)
+        x, kept = torch.rand(2, layer.in_channels, 7, 7), min(layer.in_channels, layer.out_channels)
+        # the first of a stage, with a kernel of even size, has the pooling behind it in its weights
+        expected = F.avg_pool2d(x, 2) if layer.stride == (2, 2) else x
         with torch.no_grad():
-            assert torch.equal(layer(x)[:, :kept], x[:, :kept])
+            torch.testing.assert_close(layer(x)[:, :kept], expected[:, :kept])
             assert layer(x)[:, kept:].abs().sum() > 0 or kept == layer.out_channels
+
+
+def test_the_first_convolution_of_a_stage_begins_as_one_with_pooling_behind_it():
+    # so small a convolution that all that it can say is known: the weights of 3×3 are in those of 4×4
+    torch.manual_seed(0)
+    strided = next(sd.create_model("speednet", 5, width=40).body.stage1.children())
+    weight = strided.weight.detach().double()
+    # v ↦ (v, 0) + (0, v), along both sides and divided by 4, has one inverse: differences, summed up
+    found = 4 * weight[..., :3, :3].clone()
+    for axis in (-2, -1):
+        for k in (1, 2):
+            found.select(axis, k).sub_(found.select(axis, k - 1).clone())
+    x = torch.randn(2, strided.in_channels, 9, 9).double()
+    pooled = F.avg_pool2d(F.conv2d(x, found, padding=1), 2)
+    torch.testing.assert_close(F.conv2d(x, weight, stride=2, padding=1), pooled, rtol=1e-5, atol=1e-6)
