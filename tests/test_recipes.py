@@ -89,6 +89,13 @@ def test_what_is_typed_has_an_effect(switch, idle):
     load_recipe("fashion-small", [f"--{switch}"])  # the recipe's own values of what is switched off stay
 
 
+def test_another_objective_has_a_weight_for_its_branches_too():
+    word = "--objectives.center_points.branch_weight=0.5"
+    with pytest.raises(InvalidArgument, match="branch_weight 0.5 has no effect without branches"):
+        load_recipe("event-boxes", ["--branches.enabled=false", word])
+    load_recipe("event-boxes", ["--branches.enabled=true", word])
+
+
 def test_nothing_is_left_out_for_having_no_branches():
     load_recipe("fashion-small", ["--branches.enabled=false", f"--{OURS}.teacher=null", "--branches.stages=null"])
     load_recipe("fashion-small", [f"--{OURS}.teacher=null", f"--{OURS}.branch_weight=0.7"])
