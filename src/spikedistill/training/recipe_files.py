@@ -46,8 +46,8 @@ RESUMABLE = (
 schedule of the learning rate, so what follows is not what a longer run would have done from the start.)"""
 
 
-WITHOUT_BRANCHES = ("teacher", "soft_weight", "temperature", "branch_weight")
 WITHOUT_TEACHER = ("soft_weight", "temperature")
+WITHOUT_BRANCHES = ("teacher", *WITHOUT_TEACHER)
 """Fields of self-distillation that do nothing then."""
 
 
@@ -105,7 +105,7 @@ def _refuse_idle(recipe: Recipe, replaced: list[tuple[str, str]]) -> None:
         names += [f"objectives.{name}.branch_weight" for name in recipe.objectives]
         idle |= dict.fromkeys(names, "branches: --branches.enabled true")
     for key, value in replaced:
-        if key in idle and value not in ("null", "None"):
+        if key in idle and value != "null":
             raise InvalidArgument(f"--{key} {value} has no effect without {idle[key]}; add that, or leave this out")
 
 
