@@ -98,7 +98,11 @@ def step_of(recipe: Recipe, splits: Splits, teachers: Mapping[str, FrozenTeacher
         session.learner, session.forward, session.optimizer, recipe.optimizer, recipe.precision, compiled=compiled
     )
     phase, lr = session.phases.at(0, 0, 1), recipe.optimizer.lr
-    return lambda: _take(session, step, next(batches), phase, lr, losses, meter)
+
+    def take() -> None:
+        _take(session, step, next(batches), phase, lr, losses, meter)
+
+    return take
 
 
 def documented_step(root: str) -> Callable[[], None]:

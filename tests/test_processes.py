@@ -35,6 +35,7 @@ from spikedistill.report.display import Silence
 from spikedistill.training.loop import Progress, Session, fit
 from spikedistill.training.phases import Phases, PhaseSettings
 from spikedistill.training.optimizers import SGD, make_optimizer
+from spikedistill.training.pruning import Pruner, Pruning
 
 def learn(process):
     torch.manual_seed(0)
@@ -54,11 +55,12 @@ def learn(process):
     forward = wrapped(learner, find_unused_parameters=True) if process.count > 1 else learner
     phases = Phases(learner.rule, PhaseSettings(ann=1, branches=False), 3, 0)  # branches have no gradient at first
     made = make_optimizer(learner, settings)
-    session = Session(learner, phases, lambda x, *how: forward(x.double(), *how), made, Progress())
+    pruner = Pruner(Pruning(0.5, until=3), 37, seed=0)
+    session = Session(learner, phases, lambda x, *how: forward(x.double(), *how), made, Progress(), pruner=pruner)
     batches = Batches(data, 10, Augmentation(crop=1), 0, rank=process.rank, processes=process.count)
     fit(session, batches, settings, precision="fp32", watcher=Silence(), validate=dict, save=lambda: None)
     if process.is_first:
-        torch.save(learner.state_dict(), sys.argv[1])
+        torch.save({**learner.state_dict(), "losses": pruner.before}, sys.argv[1])
 
 process = Process.find()
 with process_group(process, torch.device("cpu")):
@@ -113,6 +115,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     done = subprocess.run([*torchrun, script, tmp_path / "two.pt"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    torch.testing.assert_close(two.pop("losses"), one.pop("losses"), rtol=1e-5, atol=1e-6)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
 

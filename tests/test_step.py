@@ -186,12 +186,13 @@ def session_of(settings):
     return loop.Session(learner, of_one, learner, made, loop.Progress(), average)
 
 
-def steps(session, settings, count=3, samples=6, recorder=None, compiled=None):
+def steps(session, settings, count=3, samples=6, recorder=None, compiled=None, weights=None):
     torch.manual_seed(1)
     losses, meter = loop._Losses(session.progress), session.learner.task.meter()
     step = Step(session.learner, session.forward, session.optimizer, settings, "fp32", recorder, compiled)
     for k in range(count):
-        batch = sd.Batch(torch.randn(samples, 3, 8, 8, dtype=torch.float64), torch.arange(samples) % 5)
+        images = torch.randn(samples, 3, 8, 8, dtype=torch.float64)
+        batch = sd.Batch(images, torch.arange(samples) % 5, weights=weights)
         loop._take(session, step, batch, session.phases.at(0, 0, 1), settings.lr / (k + 1), losses, meter)
     return {name: tensor.clone() for name, tensor in session.learner.network.state_dict().items()}
 
@@ -328,7 +329,7 @@ def test_a_step_can_be_recorded(rule, settings, objectives, monkeypatch):
         for _ in range(WARM_UP):  # they also fill caches, and make momenta
             step(batch, Phase(rule), 0.1, lambda taken: None)
         with Waiting() as waiting:
-            step._whole(Phase(rule), batch.inputs, batch.targets)
+            step._whole(Phase(rule), batch.inputs, batch.targets, [])
     assert waiting.found == []
 
 

@@ -124,7 +124,7 @@ def _refuse_another(recipe: Recipe, saved: Recipe, folder: Path) -> None:
     if asked(recipe.tensor_train.rank) == asked(saved.tensor_train.rank):  # what it found depends on the weights
         chosen.append("tensor_train.rank")
     # shares of the epochs have become numbers
-    recipe = dataclasses.replace(recipe, phases=recipe.phases.counted(recipe.optimizer.epochs))
+    recipe = recipe.counted()
     holds = [name for name in CLAIM_HOLDS if name != "seed"]
     if not DATASETS[recipe.data.name].is_one:
         holds.remove("data.root")

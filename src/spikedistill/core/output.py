@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 
 from spikedistill.errors import InvalidArgument
@@ -33,6 +34,30 @@ class Output:
     neurons: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     timesteps: int | None = None
 
+    def weighted(self, weights: Tensor) -> Output:
+        """The same values, whose gradients are multiplied with `weights` [N], one for each sample.
+
+        So every loss that is a mean over samples becomes the weighted one, whatever it looks at.
+        """
+        named = ("branches", "features", "adapted", "neurons")
+        parts: dict[str, Any] = {
+            part: {name: _Weighted.apply(value, weights) for name, value in getattr(self, part).items()}
+            for part in named
+        }
+        return dataclasses.replace(self, logits=_Weighted.apply(self.logits, weights), **parts)
+
+
+class _Weighted(Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(weights)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (weights,) = ctx.saved_tensors
+        return grads[0] * weights.view(-1, *[1] * (grads[0].dim() - 1)).to(grads[0].dtype), None
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -43,11 +68,13 @@ class Batch:
         targets: what the task's targets hand out for N samples; class indices int64 [N] in classification, or shares
             of the classes [N, classes] where samples were mixed.
         teachers: the outputs of frozen teacher networks on the same inputs, by the name an objective asked for.
+        weights: what the gradient of each sample is multiplied with, [N] (None: 1); objectives need not look at it.
     """
 
     inputs: Tensor
     targets: Any  # only the task and its objectives know what they are
     teachers: Mapping[str, Output] = dataclasses.field(default_factory=dict)
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         """N, the number of samples: targets have it in front, and inputs may have time before it."""

@@ -48,6 +48,7 @@ class Batches:
         drop_last: leave out the last batch of an epoch if it is smaller.
         rank, processes: the share of each batch that this process gets.
         workers: processes that make batches ahead (0: made when asked for).
+        rows: which of the samples are shown, int64 (None: all).
 
     Raises:
         InvalidArgument: batches that are smaller than the number of processes, or larger than the data.
@@ -61,17 +62,23 @@ class Batches:
     rank: int = 0
     processes: int = 1
     workers: int = 0
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < self.processes:
             raise InvalidArgument(f"a batch of {self.batch_size} cannot be shared by {self.processes} processes")
         if len(self) == 0:
             raise InvalidArgument(
-                f"{len(self.data)} training samples give no batch of {self.batch_size}; lower --optimizer.batch_size"
+                f"{self.samples} training samples give no batch of {self.batch_size}; lower --optimizer.batch_size"
             )
 
+    @property
+    def samples(self) -> int:
+        """How many are shown in an epoch."""
+        return len(self.data) if self.rows is None else len(self.rows)
+
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.data), self.batch_size)
+        whole, rest = divmod(self.samples, self.batch_size)
         # A rest that cannot give each process a sample is no batch of its own: it joins the one before, see `span`. Nor
         # is a single sample, which has no statistics for batch norm, unless it is all there is.
         enough = max(self.processes, 2 if whole else 1)
@@ -84,7 +91,12 @@ class Batches:
 
     def order(self, epoch: int) -> Tensor:
         """The samples of one epoch in the order in which they come: int64 [M]; `span` says which are of a batch."""
-        return torch.randperm(len(self.data), generator=generator_for(self.seed, epoch))
+        order = torch.randperm(self.samples, generator=generator_for(self.seed, epoch))
+        return order if self.rows is None else self.rows[order]
+
+    def of_this_process(self, count: int) -> Tensor:
+        """Which of a batch's `count` samples this process has: their places in it."""
+        return torch.arange(count).tensor_split(self.processes)[self.rank]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from batch `start` on.
@@ -140,7 +152,7 @@ class _TrainingBatches(Dataset[Made]):
         batches = self.batches
         index = self.order[batches.span(k)]
         # Numbers are drawn for the whole batch in every process, and each keeps those of its share.
-        share = torch.arange(len(index)).tensor_split(batches.processes)[batches.rank]
+        share = batches.of_this_process(len(index))
         # The 1 keeps these numbers apart from those of the order, which come from (seed, epoch).
         return Wanted(index, share, generator_for(batches.seed, self.epoch, k, 1))
 

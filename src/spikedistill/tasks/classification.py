@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spikedistill.errors import DataError, InvalidArgument
@@ -243,6 +244,10 @@ class Classification(Task):
 
     def meter(self, description: Description | None = None) -> Accuracy:
         return Accuracy()
+
+    def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy of each sample."""
+        return F.cross_entropy(logits.float(), targets, reduction="none")
 
     def inspector(self, description: Description) -> Confusion:
         return Confusion(tuple(description["classes"]))

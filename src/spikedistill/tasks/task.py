@@ -202,6 +202,10 @@ class Task(Protocol):
         """
         return self.meter()
 
+    def sample_losses(self, logits: Tensor, targets: Any) -> Tensor | None:
+        """How wrong each of N answers is, float32 [N], which says what is easy (`pruning`); None: that is not known."""
+        return None
+
     def inspector(self, description: Description) -> Inspector | None:
         """What looks closer at answers to targets of this description; None where nothing does."""
         ...

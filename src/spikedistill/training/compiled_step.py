@@ -79,7 +79,8 @@ class CompiledStep:
         """
         rule = self.learner.rule if rule is None else rule
         leaves, form = tree_flatten(batch.targets)
-        tensors = (batch.inputs, *leaves)
+        weights = [] if batch.weights is None else [batch.weights]
+        tensors = (batch.inputs, *leaves, *weights)
         if others := [type(each).__name__ for each in tensors if not isinstance(each, Tensor)]:
             raise InvalidArgument(f"a batch is of tensors, inputs and targets; given {', '.join(others)}")
         tensors_of = _tensors(self._whole)
@@ -89,18 +90,18 @@ class CompiledStep:
         objectives = tuple(self.learner.objectives.values())
         key = (rule, branches, self.learner.rule, tuple(learning), form, tuple(map(id, objectives)))
         key += tuple(module.training for module in self._whole.modules())
-        key += tuple((each.shape, each.dtype, each.stride(), each.device) for each in tensors)
+        key += (len(weights), *((each.shape, each.dtype, each.stride(), each.device) for each in tensors))
         if key not in self._compiled:
             answer = self._answered(rule, batch.inputs)
             self.learner.task.check(answer, batch.targets)
             step = functools.partial(_gradients, self._whole, rule, branches, lambda flat: tree_unflatten(flat, form))
-            function = _compiled(step, self.learner, learning, state, batch.inputs, leaves)
+            function = _compiled(step, self.learner, learning, state, batch.inputs, leaves, weights)
             self._compiled[key] = _Compiled(function, answer, objectives)
         compiled = self._compiled[key]
         # before: compiled code may read any memory by a label
         self.learner.task.check(compiled.answer, batch.targets)
         with torch.no_grad():
-            terms, logits, gradients = compiled.function(learning, state, batch.inputs, leaves)
+            terms, logits, gradients = compiled.function(learning, state, batch.inputs, leaves, weights)
             taken: set[int] = set()
             for parameter, gradient in zip(learning.values(), gradients, strict=True):
                 if gradient is None:
@@ -154,7 +155,7 @@ class _Whole(nn.Module):
         self.learner, self.precision = learner, precision
 
     def forward(
-        self, rule: LearningRule, branches: bool, inputs: Tensor, targets: Any
+        self, rule: LearningRule, branches: bool, inputs: Tensor, targets: Any, weights: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         # the loss, its terms, and the logits
         before = dict(self.named_buffers())
@@ -166,7 +167,7 @@ class _Whole(nn.Module):
                 f"the buffers {', '.join(replaced[:4])} are replaced in a forward pass, so the step cannot be compiled "
                 "as a whole; change them in place (add_, copy_), or train with --compile on"
             )
-        terms = self.learner.objective(output, targets, inputs)
+        terms = self.learner.objective(output, targets, inputs, weights)
         return terms.total, terms.named(), output.logits.detach()
 
 
@@ -179,8 +180,10 @@ def _gradients(
     state: dict[str, Tensor],
     inputs: Tensor,
     targets: list[Tensor],
+    weights: list[Tensor],
 ) -> tuple[dict[str, Tensor], Tensor, tuple[Tensor | None, ...]]:
-    arguments = (rule, branches, inputs, targets_of(targets))
+    # a list of one or none: what is written down takes lists of tensors
+    arguments = (rule, branches, inputs, targets_of(targets), weights[0] if weights else None)
     total, terms, logits = torch.func.functional_call(whole, {**learning, **state}, arguments)
     found = torch.autograd.grad(total, list(learning.values()), allow_unused=True)
     return terms, logits, found
@@ -193,6 +196,7 @@ def _compiled(
     state: dict[str, Tensor],
     inputs: Tensor,
     targets: list[Tensor],
+    weights: list[Tensor],
 ) -> Callable[..., Any]:
     """A step, written down and compiled.
 
@@ -203,7 +207,8 @@ def _compiled(
     try:
         with _nothing_drawn(inputs):  # writing down computes: what it counts must not stay either
             copied = {name: tensor.detach().clone() for name, tensor in state.items()}
-            graph = make_fx(step)(learning, copied, inputs.clone(), [target.clone() for target in targets])
+            given = [target.clone() for target in targets], [each.clone() for each in weights]
+            graph = make_fx(step)(learning, copied, inputs.clone(), *given)
     except RuntimeError as error:
         if "data-dependent" not in str(error):
             raise

@@ -6,6 +6,7 @@ import torch
 
 from spikedistill.core.kernels import missing_eight_bit
 from spikedistill.core.learning import Rate, RateTwin
+from spikedistill.core.modules import evaluating
 from spikedistill.core.rate_twin import NO_LEARNED
 from spikedistill.data import Samples
 from spikedistill.data.samples import is_over_time
@@ -29,6 +30,7 @@ def refuse_impossible(
     _graphs(recipe, device, process)
     _spike_path(recipe, learner, device)
     _compiled_step(recipe, process)
+    _pruning(recipe, learner, samples, device)
     if recipe.phases.resolutions is not None:
         refuse_resolutions(learner, example_of(samples).to(device), recipe.phases.resolutions)
     # the rate twin would say so only when its phase begins
@@ -53,6 +55,20 @@ def _graphs(recipe: Recipe, device: torch.device, process: Process) -> None:
     if recipe.graphs and (device.type != "cuda" or process.count > 1):
         where = f"{process.count} processes" if process.count > 1 else f"the device {device}"
         raise InvalidArgument(f"graphs records steps of one process on a GPU, and this is {where}; leave out --graphs")
+
+
+def _pruning(recipe: Recipe, learner: SelfDistillation, samples: Samples, device: torch.device) -> None:
+    """Which samples are easy is said by the losses of each."""
+    if not recipe.pruning.share:
+        return
+    batch = samples.to(device).batch(torch.zeros(1, dtype=torch.long))
+    with torch.no_grad(), evaluating(learner):
+        logits = learner(batch.inputs, branches=False).logits
+    if learner.task.sample_losses(logits, batch.targets) is None:
+        raise InvalidArgument(
+            f"pruning leaves out samples of a small loss, and {type(learner.task).__name__} has no loss of a single "
+            "sample (Task.sample_losses); leave out --pruning.share"
+        )
 
 
 def _compiled_step(recipe: Recipe, process: Process) -> None:

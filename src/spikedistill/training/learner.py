@@ -156,27 +156,31 @@ class SelfDistillation(NetworkWrapper):
         adapted = {name: adapter(output) for name, adapter in self.adapters.items()}
         return dataclasses.replace(output, adapted=adapted) if adapted else output
 
-    def loss(self, output: Output, targets: Any, inputs: Tensor | None = None) -> Terms:
+    def loss(self, output: Output, targets: Any, inputs: Tensor | None = None, weights: Tensor | None = None) -> Terms:
         """The sum of the objectives, multiplied with the rule's scale; its parts as they are.
 
         Args:
             targets: of the task; class indices [N] in classification.
             inputs: the images, for objectives that need them (those with a teacher do).
+            weights: what the gradient of each sample is multiplied with, [N] (None: 1). The terms stay as they are.
 
         Raises:
             InvalidArgument: targets that do not fit, or inputs that are missing.
         """
         self.task.check(output.logits, targets)
-        return self.objective(output, targets, inputs)
+        return self.objective(output, targets, inputs, weights)
 
-    def objective(self, output: Output, targets: Any, inputs: Tensor | None = None) -> Terms:
+    def objective(
+        self, output: Output, targets: Any, inputs: Tensor | None = None, weights: Tensor | None = None
+    ) -> Terms:
         """`loss` of targets that are known to fit: nothing here looks at a number, so that it can be written down."""
         if inputs is None and self._needs_inputs:
             raise InvalidArgument("an objective needs the images too: loss(output, targets, images)")
         images = torch.empty(0) if inputs is None else inputs
         over_time = bool(self._teachers) and self.network.is_over_time(images)
         answers = {name: teacher(images, over_time) for name, teacher in self._teachers.items()}
-        batch = Batch(images, targets, answers)
+        batch = Batch(images, targets, answers, weights)
+        output = output if weights is None else output.weighted(weights)
         total, parts = 0.0, {}
         for name, objective in self.objectives.items():
             terms = objective(output, batch)

@@ -24,6 +24,7 @@ from spikedistill.training.compiled_step import CompiledStep
 from spikedistill.training.learner import SelfDistillation
 from spikedistill.training.optimizers import OptimizerSettings, learning_rate
 from spikedistill.training.phases import Phase, Phases
+from spikedistill.training.pruning import Pruner, Shown
 from spikedistill.training.step import Step, Taken
 
 CHECK_EVERY = 20
@@ -107,6 +108,7 @@ class Session:
         phases: which learning rule trains which step.
         forward: the learner, or its distributed wrapper.
         average: the moving average of the network's weights, where the recipe wants one.
+        pruner: which samples each epoch shows, where the recipe wants to leave some out.
         not_finite: tensors that are not finite from the beginning (a mask of −∞), and may stay so.
     """
 
@@ -116,6 +118,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     progress: Progress
     average: MovingAverage | None = None
+    pruner: Pruner | None = None
     not_finite: frozenset[str] = frozenset()
 
     def check_finite(self) -> None:
@@ -130,6 +133,24 @@ class Session:
                 f"{len(found)} tensors are not finite after epoch {self.progress.epoch}: {', '.join(found[:4])}. "
                 f"{CAUSES}"
             )
+
+    def shown(self, batches: Batches) -> Shown:
+        """What the epoch shows."""
+        epoch = self.progress.epoch
+        if self.pruner is None:
+            return Shown(batches, batches.order(epoch), None)
+        return self.pruner.shown(batches, epoch)
+
+    def note(self, shown: Shown, taken: Taken, targets: Any) -> None:
+        """Keep what a step says of its samples, where that decides what the next epochs show."""
+        if self.pruner is not None:
+            logits = torch.cat([part.logits for part in taken.parts])
+            self.pruner.note(shown.index(self.progress.step), self.learner.task.sample_losses(logits, targets))
+
+    def next_epoch(self) -> None:
+        self.progress.next_epoch()
+        if self.pruner is not None:
+            self.pruner.next_epoch()
 
     @property
     def network(self) -> Network:
@@ -149,6 +170,7 @@ class Session:
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **({} if self.average is None else {"average": self.average.state_dict()}),
+            **({} if self.pruner is None else {"pruning": self.pruner.state()}),
             "progress": dataclasses.asdict(progress),
             "random": torch.get_rng_state(),
             # of the one GPU that this run computes on: another machine may have more or fewer
@@ -183,26 +205,28 @@ def fit(
     step = Step(session.learner, session.forward, session.optimizer, settings, precision, recorder, compiled)
     while progress.epoch < settings.epochs:
         session.learner.train()
-        _epoch(session, step, batches, settings, watcher)
+        shown = session.shown(batches)
+        _epoch(session, step, shown, settings, watcher)
         session.check_finite()
-        row = epoch_row(session, settings, len(batches)) | validate()
+        row = epoch_row(session, settings, len(shown.batches)) | validate()
         progress.rows.append(row)
-        progress.next_epoch()
+        session.next_epoch()
         save()  # before anybody is told: what was shown is on the disk
         watcher.on_epoch(row)
 
 
-def _epoch(session: Session, step: Step, batches: Batches, settings: OptimizerSettings, watcher: Watcher) -> None:
-    progress, steps = session.progress, len(batches)
+def _epoch(session: Session, step: Step, shown: Shown, settings: OptimizerSettings, watcher: Watcher) -> None:
+    progress, steps = session.progress, len(shown.batches)
     meter = session.learner.task.training_meter()
     if progress.meter:  # resumed within an epoch
         meter.add_state(progress.meter)
     losses = _Losses(progress)
     start = time.perf_counter()
-    for batch in batches.epoch(progress.epoch, progress.step):
+    for batch in shown.batches.epoch(progress.epoch, progress.step):
         phase = session.phases.at(progress.epoch, progress.step, steps)
         lr = learning_rate(settings, progress.epoch, progress.step, steps)
-        _take(session, step, batch, phase, lr, losses, meter)
+        taken = _take(session, step, shown.weighted(batch, progress.step), phase, lr, losses, meter)
+        session.note(shown, taken, batch.targets)
         progress.step += 1
         if session.device.type == "cpu" or progress.step % CHECK_EVERY == 0 or progress.step == steps:
             losses.check()
@@ -212,8 +236,8 @@ def _epoch(session: Session, step: Step, batches: Batches, settings: OptimizerSe
             watcher.on_step(progress, steps)
 
 
-def _take(session: Session, step: Step, batch: Batch, phase: Phase, lr: float, losses: _Losses, meter: Meter) -> None:
-    """Take a step and note what it measured."""
+def _take(session: Session, step: Step, batch: Batch, phase: Phase, lr: float, losses: _Losses, meter: Meter) -> Taken:
+    """Take a step and add up what it measured."""
 
     def look(taken: Taken) -> None:
         for part, measured in zip(step.parts(batch), taken.parts, strict=True):
@@ -223,9 +247,10 @@ def _take(session: Session, step: Step, batch: Batch, phase: Phase, lr: float, l
         if session.device.type == "cpu":
             losses.check()  # before the weights are touched; on a GPU it would wait for the step
 
-    step(batch, phase, lr, look)
+    taken = step(batch, phase, lr, look)
     if session.average is not None:
         session.average.update_parameters(session.learner.network)
+    return taken
 
 
 class _Losses:
@@ -291,4 +316,6 @@ def epoch_row(session: Session, settings: OptimizerSettings, steps: int) -> dict
     row = {"epoch": progress.epoch + 1, "lr": learning_rate(settings, progress.epoch, steps - 1, steps)}
     row |= {name: value / samples for name, value in sums.items()}
     row |= {f"train_{name}": value for name, value in meter.columns().items()}
+    if session.pruner is not None:
+        row["shown"] = samples / session.pruner.samples
     return row | {"seconds": progress.seconds}

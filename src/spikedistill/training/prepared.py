@@ -31,6 +31,7 @@ from spikedistill.training.loop import Progress, Session, not_finite
 from spikedistill.training.optimizers import make_optimizer, restore_optimizer
 from spikedistill.training.phases import Phases
 from spikedistill.training.precision import choose_precision
+from spikedistill.training.pruning import Pruner
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_files import RESUMABLE
 from spikedistill.training.recipe_values import changed_fields, flat_values
@@ -117,14 +118,16 @@ def prepare(run: Run, resume: bool) -> Prepared:
         kernels_reason += f"; in {run.recipe.parts} parts of the batch"
         learner.kernels = in_parts(learner.kernels, run.recipe.parts)
     torch.set_rng_state(random)
-    phases = Phases(run.recipe.rule, run.recipe.phases, run.recipe.optimizer.epochs, run.recipe.seed)
+    chosen: dict[str, Any] = {"precision": precision, "compile": compile}
     # shares of the epochs are kept as numbers: a run that goes on for more of them goes on with spikes
-    chosen: dict[str, Any] = {"precision": precision, "compile": compile, "phases": phases.settings}
-    recipe = dataclasses.replace(run.recipe, **chosen)
+    recipe = dataclasses.replace(run.recipe, **chosen).counted()
+    phases = Phases(recipe.rule, recipe.phases, recipe.optimizer.epochs, recipe.seed)
     run = dataclasses.replace(run, recipe=recipe)
     optimizer = make_optimizer(learner, recipe.optimizer)
     average = None if recipe.optimizer.ema is None else MovingAverage(learner.network, recipe.optimizer.ema)
-    session = Session(learner, phases, learner, optimizer, Progress(), average, frozenset(not_finite(learner)))
+    pruner = Pruner(recipe.pruning, len(run.splits.train), recipe.seed) if recipe.pruning.share else None
+    may_be = frozenset(not_finite(learner))
+    session = Session(learner, phases, learner, optimizer, Progress(), average, pruner, may_be)
     if state is not None:
         _restore(session, state, str(run.folder / CHECKPOINT), run.process.is_first)
         _refuse_fewer(session.progress, recipe.optimizer.epochs, run.folder)
@@ -272,6 +275,8 @@ def _restore(session: Session, state: dict[str, Any], source: str, first: bool) 
         restore_optimizer(session.optimizer, state["optimizer"])
         if session.average is not None:
             apply_state(session.average, state["average"], source)
+        if session.pruner is not None:
+            session.pruner.restore(state["pruning"])
         session.progress = Progress.of(state["progress"])
         if not first:  # the first process has what all have measured
             session.progress.samples, session.progress.sums, session.progress.meter = 0, {}, {}

@@ -16,6 +16,7 @@ from spikedistill.tasks import Classification, Task
 from spikedistill.training.networks import builder_of
 from spikedistill.training.optimizers import SGD, OptimizerSettings
 from spikedistill.training.phases import PhaseSettings
+from spikedistill.training.pruning import Pruning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Recipe:
     Args:
         rule: the learning rule, which carries T.
         phases: what trains before it, and with how many steps.
+        pruning: how many of the easy samples each epoch leaves out.
         task: what targets and heads are.
         model: the network.
         tensor_train: tensor-train convolutions in it.
@@ -139,6 +141,7 @@ class Recipe:
 
     rule: LearningRule = Rate(4)
     phases: PhaseSettings = PhaseSettings()
+    pruning: Pruning = Pruning()
     task: Task = Classification()
     model: ModelSettings = ModelSettings()
     tensor_train: TensorTrainSettings = TensorTrainSettings()
@@ -184,3 +187,8 @@ class Recipe:
     def timesteps(self) -> int | None:
         """T; None for the ANN twin."""
         return self.rule.timesteps
+
+    def counted(self) -> Recipe:
+        """The same with numbers of epochs in the place of shares of them."""
+        epochs = self.optimizer.epochs
+        return dataclasses.replace(self, phases=self.phases.counted(epochs), pruning=self.pruning.counted(epochs))

@@ -88,7 +88,7 @@ class Step:
     def device(self) -> torch.device:
         return next(self.learner.parameters()).device
 
-    def __call__(self, batch: Batch, phase: Phase, lr: float, look: Look) -> None:
+    def __call__(self, batch: Batch, phase: Phase, lr: float, look: Look) -> Taken:
         """Take a step.
 
         Args:
@@ -97,11 +97,14 @@ class Step:
         set_learning_rate(self.optimizer, lr)
         batch = dataclasses.replace(batch, inputs=resized(batch.inputs, phase.resolution))
         if self._replayed is not None:
-            look(self._replayed(phase, batch.inputs, batch.targets))
-            return
+            weights = [] if batch.weights is None else [batch.weights]  # it takes trees of tensors
+            taken = self._replayed(phase, batch.inputs, batch.targets, weights)
+            look(taken)
+            return taken
         taken = self._gradients(phase, batch)
         look(taken)
         self._update(taken.norm)
+        return taken
 
     def parts(self, batch: Batch) -> Iterator[Batch]:
         """A batch in `settings.accumulate` parts along its samples, so that only one is in memory at a time."""
@@ -121,13 +124,14 @@ class Step:
         inputs = batch.inputs.tensor_split(count, dimension)
         leaves, form = tree_flatten(batch.targets)
         targets = zip(*(leaf.tensor_split(count) for leaf in leaves), strict=True)
-        for k, (part, target) in enumerate(zip(inputs, targets, strict=True)):
+        weights = [None] * count if batch.weights is None else batch.weights.tensor_split(count)
+        for k, (part, target, weight) in enumerate(zip(inputs, targets, weights, strict=True)):
             # tensor_split gives the first parts what is left over
             samples = sum(length // count + (k < length % count) for length in lengths)
-            yield Batch(part, tree_unflatten(list(target), form)), samples / sum(lengths)
+            yield Batch(part, tree_unflatten(list(target), form), weights=weight), samples / sum(lengths)
 
-    def _whole(self, phase: Phase, inputs: Tensor, targets: Any) -> Taken:
-        taken = self._gradients(phase, Batch(inputs, targets))
+    def _whole(self, phase: Phase, inputs: Tensor, targets: Any, weights: list[Tensor]) -> Taken:
+        taken = self._gradients(phase, Batch(inputs, targets, weights=weights[0] if weights else None))
         self._update(taken.norm)
         return taken
 
@@ -171,7 +175,7 @@ class Step:
     def _backward(self, phase: Phase, part: Batch, share: float) -> Part:
         with autocast(self.precision, self.device):
             output = self.forward(part.inputs, phase.rule, phase.branches)
-        terms = self.learner.loss(output, part.targets, part.inputs)
+        terms = self.learner.loss(output, part.targets, part.inputs, part.weights)
         total = terms.total
         if isinstance(self.forward, nn.parallel.DistributedDataParallel):
             # it waits for the gradient of all that took part, also of branches that no objective looks at
