@@ -10,7 +10,8 @@ from test_compare import write_run
 
 from spikedistill.cli import main
 from spikedistill.errors import WriteError
-from spikedistill.report.curves import _lines
+from spikedistill.measure.evaluation import Evaluation
+from spikedistill.report.curves import _lines, draw_curves
 from spikedistill.report.figure import new_figure, save_figure
 from spikedistill.report.grid import LETTERS, grid
 
@@ -73,6 +74,16 @@ def test_captions_are_as_long_as_their_cells(tmp_path, monkeypatch):
     captions = [words for words in words_of(drawn[0]) if words]
     assert captions == ["3: Bag, Pullover,…", "short"]
     assert max(map(len, captions)) <= LETTERS + 1
+
+
+def test_the_losses_of_a_run_are_its_terms_and_nothing_else(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("spikedistill.report.curves.save_figure", lambda figure, path: drawn.append(figure))
+    row = {"epoch": 1, "lr": 0.1, "loss": 2.0, "soft": 1.0, "train_accuracy": 0.5, "shown": 0.7, "seconds": 3.0}
+    draw_curves("run", [row], Evaluation(9, {4: {"accuracy": 0.5}}, "accuracy", {"neuron": 0.1}), tmp_path / "c.png")
+    losses, scores, *_ = drawn[0].axes
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["loss", "soft"]
+    assert [text.get_text() for text in scores.get_legend().get_texts()] == ["train"]
 
 
 def test_the_axis_of_one_epoch_has_one_mark():

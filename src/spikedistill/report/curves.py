@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # What is left of a row's columns are the terms of the loss, whatever the objectives call them.
-NOT_LOSSES = ("epoch", "lr", "seconds")
+NOT_LOSSES = ("epoch", "lr", "shown", "seconds")
 
 
 def draw_curves(title: str, rows: list[Row], found: Evaluation, path: Path) -> None:
