@@ -96,6 +96,13 @@ def test_weights_leave_the_loss_as_it_is():
     assert plain.named().keys() == weighted.named().keys()
 
 
+def test_weights_are_one_a_sample():
+    learner = learner_of(sd.Rate(2))
+    for wrong in (WEIGHTS[:5], WEIGHTS[:, None], torch.tensor(2.0)):
+        with pytest.raises(ValueError, match=r"weights are \(.*expected one a sample, \[6\]"):
+            learner.loss(learner(IMAGES), LABELS, IMAGES, wrong)
+
+
 @pytest.mark.parametrize("how", ["in parts", "recorded", "compiled"])
 def test_every_way_to_take_a_step_knows_the_weights(how, monkeypatch):
     monkeypatch.setattr("spikedistill.training.compiled_step.torch.compile", lambda graph, **_: graph)

@@ -37,8 +37,13 @@ class Output:
     def weighted(self, weights: Tensor) -> Output:
         """The same values, whose gradients are multiplied with `weights` [N], one for each sample.
 
-        So every loss that is a mean over samples becomes the weighted one, whatever it looks at.
+        So every loss that is a mean over samples becomes the weighted one, whatever it looks at (method.md §5.1).
+
+        Raises:
+            InvalidArgument: weights of another shape.
         """
+        if weights.shape != self.logits.shape[:1]:
+            raise InvalidArgument(f"weights are {tuple(weights.shape)}; expected one a sample, [{len(self.logits)}]")
         named = ("branches", "features", "adapted", "neurons")
         parts: dict[str, Any] = {
             part: {name: _Weighted.apply(value, weights) for name, value in getattr(self, part).items()}
@@ -68,7 +73,7 @@ class Batch:
         targets: what the task's targets hand out for N samples; class indices int64 [N] in classification, or shares
             of the classes [N, classes] where samples were mixed.
         teachers: the outputs of frozen teacher networks on the same inputs, by the name an objective asked for.
-        weights: what the gradient of each sample is multiplied with, [N] (None: 1); objectives need not look at it.
+        weights: what the gradient of each sample is multiplied with, [N] (None: 1). Objectives do not get to see it.
     """
 
     inputs: Tensor

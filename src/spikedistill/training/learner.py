@@ -165,7 +165,7 @@ class SelfDistillation(NetworkWrapper):
             weights: what the gradient of each sample is multiplied with, [N] (None: 1). The terms stay as they are.
 
         Raises:
-            InvalidArgument: targets that do not fit, or inputs that are missing.
+            InvalidArgument: targets or weights that do not fit, or inputs that are missing.
         """
         self.task.check(output.logits, targets)
         return self.objective(output, targets, inputs, weights)
@@ -179,7 +179,7 @@ class SelfDistillation(NetworkWrapper):
         images = torch.empty(0) if inputs is None else inputs
         over_time = bool(self._teachers) and self.network.is_over_time(images)
         answers = {name: teacher(images, over_time) for name, teacher in self._teachers.items()}
-        batch = Batch(images, targets, answers, weights)
+        batch = Batch(images, targets, answers)  # without weights: they have their effect here, and once
         output = output if weights is None else output.weighted(weights)
         total, parts = 0.0, {}
         for name, objective in self.objectives.items():
