@@ -25,6 +25,7 @@ from spikedistill.measure import evaluation
 from spikedistill.training import loop
 from spikedistill.training.optimizers import SGD, make_optimizer
 from spikedistill.training.phases import Phase, Phases, PhaseSettings
+from spikedistill.training.pruning import Pruner, Pruning, Shown
 from spikedistill.training.step import Step
 
 GPU = torch.device("cuda", 0)
@@ -128,7 +129,8 @@ def test_a_training_step_and_evaluation_stay_on_the_gpu(kind, rule, tmp_path, mo
     samples, augmentation = kind(tmp_path)
     channels = samples.description()["shape"][0]
     learner = sd.SelfDistillation(sd.create_model("resnet18", 3, in_channels=channels, width=16), rule)
-    order = Batches(samples, 6, augmentation, 0).order(0)
+    batches = Batches(samples, 6, augmentation, 0)
+    order = batches.order(0)
     raw = samples.read_changed(order, torch.arange(6), augmentation, torch.Generator().manual_seed(0))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         batch = samples.to(GPU).finish(tree_map(lambda t: mode.from_tensor(t).to(GPU), raw))
@@ -139,11 +141,16 @@ def test_a_training_step_and_evaluation_stay_on_the_gpu(kind, rule, tmp_path, mo
         for group in optimizer.param_groups:
             group["fused"] = False  # the fused operation has no form for fake tensors
         phases = Phases(rule, PhaseSettings(), 3, 0)
-        session = loop.Session(learner, phases, learner, optimizer, progress)
+        session = loop.Session(learner, phases, learner, optimizer, progress, pruner=Pruner(Pruning(0.5), 6, 0))
         assert session.device == GPU
+        shown = Shown(batches, order, torch.ones(6))
+        batch = shown.weighted(batch, 0)
+        assert batch.weights.device == GPU
         losses = loop._Losses(progress)
         step = Step(learner, learner, optimizer, SGD(clip_norm=1.0, accumulate=2), "fp32")
-        loop._take(session, step, batch, Phase(rule), 0.1, losses, meter)
+        taken = loop._take(session, step, batch, Phase(rule), 0.1, losses, meter)
+        session.note(shown, taken, batch.targets)
+        assert session.pruner.now.device == GPU
         for value in losses.pending[0][0].values():
             assert value.device == GPU
         assert meter.correct.device == GPU
