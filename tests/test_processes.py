@@ -121,7 +121,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 
 
 STOPS_ONCE = """
-import sys, torch
+import os, sys, torch
 import spikedistill as sd
 from spikedistill.cli import main
 from spikedistill.training import run
@@ -132,7 +132,7 @@ if "--resume" not in sys.argv:
 
     def stops(self, progress, count):
         steps.append(progress.step)
-        if len(steps) == 2:
+        if len(steps) == int(os.environ.get("STOP_AFTER", 2)):
             raise sd.Interrupted("now")
 
     run.Stoppable.on_step = stops
@@ -145,10 +145,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 SHARED = [*WORDS, "--data.train_rows=287", "--optimizer.batch_size=60", "--optimizer.accumulate=2", "--compile=off"]
 
 
-def under_torchrun(*command):
-    return subprocess.run(
-        [*TORCHRUN, *command], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
+def under_torchrun(*command, **variables):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run([*TORCHRUN, *command], env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +171,25 @@ def test_an_epoch_that_two_processes_were_stopped_in_is_measured_as_a_whole(whol
     (expected,), (found,) = (read_metrics(folder / "metrics.csv") for folder in (whole[0], tmp_path / "stopped"))
     for name in ("loss", "hard", "soft", "train_accuracy"):
         assert found[name] == pytest.approx(expected[name], rel=1e-9), name
+
+
+@pytest.mark.whole
+def test_two_processes_that_were_stopped_show_the_samples_that_were_left(tmp_path):
+    """Each has seen the losses of its own share, and in the next epoch all have to leave out the same samples."""
+    words = [*SHARED, "--optimizer.epochs=3", "--pruning.share=0.5", "--pruning.until=3"]
+    script = tmp_path / "script.py"
+    script.write_text(STOPS_ONCE)
+    for name, steps in (("whole", 1000), ("stopped", 6)):  # five steps are the first epoch
+        done = under_torchrun(script, *words, "--out", tmp_path / name, STOP_AFTER=str(steps))
+        assert (done.returncode == 0) == (name == "whole"), done.stderr
+    resumed = under_torchrun(script, "--resume", tmp_path / "stopped")
+    assert resumed.returncode == 0, resumed.stderr
+    expected, found = (read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "stopped"))
+    assert [row["shown"] for row in found] == [row["shown"] for row in expected]
+    assert expected[1]["shown"] < 0.95
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-9)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.whole

@@ -108,7 +108,7 @@ def test_every_way_to_take_a_step_knows_the_weights(how, monkeypatch):
     monkeypatch.setattr("spikedistill.training.compiled_step.torch.compile", lambda graph, **_: graph)
     settings = SGD(lr=0.1, accumulate=3) if how == "in parts" else SGD(lr=0.1, batch_size=6)
     plain = session_of(SGD(lr=0.1))
-    expected = steps(plain, SGD(lr=0.1), 6, weights=WEIGHTS)
+    expected = steps(plain, SGD(lr=0.1), 6, weights=WEIGHTS)  # which are others in each step
     session = session_of(settings)
     more = {"recorded": {"recorder": Again()}, "compiled": {"compiled": CompiledStep(session.learner, "fp32")}}
     found = steps(session, settings, 6, weights=WEIGHTS, **more.get(how, {}))
@@ -198,6 +198,9 @@ def test_where_hardly_a_sample_is_hard_all_are_shown_rather_than_no_batch():
     for epoch in range(1, 9):
         shown = pruner_of(losses, 0.9).shown(batches_of(5, 5, drop_last=True), epoch)
         assert len(shown.batches) == 1
+        assert pruner_of(losses, 0.9).shown(batches_of(5, 5, processes=2), epoch).batches.samples >= 2
+    fewer = pruner_of(torch.arange(40.0)).shown(batches_of(40, 40), 1)  # less than a batch is a batch
+    assert (len(fewer.batches), fewer.weights is None) == (1, False)
     assert pruner_of(torch.ones(8)).shown(batches_of(8), 1).weights is None  # all the same: nobody is easy
 
 
@@ -266,8 +269,10 @@ def test_losses_of_other_samples_are_refused():
     [
         (["--pruning.share=1"], "pruning.share is 1.* to below 1"),
         (["--pruning.share=-0.5"], "pruning.share is -0.5"),
-        (["--pruning.until=0.5"], "pruning.until has no effect where no sample is left out: --pruning.share 0.5"),
-        (["--pruning.share=0.5", "--pruning.until=1.5"], "a number of epochs, or a share of them below 1"),
+        (["--pruning.until=0.5"], "--pruning.until 0.5 has no effect without samples that are left out"),
+        (["--pruning.share=0.5", "--pruning.until=2.5"], "a number of epochs from 2 on.* or a share"),
+        (["--pruning.share=0.5", "--pruning.until=1"], "a number of epochs from 2 on, for the first shows all"),
+        (["--pruning.share=0.5", "--pruning.until=0"], "pruning.until is 0"),
         (["--pruning.share=0.5", "--pruning.until=-1"], "pruning.until is -1"),
     ],
 )
@@ -281,6 +286,35 @@ def test_until_is_kept_as_a_number(pruned):
     assert Pruning(0.5, 0.5).counted(9).until == 4
     assert Pruning(0.5, 6).counted(9).until == 6
     assert Pruning().counted(9) == Pruning()
+    assert Pruning(0.5).counted(2) == Pruning()  # the first epoch is no one to leave samples out in
+    off = load_recipe(str(pruned / "recipe.yaml"), ["--pruning.share=0"])
+    assert off.pruning.share == 0
+
+
+def test_samples_that_are_mixed_have_no_weight_of_their_own(tmp_path):
+    with pytest.raises(ValueError, match=r"mixup and cutmix make one sample of two; leave out --pruning.share, or"):
+        sd.train(load_recipe("fashion-small", [*WORDS, "--data.augmentation.mixup=0.2"]), tmp_path / "run")
+
+
+def test_a_whole_last_batch_and_samples_of_ones_own_are_pruned_too(tmp_path):
+    images = torch.randint(0, 256, (90, 1, 8, 8), dtype=torch.uint8)
+    samples = sd.ImageSet(images, sd.Labels(torch.arange(90) % 3, tuple("abc")), (0.5,), (0.25,))
+    words = [*WORDS, "--optimizer.drop_last=false", "--data.validation_rows=0"]
+    data = sd.Splits(samples.rows(slice(75)), None, samples.rows(slice(75, None)))
+    recipe = load_recipe("fashion-small", [word for word in words if "rows" not in word])
+    weights = []
+    for name, stop in (("a", None), ("b", 8)):
+        if stop is None:
+            sd.train(recipe, tmp_path / name, data=data)
+        else:
+            with stopping_after(stop), pytest.raises(sd.Interrupted):
+                sd.train(recipe, tmp_path / name, data=data)
+            sd.resume(tmp_path / name, data=data)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+        shown = [row["shown"] for row in read_metrics(tmp_path / name / "metrics.csv")]
+        assert shown[0] == shown[3] == 1.0
+        assert max(shown[1:3]) < 0.95
+    assert weights[0] == weights[1]
 
 
 def test_a_task_whose_samples_have_no_loss_of_their_own_is_refused(tmp_path):

@@ -192,6 +192,7 @@ def steps(session, settings, count=3, samples=6, recorder=None, compiled=None, w
     step = Step(session.learner, session.forward, session.optimizer, settings, "fp32", recorder, compiled)
     for k in range(count):
         images = torch.randn(samples, 3, 8, 8, dtype=torch.float64)
+        weights = None if weights is None else weights.roll(k)
         batch = sd.Batch(images, torch.arange(samples) % 5, weights=weights)
         loop._take(session, step, batch, session.phases.at(0, 0, 1), settings.lr / (k + 1), losses, meter)
     return {name: tensor.clone() for name, tensor in session.learner.network.state_dict().items()}

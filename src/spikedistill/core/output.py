@@ -37,7 +37,8 @@ class Output:
     def weighted(self, weights: Tensor) -> Output:
         """The same values, whose gradients are multiplied with `weights` [N], one for each sample.
 
-        So every loss that is a mean over samples becomes the weighted one, whatever it looks at (method.md §5.1).
+        So every loss that is a mean over samples becomes the weighted one, whatever it looks at (method.md §5.1). No
+        part of the output is computed from another any more: logits have no derivative by features.
 
         Raises:
             InvalidArgument: weights of another shape.

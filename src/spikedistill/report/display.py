@@ -58,20 +58,23 @@ class Display:
         self.live = notebook or (sys.stderr is not None and sys.stderr.isatty())
         self.every = (NOTEBOOK_SECONDS if notebook else 0.0) if self.live else LOG_SECONDS
         self.shown = time.perf_counter()
-        self.started, self.begun = time.perf_counter(), begun
+        self.started = time.perf_counter()
+        # since this start: a resumed run does not count steps that it has not made itself
+        self._epoch, self._trained = begun[0], -begun[1]  # the epoch, and the steps before it
+        self._of_epoch = 0
         self._header: list[str] = []
 
     def on_step(self, progress: Going, steps: int) -> None:
         """After some of the `steps` steps of an epoch: say how far it is, where it is time for that."""
         now = time.perf_counter()
+        if progress.epoch != self._epoch:  # one may have fewer steps than another
+            self._epoch, self._trained = progress.epoch, self._trained + self._of_epoch
+        self._of_epoch = steps
         if now - self.shown < self.every:
             return
         self.shown = now
-        # Since this start: a resumed run does not count steps that it has not made itself.
-        epoch, step = self.begun
-        trained = steps * (progress.epoch - epoch) + progress.step - step
-        per_step = (now - self.started) / max(1, trained)
-        # Includes what lies between epochs, which is part of waiting, too.
+        per_step = (now - self.started) / max(1, self._trained + progress.step)
+        # Includes what lies between epochs, which is part of waiting, too; as if all were as long as this one.
         left = per_step * (steps * (self.epochs - progress.epoch) - progress.step)
         filled = round(20 * progress.step / steps)
         far = f"[{'#' * filled}{'.' * (20 - filled)}]" if self.live else f"step {progress.step}/{steps}"

@@ -58,9 +58,14 @@ def _graphs(recipe: Recipe, device: torch.device, process: Process) -> None:
 
 
 def _pruning(recipe: Recipe, learner: SelfDistillation, samples: Samples, device: torch.device) -> None:
-    """Which samples are easy is said by the losses of each."""
+    """Which samples are easy is said by the losses of each, and each has one weight."""
     if not recipe.pruning.share:
         return
+    if recipe.data.augmentation.mixes:
+        raise InvalidArgument(
+            "pruning gives each sample a weight by its own loss, and mixup and cutmix make one sample of two; leave "
+            "out --pruning.share, or switch them off: --data.augmentation.mixup 0 --data.augmentation.cutmix 0"
+        )
     batch = samples.to(device).batch(torch.zeros(1, dtype=torch.long))
     with torch.no_grad(), evaluating(learner):
         logits = learner(batch.inputs, branches=False).logits

@@ -37,7 +37,7 @@ class Pruning:
         until: the epochs after the first so many show all again (below 1: a share of all epochs).
 
     Raises:
-        InvalidArgument: a share outside 0 to below 1, or `until` that is no number of epochs, or without a share.
+        InvalidArgument: a share outside 0 to below 1, or `until` that is no number of epochs or leaves only the first.
     """
 
     share: float = 0.0
@@ -46,18 +46,18 @@ class Pruning:
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
             raise InvalidArgument(f"pruning.share is {self.share}; expected from 0 (all samples) to below 1, as 0.5")
-        if not (0 <= self.until < 1 or (self.until > 0 and float(self.until).is_integer())):
+        if not (0 < self.until < 1 or (self.until >= 2 and float(self.until).is_integer())):
             raise InvalidArgument(
-                f"pruning.until is {self.until}; expected a number of epochs, or a share of them below 1"
+                f"pruning.until is {self.until}; expected a number of epochs from 2 on, for the first shows all "
+                "samples, or a share of the epochs below 1"
             )
-        if not self.share and self.until != _UNTIL:
-            raise InvalidArgument("pruning.until has no effect where no sample is left out: --pruning.share 0.5")
 
     def counted(self, epochs: int) -> Pruning:
-        """The same with a number in the place of a share of so many epochs, rounded down."""
+        """The same with a number in the place of a share of so many epochs, rounded down; of too few it is none."""
         if not self.share or self.until >= 1:
             return self
-        return dataclasses.replace(self, until=int(self.until * epochs + 1e-9))
+        until = int(self.until * epochs + 1e-9)
+        return dataclasses.replace(self, until=until) if until >= 2 else Pruning()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Pruner:
         # the 4 keeps these numbers apart from those of order, changes and workers
         drawn = torch.rand(len(easy), generator=generator_for(self.seed, epoch, 4))
         rows = (~easy | (drawn >= self.settings.share)).nonzero().flatten()
-        if len(rows) < batches.batch_size:  # hardly a sample is hard: an epoch of no whole batch would train nothing
+        if len(rows) < (batches.batch_size if batches.drop_last else max(2, batches.processes)):
+            # hardly a sample is hard: an epoch without a batch would train nothing
             return Shown(batches, batches.order(epoch), None)
         some = dataclasses.replace(batches, rows=rows)
         return Shown(some, some.order(epoch), torch.where(easy, 1 / (1 - self.settings.share), 1.0))

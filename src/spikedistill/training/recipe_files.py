@@ -104,6 +104,8 @@ def _refuse_idle(recipe: Recipe, replaced: list[tuple[str, str]]) -> None:
         names = ["branches.stages", "branches.block", *(f"{ours}.{name}" for name in WITHOUT_BRANCHES)]
         names += [f"objectives.{name}.branch_weight" for name in recipe.objectives]
         idle |= dict.fromkeys(names, "branches: --branches.enabled true")
+    if not recipe.pruning.share:
+        idle["pruning.until"] = "samples that are left out: --pruning.share 0.5"
     for key, value in replaced:
         if key in idle and value != "null":
             raise InvalidArgument(f"--{key} {value} has no effect without {idle[key]}; add that, or leave this out")
