@@ -58,6 +58,20 @@ def test_the_time_that_is_left_is_that_of_all_steps_also_where_few_are_told(monk
     assert "4:40 left" in module.sys.stderr.getvalue()
 
 
+def test_an_epoch_of_fewer_steps_takes_no_longer_for_each(monkeypatch, tmp_path):
+    """Pruning leaves samples out."""
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(module.sys, "stderr", io.StringIO())
+    display = Display(tmp_path, epochs=3, rows=[], score_name="accuracy")
+    for epoch, steps in ((0, 100), (1, 50)):
+        for step in range(1, steps + 1):
+            clock[0] += 2.0
+            display.on_step(Going(epoch=epoch, step=step), steps)
+    # 150 steps in 300 s, and in the last epoch 50 again
+    assert module.sys.stderr.getvalue().splitlines()[-1].endswith(" 1:40 left")
+
+
 def test_a_short_run_leaves_a_log_alone(monkeypatch, tmp_path):
     assert shown(monkeypatch, tmp_path, io.StringIO(), seconds_per_step=1) == ""
 
