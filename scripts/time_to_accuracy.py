@@ -3,14 +3,15 @@
     python scripts/time_to_accuracy.py FIGURE.png RUN ... [PEER.csv ...]
 
 A line for each run, by the seconds of its epochs (its start is not in them): accuracy on the training images as they
-were shown, by epoch, coloured by what trained (ANN twin, rate twin, spikes), and a point for the test accuracy on
-spikes. A peer's table (`scripts/peer_accuracy.py`, whose seconds begin before the data are read) is a line of its
+were shown, by epoch (but for those that left easy ones out), coloured by what trained (ANN twin, rate twin, spikes),
+and a point for the test accuracy on spikes. A peer's table (`scripts/peer_accuracy.py`, whose seconds begin before the data are read) is a line of its
 accuracy on held-out rows and a point for the test rows. All have to come from one machine.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from itertools import accumulate
 from pathlib import Path
@@ -23,6 +24,8 @@ from spikedistill.training.phases import Phases
 from spikedistill.training.recipe import Recipe
 from spikedistill.training.recipe_files import saved_recipe
 
+ALL = 0.95
+"""A last batch that is left out is less than the rest of this."""
 COLOURS = {"ANN twin": "tab:gray", "rate twin": "tab:orange", "spikes": "tab:blue"}
 
 
@@ -51,12 +54,14 @@ def main() -> None:
         if "train_accuracy" not in rows[0]:
             sys.exit(f"{path} is no run of classification")
         minutes = [0.0, *accumulate(float(row["seconds"]) / 60 for row in rows)]
-        shown = [100 * float(row["train_accuracy"]) for row in rows]
+        # of all the hard samples and few of the easy ones: no accuracy that compares with the others
+        pruned = [row.get("shown", 1.0) < ALL for row in rows]
+        accuracy = [math.nan if few else 100 * row["train_accuracy"] for row, few in zip(rows, pruned, strict=True)]
         recipe = saved_recipe(path, teachers=False)
         phases = phases_of(recipe, len(rows))
         for k in range(len(rows)):
             start = max(k - 1, 0)  # a line from the epoch before; the first epoch is a point
-            axes.plot(minutes[start + 1 : k + 2], shown[start : k + 1], ".-", color=COLOURS[phases[k]], lw=1, ms=4)
+            axes.plot(minutes[start + 1 : k + 2], accuracy[start : k + 1], ".-", color=COLOURS[phases[k]], lw=1, ms=4)
         result = plain_json(path / "result.json")
         axes.plot(
             minutes[-1], 100 * result["test_accuracy"][str(recipe.timesteps or "ann")], "*", color="tab:blue", ms=10
