@@ -4,8 +4,9 @@
 
 A line for each run, by the seconds of its epochs (its start is not in them): accuracy on the training images as they
 were shown, by epoch (but for those that left easy ones out), coloured by what trained (ANN twin, rate twin, spikes),
-and a point for the test accuracy on spikes. A peer's table (`scripts/peer_accuracy.py`, whose seconds begin before the data are read) is a line of its
-accuracy on held-out rows and a point for the test rows. All have to come from one machine.
+and a point for the test accuracy on spikes. A peer's table (`scripts/peer_accuracy.py`, whose seconds begin before the
+data are read) is a line of its accuracy on held-out rows and a point for the test rows. All have to come from one
+machine.
 """
 
 from __future__ import annotations
