@@ -143,7 +143,7 @@ def test_a_training_step_and_evaluation_stay_on_the_gpu(kind, rule, tmp_path, mo
         phases = Phases(rule, PhaseSettings(), 3, 0)
         session = loop.Session(learner, phases, learner, optimizer, progress, pruner=Pruner(Pruning(0.5), 6, 0))
         assert session.device == GPU
-        shown = Shown(batches, order, torch.ones(6))
+        shown = Shown(batches, 0, torch.ones(6))
         batch = shown.weighted(batch, 0)
         assert batch.weights.device == GPU
         losses = loop._Losses(progress)

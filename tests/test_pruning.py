@@ -212,7 +212,7 @@ def test_batches_of_some_rows_are_shared_by_processes_as_others_are():
     two = [Batches(data, 3, Augmentation(crop=2), 1, rank=rank, processes=2, rows=rows) for rank in range(2)]
     for k, (whole, *shares) in enumerate(zip(one.epoch(2), *(each.epoch(2) for each in two), strict=True)):
         assert torch.equal(whole.inputs, torch.cat([share.inputs for share in shares]))
-        of_each = [module.Shown(each, each.order(2), None).index(k) for each in two]
+        of_each = [module.Shown(each, 2).index(k) for each in two]
         assert torch.equal(torch.cat(of_each), one.order(2)[one.span(k)])
         assert torch.equal(data.targets.batch(torch.cat(of_each)), whole.targets)
 

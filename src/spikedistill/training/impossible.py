@@ -66,9 +66,9 @@ def _pruning(recipe: Recipe, learner: SelfDistillation, samples: Samples, device
             "pruning gives each sample a weight by its own loss, and mixup and cutmix make one sample of two; leave "
             "out --pruning.share, or switch them off: --data.augmentation.mixup 0 --data.augmentation.cutmix 0"
         )
-    batch = samples.to(device).batch(torch.zeros(1, dtype=torch.long))
+    batch = samples.batch(torch.zeros(1, dtype=torch.long))
     with torch.no_grad(), evaluating(learner):
-        logits = learner(batch.inputs, branches=False).logits
+        logits = learner(batch.inputs.to(device), branches=False).logits.to(batch.inputs.device)
     if learner.task.sample_losses(logits, batch.targets) is None:
         raise InvalidArgument(
             f"pruning leaves out samples of a small loss, and {type(learner.task).__name__} has no loss of a single "

@@ -137,9 +137,7 @@ class Session:
     def shown(self, batches: Batches) -> Shown:
         """What the epoch shows."""
         epoch = self.progress.epoch
-        if self.pruner is None:
-            return Shown(batches, batches.order(epoch), None)
-        return self.pruner.shown(batches, epoch)
+        return Shown(batches, epoch) if self.pruner is None else self.pruner.shown(batches, epoch)
 
     def note(self, shown: Shown, taken: Taken, targets: Any) -> None:
         """Keep what a step says of its samples, where that decides what the next epochs show."""

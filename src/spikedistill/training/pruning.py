@@ -7,6 +7,7 @@ that are shown are multiplied with 1/(1−r), so that their sum over an epoch is
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,13 +67,18 @@ class Shown:
 
     Attributes:
         batches: of the samples that are shown.
-        order: of these, as `Batches.order` gives it.
+        epoch: its number.
         weights: what the gradient of each sample of the data is multiplied with, [M]; None: 1.
     """
 
     batches: Batches
-    order: Tensor
-    weights: Tensor | None
+    epoch: int
+    weights: Tensor | None = None
+
+    @functools.cached_property
+    def order(self) -> Tensor:
+        """The samples in the order in which they come; looked at only where samples are left out."""
+        return self.batches.order(self.epoch)
 
     def index(self, k: int) -> Tensor:
         """The samples of batch k that this process has, int64 [N]."""
@@ -105,15 +111,15 @@ class Pruner:
         """What an epoch shows; the same whenever it is asked within that epoch."""
         easy = self.before < self.before.nanmean()  # never, for a sample without a loss
         if epoch >= self.settings.until or not easy.any():
-            return Shown(batches, batches.order(epoch), None)
+            return Shown(batches, epoch)
         # the 4 keeps these numbers apart from those of order, changes and workers
         drawn = torch.rand(len(easy), generator=generator_for(self.seed, epoch, 4))
         rows = (~easy | (drawn >= self.settings.share)).nonzero().flatten()
         if len(rows) < (batches.batch_size if batches.drop_last else max(2, batches.processes)):
             # hardly a sample is hard: an epoch without a batch would train nothing
-            return Shown(batches, batches.order(epoch), None)
-        some = dataclasses.replace(batches, rows=rows)
-        return Shown(some, some.order(epoch), torch.where(easy, 1 / (1 - self.settings.share), 1.0))
+            return Shown(batches, epoch)
+        weights = torch.where(easy, 1 / (1 - self.settings.share), 1.0)
+        return Shown(dataclasses.replace(batches, rows=rows), epoch, weights)
 
     def note(self, index: Tensor, losses: Tensor | None) -> None:
         """Keep the losses [N] of the samples `index` [N], of which none comes twice in an epoch."""
