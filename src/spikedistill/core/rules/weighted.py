@@ -67,9 +67,13 @@ def _convolution_adjoint(
 
     def adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         channels = [grad.shape[1]]  # the size of the bias
-        return torch.ops.aten.convolution_backward(
-            grad, rate, weight, channels, stride, padding, dilation, transposed, output_padding, groups, list(needed)
+        tensors, dtype = (grad, rate, weight), grad.dtype
+        if not transposed and _is_slow(rate, weight, stride, groups):
+            tensors = tuple(t.float() for t in tensors)
+        gradients = torch.ops.aten.convolution_backward(
+            *tensors, channels, stride, padding, dilation, transposed, output_padding, groups, list(needed)
         )
+        return tuple(None if g is None else g.to(dtype) for g in gradients)
 
     return adjoint
 
@@ -78,15 +82,20 @@ def _under_autocast(x: Dual, weight: Tensor, bias: Tensor | None) -> tuple[Dual,
     """Under autocast, cast as torch would; a custom backward has to know the dtype it is given."""
     # Torch casts inside conv2d, where autograd sees it. Here only the adjoint runs backward; without these casts it
     # would get a bf16 gradient beside a float32 rate and weight.
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.is_autocast_enabled(x.device.type):
         return x, weight, bias
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = _computed_in(x)
     # Both tensors of the signal at once: reading `values` computes what is pending on it. Spikes of 8 bits stay so.
     if x.dtype != dtype:
         values = kept(x) if not kept(x).is_floating_point() else x.values.to(dtype)
         x = x.with_path(values, x.rate.to(dtype))
     return x, weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _computed_in(x: Flow) -> torch.dtype:
+    """The dtype that a layer with weights computes in: that of autocast, where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _weighted(
@@ -161,6 +170,9 @@ def convolution(
     """
     _check_channels(function, input, weight.shape[1] * groups, weight)
     input, stride = _safe(input, weight, stride, padding)
+    # rate-based backpropagation has a backward of its own, the adjoint: its spikes stay in bf16
+    if not isinstance(input, Dual) and torch.is_grad_enabled() and _is_slow(input, weight, stride, groups):
+        return _in_float32(function, input, weight, bias, stride, padding, dilation, groups)
     adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return _weighted(function, input, weight, bias, adjoint, options)
@@ -185,23 +197,42 @@ class SafeConvolutions(TorchFunctionMode):
         self, func: TorchFunction, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _CONVOLUTIONS:
-            return _convolved(func, *args, **(kwargs or {}))
+            return convolved(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _convolved(
+def convolved(
     function: TorchFunction,
     input: Tensor,
     weight: Tensor,
-    bias: Any = None,
+    bias: Tensor | None = None,
     stride: Sizes = 1,
     padding: Padding = 0,
-    *rest: Any,
-    **more: Any,
+    dilation: Sizes = 1,
+    groups: int = 1,
 ) -> Tensor:
+    """A convolution of a plain tensor, in a form that oneDNN neither corrupts the memory with nor is slow at."""
     if isinstance(input, Tensor) and input.dim() == weight.dim():  # else torch says what is wrong
         input, stride = _safe(input, weight, stride, padding)
-    return function(input, weight, bias, stride, padding, *rest, **more)
+        if torch.is_grad_enabled() and _is_slow(input, weight, stride, groups):
+            return _in_float32(function, input, weight, bias, stride, padding, dilation, groups)
+    return function(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _is_slow(x: Flow, weight: Tensor, stride: Sizes, groups: int) -> bool:
+    """A depthwise convolution in bf16 on the CPU with a stride or a large kernel, trained.
+
+    oneDNN has no kernel of its own for its backward: that took up to 60 times as long as in float32 (docs/LOG.md).
+    """
+    depthwise = groups > 1 and weight.shape[1] == 1
+    unlike = math.prod(_listed(stride, weight.dim() - 2)) > 1 or max(weight.shape[2:]) > 3
+    return depthwise and unlike and x.device.type == "cpu" and _computed_in(x) == torch.bfloat16
+
+
+def _in_float32(function: TorchFunction, x: _Fed, weight: Tensor, bias: Tensor | None, *options: Any) -> _Fed:
+    with torch.autocast(x.device.type, enabled=False):
+        out = function(x.float(), weight.float(), None if bias is None else bias.float(), *options)
+        return out.to(torch.bfloat16)  # what follows computes as behind any other convolution
 
 
 def _is_unsafe(x: Flow, weight: Tensor, stride: Sizes, padding: Padding) -> bool:
