@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import spikedistill as sd
-from spikedistill.core.kernels import EAGER, Norm, Term, compiled
+from spikedistill.core.kernels import EAGER, Norm, Term, compiled, time_mean, time_sum
 from spikedistill.core.kernels.uniform import uniform_like
 from spikedistill.machine.compiler import missing_compiler
 
@@ -90,6 +91,44 @@ def test_moments_kernel_even_far_from_zero(shape):
     torch.testing.assert_close(compiled().moments(values, 3), EAGER.moments(values, 3), rtol=1e-10, atol=1e-12)
     single = compiled().moments(values.float(), 3)
     assert (single[2] / EAGER.moments(values, 3)[2] - 1).abs().max() < 1e-2  # float32 keeps the variance at mean 1e4
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5), (3, 4, 5, 2), (2, 4, 3, 5, 2)], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_sums_over_time_keep_the_layout(shape, channels_last):
+    """torch's own would give the other one, and take several times as long."""
+    values = term(shape, 3, False, 0).values
+    if channels_last and len(shape) > 2:
+        values = values.movedim(1, -1).contiguous().movedim(-1, 1)
+    values.requires_grad_()
+    for found, expected in (
+        (time_mean(values, 3), values.unflatten(0, (3, -1)).mean(0)),
+        (time_sum(values, 3), values.unflatten(0, (3, -1)).sum(0)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+        assert found.stride() == values[: len(found)].stride()
+        (a,), (b,) = (torch.autograd.grad(out.square().sum(), values) for out in (found, expected))
+        torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
+
+
+def test_the_gradient_of_a_static_current_is_the_sum_over_time_in_its_layout():
+    body = nn.Sequential(nn.BatchNorm2d(4), sd.LIF(NEURONS["preset"]))
+    grads = {}
+    for kernels in (EAGER, compiled()):
+        images = torch.rand(3, 4, 5, 2, generator=torch.Generator().manual_seed(0)).double()
+        images = images.to(memory_format=torch.channels_last).requires_grad_()
+        steps = images.unsqueeze(0).repeat(4, 1, 1, 1, 1)
+        for given in (images, steps):
+            out, _ = sd.Network(copy.deepcopy(body).double()).propagate(
+                sd.BPTT(4).encode(given, kernels, given is steps)
+            )
+            (out.values * torch.arange(out.values.numel()).view_as(out.values).sin()).sum().backward(retain_graph=True)
+            grads[kernels, given is steps], images.grad = images.grad, None
+    expected = grads[EAGER, True]
+    assert expected.abs().max() > 0
+    for grad in grads.values():
+        torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-12)
+    assert grads[EAGER, False].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("count", [0, 2])

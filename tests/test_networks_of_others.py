@@ -8,12 +8,14 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import spikedistill as sd
 from spikedistill.core.modules import evaluating
 from spikedistill.core.output import Output
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
-from spikedistill.machine.device import to_channels_last
+from spikedistill.machine.device import autocast, to_channels_last
+from spikedistill.models.branches import Branch
 from spikedistill.training.teachers import FrozenTeacher
 
 RULES = [sd.Rate(2), sd.BPTT(2), sd.ANN(), sd.RateTwin(2)]
@@ -59,6 +61,54 @@ def test_convolutions_of_the_twin_are_the_same_numbers(padding):
     (found,) = torch.autograd.grad(out.square().sum(), ours)
     torch.testing.assert_close(out, layer(x), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def depthwise(kernel, stride, groups=8):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), sd.LIF(sd.Neuron(threshold=0.3)), layer, nn.Flatten())
+
+
+class Backwards(TorchDispatchMode):
+    """The dtypes that backwards of convolutions in groups were given."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default and args[9] > 1:
+            self.dtypes += [t.dtype for t in args[:3]]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups", "slow"), [(3, 2, 8, True), (5, 1, 8, True), (3, 1, 8, False), (3, 2, 4, False)]
+)
+def test_depthwise_convolutions_that_onednn_is_slow_at_are_trained_in_float32(rule, kernel, stride, groups, slow):
+    """Its backward in bf16 took up to 60 times as long (docs/LOG.md, 2026-11-30)."""
+    learner = sd.SelfDistillation(depthwise(kernel, stride, groups), rule, branches=())
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        learner.zero_grad()
+        with autocast(precision, torch.device("cpu")), Backwards() as seen:
+            out = learner(images()).logits
+        assert out.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+        with seen:
+            out.float().square().mean().backward()
+        gradients[precision] = [p.grad for p in learner.network.parameters()]
+    assert seen.dtypes == [torch.float32 if slow else torch.bfloat16] * 3
+    for found, expected in zip(gradients["bf16"], gradients["fp32"], strict=True):
+        assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+def test_the_depthwise_convolutions_of_a_branch_are_trained_in_float32():
+    branch = to_channels_last(Branch([8, 16], 5))
+    features = torch.rand(4, 8, 8, 8, requires_grad=True)
+    with autocast("bf16", features.device), Backwards() as seen:
+        branch(features).sum().backward()
+    assert sorted(map(str, seen.dtypes)) == ["torch.bfloat16"] * 3 + ["torch.float32"] * 3  # the second has no stride
 
 
 def test_scores_by_timesteps_where_batch_norm_looks_at_the_whole_run():

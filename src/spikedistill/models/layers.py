@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikedistill.core.lif import LIF
 from spikedistill.core.neuron import Neuron
-from spikedistill.core.rules.weighted import convolved
+from spikedistill.core.rules.weighted import SafeConvolutions
 from spikedistill.core.signal import Flow
 from spikedistill.errors import InvalidArgument
 
@@ -38,8 +37,8 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C_out, H/stride, W/stride], rounded up; a signal, too."""
-        given = (self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return convolved(torch.conv2d, input, *given) if isinstance(input, Tensor) else F.conv2d(input, *given)
+        with SafeConvolutions():
+            return super().forward(input)
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:

@@ -10,7 +10,17 @@ from spikedistill.core.kernels.eight_bit import (
 )
 from spikedistill.core.kernels.fused import FUSED, Fused
 from spikedistill.core.kernels.in_parts import InParts, in_parts
-from spikedistill.core.kernels.terms import Curve, Deferred, Norm, Term, computed, per_channel, time_mean, total
+from spikedistill.core.kernels.terms import (
+    Curve,
+    Deferred,
+    Norm,
+    Term,
+    computed,
+    per_channel,
+    time_mean,
+    time_sum,
+    total,
+)
 
 
 def compiled() -> Kernels:
@@ -40,5 +50,6 @@ __all__ = [
     "norm_backward",
     "per_channel",
     "time_mean",
+    "time_sum",
     "total",
 ]

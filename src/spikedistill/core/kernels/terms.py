@@ -94,7 +94,21 @@ class Curve(NamedTuple):
 def time_mean(values: Tensor, timesteps: int) -> Tensor:
     """The mean over time, [N, ...] from [T·N, ...]."""
     # With one step the values are their own mean: no copy.
-    return values.unflatten(0, (timesteps, -1)).mean(0) if timesteps > 1 else values
+    return _reduced(torch.mean, values, timesteps) if timesteps > 1 else values
+
+
+def time_sum(values: Tensor, timesteps: int) -> Tensor:
+    """The sum over time, [N, ...] from [T·N, ...]."""
+    return _reduced(torch.sum, values, timesteps)
+
+
+def _reduced(reduce: Callable[..., Tensor], values: Tensor, timesteps: int) -> Tensor:
+    rows = values.movedim(1, -1) if values.dim() > 2 else values
+    if not rows.is_contiguous():
+        return reduce(values.unflatten(0, (timesteps, -1)), 0)
+    # In channels_last memory torch's reduction would take several times as long, and give the other layout.
+    whole = reduce(rows.reshape(timesteps, -1), 0).view(-1, *rows.shape[1:])
+    return whole.movedim(-1, 1) if values.dim() > 2 else whole
 
 
 def per_channel(vector: Tensor, like: Tensor) -> Tensor:

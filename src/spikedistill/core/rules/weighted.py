@@ -191,17 +191,20 @@ def _safe(x: _Fed, weight: Tensor, stride: Sizes, padding: Padding) -> tuple[_Fe
 
 
 class SafeConvolutions(TorchFunctionMode):
-    """Does to convolutions of plain tensors, during a `with` block, what the rule does to those of signals."""
+    """Does to convolutions of plain tensors, during a `with` block, what the rule does to those of signals.
+
+    oneDNN neither corrupts the memory with them nor is slow at them (docs/design.md, "Around other people's bugs").
+    """
 
     def __torch_function__(
         self, func: TorchFunction, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _CONVOLUTIONS:
-            return convolved(func, *args, **(kwargs or {}))
+            return _convolved(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def convolved(
+def _convolved(
     function: TorchFunction,
     input: Tensor,
     weight: Tensor,
@@ -211,7 +214,6 @@ def convolved(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution of a plain tensor, in a form that oneDNN neither corrupts the memory with nor is slow at."""
     if isinstance(input, Tensor) and input.dim() == weight.dim():  # else torch says what is wrong
         input, stride = _safe(input, weight, stride, padding)
         if torch.is_grad_enabled() and _is_slow(input, weight, stride, groups):
