@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import spikedistill as sd
 from spikedistill.bench.peers import SpikingJelly
-from spikedistill.data import Samples, in_order, load
+from spikedistill.core.output import Batch
+from spikedistill.data import Samples, Splits, in_order, load
 from spikedistill.data.samples import is_over_time
 from spikedistill.machine.device import autocast
 from spikedistill.tasks import Classification
@@ -33,7 +34,8 @@ from spikedistill.training.phases import PhaseSettings
 from spikedistill.training.prepared import start_inputs
 
 
-def refuse_what_is_ignored(recipe: sd.Recipe) -> None:
+def left_out(recipe: sd.Recipe) -> list[str]:
+    """What the recipe asks for that SpikingJelly would not do here."""
     settings = recipe.optimizer
     ignored = {
         "optimizer.ema": settings.ema is not None,
@@ -50,8 +52,7 @@ def refuse_what_is_ignored(recipe: sd.Recipe) -> None:
         "parts": recipe.parts is not None,
         "tensor_train htt": recipe.tensor_train.form == "htt",
     }
-    if any(ignored.values()):
-        sys.exit(f"not for SpikingJelly here: {', '.join(name for name, given in ignored.items() if given)}")
+    return [name for name, given in ignored.items() if given]
 
 
 def logits_of(module: nn.Module, inputs: Tensor, precision: str) -> Tensor:
@@ -70,31 +71,57 @@ def accuracy(module: nn.Module, samples: Samples, size: int, precision: str) -> 
     return right / seen
 
 
+class Training:
+    """SpikingJelly's side of a recipe: its network, what feeds it, and a step.
+
+    Attributes:
+        peer: the network in SpikingJelly's layers, compiled.
+        batches: as the trainer's.
+        optimizer: as the trainer's.
+    """
+
+    def __init__(self, recipe: sd.Recipe, splits: Splits) -> None:
+        if ignored := left_out(recipe):
+            sys.exit(f"not for SpikingJelly here: {', '.join(ignored)}")
+        if is_over_time(splits.train, splits.train.batch(torch.zeros(1, dtype=torch.long)).inputs):
+            sys.exit("not for SpikingJelly here: samples with time; give images")
+        assert recipe.timesteps is not None
+        torch.manual_seed(recipe.seed)
+        network = make_network(recipe, splits.train)
+        if recipe.whiten:
+            sd.whiten(network, start_inputs(splits.train, recipe.seed))
+        settings = recipe.optimizer
+        peer = SpikingJelly(network.body, recipe.timesteps, functional_neurons=True)  # pyright: ignore[reportCallIssue]
+        self.peer = peer.to(memory_format=torch.channels_last)
+        self.peer.compile(fullgraph=True)
+        self.optimizer = settings.make(decay_groups(self.peer.modules(), settings.weight_decay, settings.decayed))
+        self.batches = sd.Batches(
+            splits.train, settings.batch_size, recipe.data.augmentation, seed=recipe.seed, drop_last=settings.drop_last
+        )
+        self._precision = recipe.precision
+        self._smoothing = recipe.objectives["self_distillation"].label_smoothing  # pyright: ignore[reportAttributeAccessIssue]
+
+    def take(self, batch: Batch) -> float:
+        """A step on a batch; the loss."""
+        logits = logits_of(self.peer, batch.inputs, self._precision)
+        loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=self._smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+
 def main() -> None:
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     begin = time.perf_counter()
     recipe = sd.load_recipe(sys.argv[2], sys.argv[3:])
-    refuse_what_is_ignored(recipe)
     splits = load(recipe.data)
-    if is_over_time(splits.train, splits.train.batch(torch.zeros(1, dtype=torch.long)).inputs):
-        sys.exit("not for SpikingJelly here: samples with time; give images")
-    assert recipe.timesteps is not None
-    torch.manual_seed(recipe.seed)
-    network = make_network(recipe, splits.train)
-    if recipe.whiten:
-        sd.whiten(network, start_inputs(splits.train, recipe.seed))
-    peer = SpikingJelly(network.body, recipe.timesteps, functional_neurons=True).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    peer.compile(fullgraph=True)
-    settings = recipe.optimizer
-    optimizer = settings.make(decay_groups(peer.modules(), settings.weight_decay, settings.decayed))
-    batches = sd.Batches(
-        splits.train, settings.batch_size, recipe.data.augmentation, seed=recipe.seed, drop_last=settings.drop_last
-    )
-    smoothing = recipe.objectives["self_distillation"].label_smoothing  # pyright: ignore[reportAttributeAccessIssue]
+    training = Training(recipe, splits)
+    settings, optimizer = recipe.optimizer, training.optimizer
 
     def scored(samples: Samples) -> float:
-        return accuracy(peer, samples, settings.batch_size, recipe.precision)
+        return accuracy(training.peer, samples, settings.batch_size, recipe.precision)
 
     evaluating = 0.0
     with Path(sys.argv[1]).open("x", newline="") as file:
@@ -102,15 +129,10 @@ def main() -> None:
         table.writerow(("epoch", "lr", "loss", "seconds", "validation", "test"))
         for epoch in range(settings.epochs):
             losses = []
-            steps = len(batches)
-            for step, batch in enumerate(batches.epoch(epoch)):
+            steps = len(training.batches)
+            for step, batch in enumerate(training.batches.epoch(epoch)):
                 set_learning_rate(optimizer, learning_rate(settings, epoch, step, steps))
-                logits = logits_of(peer, batch.inputs, recipe.precision)
-                loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=smoothing)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(float(loss.detach()))
+                losses.append(training.take(batch))
             seconds = time.perf_counter() - begin - evaluating
             start = time.perf_counter()
             held_out = "" if splits.validation is None else scored(splits.validation)

@@ -5,17 +5,22 @@
 A step is that of the trainer, with the batch that it makes. All live in one process and take their steps in turn, so
 the drift of the machine hits all alike; the memory is what is alive at the peak, above the state before the step
 (`scripts/step_memory.py`), and does not count what the data are kept in. All compute in one precision, fp32 unless
---precision says another; kernels are compiled.
+--precision says another; kernels are compiled. The last row is SpikingJelly's BPTT, compiled as a whole, where that is
+installed and can do what the recipe asks for.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import itertools
 import json
 import statistics
 import sys
+from collections.abc import Callable
 
 import torch
+from peer_accuracy import Training, left_out
 from step_memory import alive_at_peak
 from step_times import step_of, taken_in_turn
 
@@ -38,6 +43,13 @@ def rows(timesteps: int) -> dict[str, list[str]]:
     return found
 
 
+def peer_step(recipe: sd.Recipe) -> Callable[[], object]:
+    """A step of SpikingJelly, with the batch that it makes."""
+    training = Training(recipe, load(recipe.data))
+    batches = (batch for epoch in itertools.count() for batch in training.batches.epoch(epoch))
+    return lambda: training.take(next(batches))
+
+
 def main() -> None:
     if len(sys.argv) < 3:
         sys.exit(__doc__)
@@ -51,6 +63,9 @@ def main() -> None:
         recipe = sd.load_recipe(name, [*words, *NO_PHASES, *more])
         # of recordings a rule without T is shown as many frames as the others
         steps[row] = step_of(recipe, load(recipe.data, recipe.timesteps or own.timesteps), {})
+    plain = sd.load_recipe(name, [*words, *NO_PHASES])
+    if importlib.util.find_spec("spikingjelly") is not None and not left_out(plain):
+        steps[f"SpikingJelly's BPTT, T = {own.timesteps}"] = peer_step(plain)
     seconds = taken_in_turn(steps, repeats)
     first = seconds[f"rate-based, T = {own.timesteps}"]
     print(f"{torch.get_num_threads()} threads, {repeats} steps each")
