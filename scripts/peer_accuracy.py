@@ -34,8 +34,8 @@ from spikedistill.training.phases import PhaseSettings
 from spikedistill.training.prepared import start_inputs
 
 
-def left_out(recipe: sd.Recipe) -> list[str]:
-    """What the recipe asks for that SpikingJelly would not do here."""
+def left_out(recipe: sd.Recipe, splits: Splits) -> list[str]:
+    """What the recipe and its data ask for that SpikingJelly would not do here."""
     settings = recipe.optimizer
     ignored = {
         "optimizer.ema": settings.ema is not None,
@@ -51,6 +51,7 @@ def left_out(recipe: sd.Recipe) -> list[str]:
         "convolutions": recipe.convolutions != "full",
         "parts": recipe.parts is not None,
         "tensor_train htt": recipe.tensor_train.form == "htt",
+        "samples with time": is_over_time(splits.train, splits.train.batch(torch.zeros(1, dtype=torch.long)).inputs),
     }
     return [name for name, given in ignored.items() if given]
 
@@ -81,10 +82,8 @@ class Training:
     """
 
     def __init__(self, recipe: sd.Recipe, splits: Splits) -> None:
-        if ignored := left_out(recipe):
+        if ignored := left_out(recipe, splits):
             sys.exit(f"not for SpikingJelly here: {', '.join(ignored)}")
-        if is_over_time(splits.train, splits.train.batch(torch.zeros(1, dtype=torch.long)).inputs):
-            sys.exit("not for SpikingJelly here: samples with time; give images")
         assert recipe.timesteps is not None
         torch.manual_seed(recipe.seed)
         network = make_network(recipe, splits.train)

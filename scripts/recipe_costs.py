@@ -43,11 +43,20 @@ def rows(timesteps: int) -> dict[str, list[str]]:
     return found
 
 
-def peer_step(recipe: sd.Recipe) -> Callable[[], object]:
-    """A step of SpikingJelly, with the batch that it makes."""
-    training = Training(recipe, load(recipe.data))
+def peer_steps(recipe: sd.Recipe) -> dict[str, Callable[[], object]]:
+    """A step of SpikingJelly, with the batch that it makes, by the name of its row; none where it cannot take one."""
+    splits = load(recipe.data, recipe.timesteps)
+    if ignored := left_out(recipe, splits):
+        print(f"SpikingJelly has no row: {', '.join(ignored)}", file=sys.stderr)
+        return {}
+    training = Training(recipe, splits)
     batches = (batch for epoch in itertools.count() for batch in training.batches.epoch(epoch))
-    return lambda: training.take(next(batches))
+    try:
+        training.take(next(batches))
+    except Exception as error:  # its layers may not take what ours do, and torch.compile may not take them
+        print(f"SpikingJelly has no row: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return {}
+    return {f"SpikingJelly's BPTT, T = {recipe.timesteps}": lambda: training.take(next(batches))}
 
 
 def main() -> None:
@@ -64,8 +73,8 @@ def main() -> None:
         # of recordings a rule without T is shown as many frames as the others
         steps[row] = step_of(recipe, load(recipe.data, recipe.timesteps or own.timesteps), {})
     plain = sd.load_recipe(name, [*words, *NO_PHASES])
-    if importlib.util.find_spec("spikingjelly") is not None and not left_out(plain):
-        steps[f"SpikingJelly's BPTT, T = {own.timesteps}"] = peer_step(plain)
+    if importlib.util.find_spec("spikingjelly") is not None:
+        steps |= peer_steps(plain)
     seconds = taken_in_turn(steps, repeats)
     first = seconds[f"rate-based, T = {own.timesteps}"]
     print(f"{torch.get_num_threads()} threads, {repeats} steps each")

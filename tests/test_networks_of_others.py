@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import spikedistill as sd
 from spikedistill.core.modules import evaluating
@@ -16,6 +18,7 @@ from spikedistill.core.output import Output
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
 from spikedistill.machine.device import autocast, to_channels_last
 from spikedistill.models.branches import Branch
+from spikedistill.models.layers import Depthwise
 from spikedistill.training.teachers import FrozenTeacher
 
 RULES = [sd.Rate(2), sd.BPTT(2), sd.ANN(), sd.RateTwin(2)]
@@ -103,12 +106,49 @@ def test_depthwise_convolutions_that_onednn_is_slow_at_are_trained_in_float32(ru
         assert (found - expected).norm() < 0.1 * expected.norm()
 
 
-def test_the_depthwise_convolutions_of_a_branch_are_trained_in_float32():
-    branch = to_channels_last(Branch([8, 16], 5))
-    features = torch.rand(4, 8, 8, 8, requires_grad=True)
+@pytest.mark.parametrize("dims", [3, 4])
+def test_the_depthwise_convolutions_of_a_branch_are_trained_in_float32(dims):
+    branch = to_channels_last(Branch([8, 16], 5, dims=dims))
+    features = torch.rand(4, *[8] * (dims - 1), requires_grad=True)
     with autocast("bf16", features.device), Backwards() as seen:
         branch(features).sum().backward()
     assert sorted(map(str, seen.dtypes)) == ["torch.bfloat16"] * 3 + ["torch.float32"] * 3  # the second has no stride
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_depthwise_convolutions_go_with_checkpoints(rule):
+    """What is kept of one is of the dtype that it is computed in, inside a guard and outside."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = depthwise(3, 2)
+
+        def forward(self, x):
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    torch.manual_seed(0)
+    layers = Checkpointed()
+    grads = []
+    for body in (layers, layers.body):
+        learner = sd.SelfDistillation(body, rule, branches=())
+        learner.zero_grad()
+        with autocast("bf16", torch.device("cpu")):
+            torch.manual_seed(1)
+            out = learner(images()).logits
+        out.float().square().mean().backward()
+        grads.append([p.grad.clone() for p in learner.network.parameters()])
+    assert grads[0][1].abs().max() > 0
+    torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=0)
+
+
+def test_depthwise_convolutions_of_doubles_stay_double():
+    layer = Depthwise(8, 8, 3, stride=2, groups=8).double()
+    x = images(channels=8).double().requires_grad_()
+    with autocast("bf16", x.device):
+        torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, 2, groups=8), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="type"):
+        Depthwise(8, 8, 3, stride=2, groups=8)(x.bfloat16())
 
 
 def test_scores_by_timesteps_where_batch_norm_looks_at_the_whole_run():

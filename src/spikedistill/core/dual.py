@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from spikedistill.core.first_order import FirstOrder
-from spikedistill.core.kernels import Kernels, Norm, Term, computed, norm_backward, time_mean, time_sum, total
+from spikedistill.core.kernels import Kernels, Norm, Term, computed, each_step, norm_backward, time_mean, total
 from spikedistill.core.neuron import Neuron
 from spikedistill.core.signal import Context, Signal, TorchFunction
 from spikedistill.errors import InvalidArgument
@@ -58,7 +58,7 @@ class Static(Signal):
 
     def over_time(self, tensor: Tensor) -> Tensor:
         """[T·N, ...]: `tensor` at every step. A copy, so it is made only where a static signal meets a moving one."""
-        return tensor.unsqueeze(0).expand(self.timesteps, *tensor.shape).flatten(0, 1)
+        return each_step(tensor, self.timesteps).flatten(0, 1)
 
     def with_rate(self, rate: Tensor) -> Static:
         return Static(rate, self.kind, self.context)
@@ -235,26 +235,23 @@ def _dual_lif(x: Dual | Static, neuron: Neuron) -> Dual:
 
 class _ThroughTime(FirstOrder):
     @staticmethod
-    def forward(ctx: Any, current: Tensor, timesteps: int, neuron: Neuron, kernels: Kernels) -> Tensor:
-        # [T, N, ...], or of one step that is the same at all T: no copy, they are one memory
-        spikes, membranes = kernels.membrane_response(current.expand(timesteps, *current.shape[1:]), neuron)
+    def forward(ctx: Any, current: Tensor, neuron: Neuron, kernels: Kernels) -> Tensor:
+        spikes, membranes = kernels.membrane_response(current, neuron)
         ctx.save_for_backward(membranes)  # [T, N, ...]: the memory that BPTT costs
-        ctx.static, ctx.neuron, ctx.kernels = len(current) < timesteps, neuron, kernels
+        ctx.neuron, ctx.kernels = neuron, kernels
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        grad = ctx.kernels.backward_through_time(grads[0], ctx.saved_tensors[0], ctx.neuron)
-        return time_sum(grad.flatten(0, 1), len(grad)).unsqueeze(0) if ctx.static else grad, None, None, None
+        return ctx.kernels.backward_through_time(grads[0], ctx.saved_tensors[0], ctx.neuron), None, None
 
 
 def _unrolled_lif(x: Unrolled | Static, neuron: Neuron) -> Unrolled:
-    values, steps = (x.rate, 1) if isinstance(x, Static) else (x.values, x.timesteps)
-    current = values.unflatten(0, (steps, -1))
+    current = each_step(x.rate, x.timesteps) if isinstance(x, Static) else x.values.unflatten(0, (x.timesteps, -1))
     if torch.is_grad_enabled() and current.requires_grad:
-        spikes: Tensor = _ThroughTime.apply(current, x.timesteps, neuron, x.kernels)
+        spikes: Tensor = _ThroughTime.apply(current, neuron, x.kernels)
     else:  # evaluation keeps no membranes
-        spikes = x.kernels.spike_response(current.expand(x.timesteps, *current.shape[1:]), neuron)
+        spikes = x.kernels.spike_response(current, neuron)
     return Unrolled(spikes.flatten(0, 1), x.context)
 
 

@@ -41,6 +41,15 @@ class Depthwise(nn.Conv2d):
             return super().forward(input)
 
 
+class Depthwise1d(nn.Conv1d):
+    """The same for sequences."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, L] → [N, C_out, L/stride], rounded up; a signal, too."""
+        with SafeConvolutions():
+            return super().forward(input)
+
+
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1."""
     # Half the kernel, rounded down, is the padding that keeps the size for odd kernels.

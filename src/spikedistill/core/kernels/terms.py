@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 
 class Norm(NamedTuple):
@@ -102,12 +103,29 @@ def time_sum(values: Tensor, timesteps: int) -> Tensor:
     return _reduced(torch.sum, values, timesteps)
 
 
+class _EachStep(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, timesteps: int) -> Tensor:
+        return values.unsqueeze(0).expand(timesteps, *values.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return time_sum(grads[0].flatten(0, 1), len(grads[0])), None
+
+
+def each_step(values: Tensor, timesteps: int) -> Tensor:
+    """[T, N, ...] from [N, ...], the same at all steps: no copy, they are one memory. Its gradient is their sum."""
+    return _EachStep.apply(values, timesteps)
+
+
 def _reduced(reduce: Callable[..., Tensor], values: Tensor, timesteps: int) -> Tensor:
     rows = values.movedim(1, -1) if values.dim() > 2 else values
     if not rows.is_contiguous():
         return reduce(values.unflatten(0, (timesteps, -1)), 0)
     # In channels_last memory torch's reduction would take several times as long, and give the other layout.
-    whole = reduce(rows.reshape(timesteps, -1), 0).view(-1, *rows.shape[1:])
+    whole = reduce(rows.reshape(timesteps, values.numel() // timesteps), 0).view(
+        len(values) // timesteps, *rows.shape[1:]
+    )
     return whole.movedim(-1, 1) if values.dim() > 2 else whole
 
 

@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from spikedistill.core.dual import Dual, Static, Unrolled
 from spikedistill.core.first_order import FirstOrder
-from spikedistill.core.kernels import Kernels, Term
+from spikedistill.core.kernels import Kernels, Term, each_step
 from spikedistill.core.lif import learned_lif
 from spikedistill.core.neuron import Neuron, compute_dtype
 from spikedistill.core.signal import Rule, Signal, TorchFunction
@@ -103,7 +103,7 @@ class _LearnedThroughTime(FirstOrder):
 def _current(x: Static | Unrolled | Dual) -> Tensor:
     """[T, N, ...]; of a static signal all steps are one memory."""
     if isinstance(x, Static):
-        return x.rate.unsqueeze(0).expand(x.timesteps, *x.rate.shape)
+        return each_step(x.rate, x.timesteps)
     return x.values.unflatten(0, (x.timesteps, -1))
 
 

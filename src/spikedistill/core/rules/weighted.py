@@ -5,6 +5,7 @@ Only the backward of the layer uses the rate tensors (step 1 in dual.py); an adj
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -68,7 +69,7 @@ def _convolution_adjoint(
     def adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         channels = [grad.shape[1]]  # the size of the bias
         tensors, dtype = (grad, rate, weight), grad.dtype
-        if not transposed and _is_slow(rate, weight, stride, groups):
+        if not transposed and _is_slow(rate.dtype, weight, stride, groups):
             tensors = tuple(t.float() for t in tensors)
         gradients = torch.ops.aten.convolution_backward(
             *tensors, channels, stride, padding, dilation, transposed, output_padding, groups, list(needed)
@@ -93,9 +94,11 @@ def _under_autocast(x: Dual, weight: Tensor, bias: Tensor | None) -> tuple[Dual,
 
 
 def _computed_in(x: Flow) -> torch.dtype:
-    """The dtype that a layer with weights computes in: that of autocast, where it is on."""
+    """The dtype that a layer with weights computes in: that of autocast, where it is on and looks at the tensor."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def _weighted(
@@ -170,11 +173,11 @@ def convolution(
     """
     _check_channels(function, input, weight.shape[1] * groups, weight)
     input, stride = _safe(input, weight, stride, padding)
-    # rate-based backpropagation has a backward of its own, the adjoint: its spikes stay in bf16
-    if not isinstance(input, Dual) and torch.is_grad_enabled() and _is_slow(input, weight, stride, groups):
-        return _in_float32(function, input, weight, bias, stride, padding, dilation, groups)
     adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    if not isinstance(input, Dual) and _trains_slowly(input, weight, stride, groups):
+        # rate-based backpropagation alone has the adjoint for its backward; here it is autograd's
+        function = functools.wraps(function)(functools.partial(_convolved, function))
     return _weighted(function, input, weight, bias, adjoint, options)
 
 
@@ -216,25 +219,33 @@ def _convolved(
 ) -> Tensor:
     if isinstance(input, Tensor) and input.dim() == weight.dim():  # else torch says what is wrong
         input, stride = _safe(input, weight, stride, padding)
-        if torch.is_grad_enabled() and _is_slow(input, weight, stride, groups):
-            return _in_float32(function, input, weight, bias, stride, padding, dilation, groups)
+        adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
+        if adjoint is not None and _trains_slowly(input, weight, stride, groups):
+            # cast as autocast would, and given the backward that rate-based backpropagation has
+            input, weight = input.to(torch.bfloat16), weight.to(torch.bfloat16)
+            bias = None if bias is None else bias.to(torch.bfloat16)
+            with torch.no_grad():
+                out = function(input, weight, bias, stride, padding, dilation, groups)
+            return linear_of_rate(out, input, weight, bias, adjoint)
     return function(input, weight, bias, stride, padding, dilation, groups)
 
 
-def _is_slow(x: Flow, weight: Tensor, stride: Sizes, groups: int) -> bool:
-    """A depthwise convolution in bf16 on the CPU with a stride or a large kernel, trained.
+def _is_slow(dtype: torch.dtype, weight: Tensor, stride: Sizes, groups: int) -> bool:
+    """A depthwise convolution in bf16 on the CPU, with a stride or a large kernel.
 
-    oneDNN has no kernel of its own for its backward: that took up to 60 times as long as in float32 (docs/LOG.md).
+    oneDNN has no kernel of its own for its backward. With a stride that took up to 60 times as long as in float32, with
+    a kernel above 3×3 about twice as long (docs/performance.md).
     """
     depthwise = groups > 1 and weight.shape[1] == 1
     unlike = math.prod(_listed(stride, weight.dim() - 2)) > 1 or max(weight.shape[2:]) > 3
-    return depthwise and unlike and x.device.type == "cpu" and _computed_in(x) == torch.bfloat16
+    return depthwise and unlike and dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
-def _in_float32(function: TorchFunction, x: _Fed, weight: Tensor, bias: Tensor | None, *options: Any) -> _Fed:
-    with torch.autocast(x.device.type, enabled=False):
-        out = function(x.float(), weight.float(), None if bias is None else bias.float(), *options)
-        return out.to(torch.bfloat16)  # what follows computes as behind any other convolution
+def _trains_slowly(x: Flow, weight: Tensor, stride: Sizes, groups: int) -> bool:
+    """Whether autograd would take such a backward."""
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    alike = _computed_in(x) == _computed_in(weight)  # else torch says what is wrong
+    return wanted and alike and _is_slow(_computed_in(x), weight, stride, groups)
 
 
 def _is_unsafe(x: Flow, weight: Tensor, stride: Sizes, padding: Padding) -> bool:
