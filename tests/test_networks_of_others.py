@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import spikedistill as sd
 from spikedistill.core.modules import evaluating
+from spikedistill.core.network import rate
 from spikedistill.core.output import Output
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
 from spikedistill.machine.device import autocast, to_channels_last
@@ -140,6 +141,14 @@ def test_depthwise_convolutions_go_with_checkpoints(rule):
         grads.append([p.grad.clone() for p in learner.network.parameters()])
     assert grads[0][1].abs().max() > 0
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_depthwise_convolutions_have_sizes_without_numbers(rule):
+    with torch.device("meta"):
+        network = sd.Network(depthwise(3, 2))
+        out, _ = network.propagate(rule.encode(torch.empty(4, 3, 8, 8)))
+    assert rate(out).shape == (4, 8 * 4 * 4)
 
 
 def test_depthwise_convolutions_of_doubles_stay_double():

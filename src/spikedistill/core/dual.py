@@ -41,7 +41,7 @@ from torch.autograd import Function
 from spikedistill.core.first_order import FirstOrder
 from spikedistill.core.kernels import Kernels, Norm, Term, computed, each_step, norm_backward, time_mean, total
 from spikedistill.core.neuron import Neuron
-from spikedistill.core.signal import Context, Signal, TorchFunction
+from spikedistill.core.signal import Context, Signal, TorchFunction, is_autocast
 from spikedistill.errors import InvalidArgument
 
 Adjoint = Callable[[Tensor, Tensor, Tensor, tuple[bool, ...]], tuple[Tensor | None, ...]]
@@ -227,7 +227,7 @@ def _dual_lif(x: Dual | Static, neuron: Neuron) -> Dual:
     plain = [term.rate for term in terms if term.norm is None]
     inputs = [tensor for group in normed for tensor in group] + plain
     # Layers of half floats take no others; under autocast each layer casts, and the rate stays exact.
-    rate = rate if torch.is_autocast_enabled(x.device.type) else rate.to(x.dtype)
+    rate = rate if is_autocast(x) else rate.to(x.dtype)
     # The kernel's numbers have no gradient; here the rate gets one, to the terms' rates and their norms' γ and β.
     rate = _NeuronOfRate.apply(rate, eligibility, x.kernels, len(normed), *inputs)
     return Dual((Term(spikes, rate),), x.context)

@@ -59,6 +59,12 @@ def first_signal(values: Iterable[object]) -> Signal | None:
     return None
 
 
+def is_autocast(x: Flow) -> bool:
+    """Whether autocast is on where the tensor is; a device that has none (meta) refuses to be asked."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def name_of(function: TorchFunction) -> str:
     """A torch function as its user knows it: `max_pool2d`, `Tensor.clamp`, `einsum`."""
     name = getattr(function, "__qualname__", None) or getattr(function, "__name__", repr(function))

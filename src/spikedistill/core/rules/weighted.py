@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from spikedistill.core.dual import Adjoint, Dual, Unrolled, linear_of_rate
 from spikedistill.core.kernels import Term
 from spikedistill.core.rules.common import kept, linear
-from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, name_of
+from spikedistill.core.signal import Flow, Rule, Signal, Signals, TorchFunction, is_autocast, name_of
 from spikedistill.core.trace import user_frame
 from spikedistill.errors import InvalidArgument, UnsupportedOperation
 
@@ -83,7 +83,7 @@ def _under_autocast(x: Dual, weight: Tensor, bias: Tensor | None) -> tuple[Dual,
     """Under autocast, cast as torch would; a custom backward has to know the dtype it is given."""
     # Torch casts inside conv2d, where autograd sees it. Here only the adjoint runs backward; without these casts it
     # would get a bf16 gradient beside a float32 rate and weight.
-    if not torch.is_autocast_enabled(x.device.type):
+    if not is_autocast(x):
         return x, weight, bias
     dtype = _computed_in(x)
     # Both tensors of the signal at once: reading `values` computes what is pending on it. Spikes of 8 bits stay so.
@@ -94,11 +94,9 @@ def _under_autocast(x: Dual, weight: Tensor, bias: Tensor | None) -> tuple[Dual,
 
 
 def _computed_in(x: Flow) -> torch.dtype:
-    """The dtype that a layer with weights computes in: that of autocast, where it is on and looks at the tensor."""
-    kind = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
-        return x.dtype
-    return torch.get_autocast_dtype(kind)
+    """The dtype that a layer with weights computes in: autocast leaves doubles alone."""
+    cast = is_autocast(x) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if cast else x.dtype
 
 
 def _weighted(
