@@ -123,9 +123,8 @@ def _reduced(reduce: Callable[..., Tensor], values: Tensor, timesteps: int) -> T
     if not rows.is_contiguous():
         return reduce(values.unflatten(0, (timesteps, -1)), 0)
     # In channels_last memory torch's reduction would take several times as long, and give the other layout.
-    whole = reduce(rows.reshape(timesteps, values.numel() // timesteps), 0).view(
-        len(values) // timesteps, *rows.shape[1:]
-    )
+    flat = reduce(rows.reshape(timesteps, values.numel() // timesteps), 0)
+    whole = flat.view(len(values) // timesteps, *rows.shape[1:])
     return whole.movedim(-1, 1) if values.dim() > 2 else whole
 
 

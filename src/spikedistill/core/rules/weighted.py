@@ -5,7 +5,6 @@ Only the backward of the layer uses the rate tensors (step 1 in dual.py); an adj
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -170,12 +169,12 @@ def convolution(
         UnsupportedOperation: a signal as weight or bias.
     """
     _check_channels(function, input, weight.shape[1] * groups, weight)
-    input, stride = _safe(input, weight, stride, padding)
-    adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    if not isinstance(input, Dual) and _trains_slowly(input, weight, stride, groups):
-        # rate-based backpropagation alone has the adjoint for its backward; here it is autograd's
-        function = functools.wraps(function)(functools.partial(_convolved, function))
+    if not isinstance(input, Dual):  # on plain tensors, with autograd's backward
+        with SafeConvolutions():
+            return _weighted(function, input, weight, bias, None, options)
+    input, options["stride"] = _safe(input, weight, stride, padding)
+    adjoint = _convolution_adjoint(False, weight, options["stride"], padding, 0, groups, dilation)
     return _weighted(function, input, weight, bias, adjoint, options)
 
 
@@ -192,9 +191,9 @@ def _safe(x: _Fed, weight: Tensor, stride: Sizes, padding: Padding) -> tuple[_Fe
 
 
 class SafeConvolutions(TorchFunctionMode):
-    """Does to convolutions of plain tensors, during a `with` block, what the rule does to those of signals.
+    """During a `with` block, convolutions of plain tensors neither corrupt the memory nor take oneDNN's slow backward.
 
-    oneDNN neither corrupts the memory with them nor is slow at them (docs/design.md, "Around other people's bugs").
+    docs/design.md, "Around other people's bugs".
     """
 
     def __torch_function__(
@@ -217,8 +216,8 @@ def _convolved(
 ) -> Tensor:
     if isinstance(input, Tensor) and input.dim() == weight.dim():  # else torch says what is wrong
         input, stride = _safe(input, weight, stride, padding)
-        adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
-        if adjoint is not None and _trains_slowly(input, weight, stride, groups):
+        slow = _trains_slowly(input, weight, stride, groups)
+        if slow and (adjoint := _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)) is not None:
             # cast as autocast would, and given the backward that rate-based backpropagation has
             input, weight = input.to(torch.bfloat16), weight.to(torch.bfloat16)
             bias = None if bias is None else bias.to(torch.bfloat16)
@@ -239,7 +238,7 @@ def _is_slow(dtype: torch.dtype, weight: Tensor, stride: Sizes, groups: int) -> 
     return depthwise and unlike and dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
-def _trains_slowly(x: Flow, weight: Tensor, stride: Sizes, groups: int) -> bool:
+def _trains_slowly(x: Tensor, weight: Tensor, stride: Sizes, groups: int) -> bool:
     """Whether autograd would take such a backward."""
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     alike = _computed_in(x) == _computed_in(weight)  # else torch says what is wrong
