@@ -60,16 +60,26 @@ def test_neuron_kernel(neuron, normed):
     assert 0 < found.rate.mean() < 1
 
 
-def test_a_neuron_behind_a_sum_is_one_sweep(monkeypatch):
-    """Nothing but the results is as large as the currents: inductor would like to keep their sum."""
+@pytest.mark.parametrize(
+    ("count", "steps", "dtype", "neuron"),
+    [
+        (2, 3, torch.float64, "soft, attached, atan"),
+        (1, 8, torch.float32, "preset"),
+        (2, 6, torch.bfloat16, "preset"),
+    ],
+)
+def test_a_neuron_is_one_sweep(monkeypatch, count, steps, dtype, neuron):
+    """Nothing but the results is as large as the currents: inductor would like to keep membranes, sums and spikes."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
     from step_memory import alive_at_peak
 
-    steps, made = 3, [term((4, 32, 16, 16), 3, True, k) for k in range(2)]
-    terms = tuple(each._replace(path=each.values.to(memory_format=torch.channels_last)) for each in made)
+    made = [term((4, 32, 16, 16), steps, True, k) for k in range(count)]
+    paths = [each.values.to(dtype, memory_format=torch.channels_last) for each in made]
+    norms = [Norm(*(x.to(torch.promote_types(dtype, torch.float32)) for x in each.norm)) for each in made]
+    terms = tuple(each._replace(path=p, norm=n) for each, p, n in zip(made, paths, norms, strict=True))
 
     def sweep():
-        return compiled().rate_response(terms, steps, steps, NEURONS["soft, attached, atan"])
+        return compiled().rate_response(terms, steps, steps, NEURONS[neuron])
 
     results = sum(tensor.nbytes for tensor in sweep())
     assert results <= alive_at_peak(sweep) < 1.1 * results

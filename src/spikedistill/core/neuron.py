@@ -232,7 +232,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class RateResponse(NamedTuple):
-    spikes: Tensor  # [T, ...] in the current's dtype
+    spikes: Tensor  # [T, ...] in the current's dtype, or the one asked for
     rate: Tensor  # [...] mean of the spikes over T
     eligibility: Tensor  # [...] d rate / d(current added to every step)
 
@@ -242,7 +242,9 @@ def first_membrane(current: Tensor | Sequence[Tensor], neuron: Dynamics) -> Tens
     return torch.full_like(current[0], neuron.start, dtype=compute_dtype(current[0].dtype))
 
 
-def rate_response(current: Tensor | Sequence[Tensor], neuron: Dynamics) -> RateResponse:
+def rate_response(
+    current: Tensor | Sequence[Tensor], neuron: Dynamics, spike_dtype: torch.dtype | None = None
+) -> RateResponse:
     """Spikes, firing rate and eligibility in one sweep over time (method.md §2.2).
 
         e = (1/T) Σ_t κ_t·h_t,   κ_1 = 1,   κ_{t+1} = 1 + decay·κ_t·d_t
@@ -251,11 +253,13 @@ def rate_response(current: Tensor | Sequence[Tensor], neuron: Dynamics) -> RateR
 
     Args:
         current: [T, ...], or the T of them one by one.
+        spike_dtype: of the spikes (None: the current's).
 
     Returns:
-        Spikes in the dtype of the current; rate and eligibility in `compute_dtype` of it.
+        Rate and eligibility are in `compute_dtype` of the current.
     """
     timesteps, dtype = len(current), compute_dtype(current[0].dtype)
+    spike_dtype = spike_dtype or current[0].dtype
     membrane = first_membrane(current, neuron)  # no current reaches it, so e does not ask what it is
     count, eligibility = torch.zeros_like(membrane), torch.zeros_like(membrane)
     kappa = torch.ones_like(membrane)  # κ_1 = 1: v_1 = I_1 + ε
@@ -268,7 +272,7 @@ def rate_response(current: Tensor | Sequence[Tensor], neuron: Dynamics) -> RateR
         # e takes κ_t, so κ moves on to the next step only after it.
         eligibility = eligibility + kappa * h
         kappa = 1 + neuron.decay * kappa * neuron.slope(v, s, h)
-        spikes.append(s.to(current[0].dtype))  # 0 and 1 are exact in every dtype
+        spikes.append(s.to(spike_dtype))  # 0 and 1 are exact in every dtype
     return RateResponse(torch.stack(spikes), count / timesteps, eligibility / timesteps)
 
 

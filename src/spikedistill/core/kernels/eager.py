@@ -99,8 +99,9 @@ class Kernels:
         """
         current = total(terms).unflatten(0, (steps, -1))
         # One step becomes T by expanding, which copies nothing.
-        spikes, rate, eligibility = lif.rate_response(current.expand(timesteps, *current.shape[1:]), neuron)
-        return RateResponse(spikes.flatten(0, 1).to(self.spike_dtype or spikes.dtype), rate, eligibility)
+        currents = current.expand(timesteps, *current.shape[1:])
+        spikes, rate, eligibility = lif.rate_response(currents, neuron, self.spike_dtype)
+        return RateResponse(spikes.flatten(0, 1), rate, eligibility)
 
     def constant_response(self, current: Tensor, timesteps: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Rate and eligibility [N, C, ...] of neurons whose current [N, C, ...] is the same at all T steps."""

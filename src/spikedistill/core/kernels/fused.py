@@ -60,6 +60,22 @@ def _unlanes(lanes: Tensor, shape: torch.Size) -> Tensor:
     return lanes.reshape(-1, *shape[2:], shape[1]).movedim(-1, 1)
 
 
+class _OneShape(Learned):
+    """A neuron whose every value is [rows, C] to the compiler, as the membranes are that norms make.
+
+    Inductor joins loops of one shape only. What is made of membranes alone it flattens to [rows·C], in a second sweep
+    over memory, for which all that both need is written down. A vector in each formula keeps one shape.
+    """
+
+    def derivative(self, membrane: Tensor) -> Tensor:
+        assert isinstance(self.threshold, Tensor)
+        return super().derivative(membrane) + _unknown_zero(self.threshold)
+
+
+def _unknown_zero(vector: Tensor) -> Tensor:
+    return (vector > math.inf).to(vector.dtype)  # which the compiler cannot know
+
+
 # Each function below builds a sweep, once for every set of arguments. What the arguments fix (T, the constants of the
 # neuron, the number of terms) is written into the kernel as constants, and loops over it are unrolled.
 
@@ -69,7 +85,7 @@ def _fused_rate_response(
     terms: int, affine: bool, timesteps: int, neuron: Neuron, kept: torch.dtype, spike_dtype: torch.dtype
 ) -> Callable[..., Tensors]:
     def sweep(*tensors: Tensor) -> Tensors:  # for each term values [S, N, L, C], then scale and shift [C] if affine
-        dtype, zero = lif.compute_dtype(kept), 0.0
+        dtype = lif.compute_dtype(kept)
         size = 3 if affine else 1
         currents = []
         # Step by step: of the sum of all steps, which several loops read, inductor would write down all T·N values.
@@ -83,14 +99,12 @@ def _fused_rate_response(
                 current = value if current is None else current + value
             assert current is not None
             currents.append(current)
-        spikes, rate, eligibility = lif.rate_response(currents, neuron)
+        dynamics: lif.Dynamics = neuron
         if affine:
-            # Inductor joins loops of one shape only. A vector [C] in every result keeps them all [rows, C]: one sweep
-            # over memory instead of two with T - 1 membranes written between them.
-            zero = (tensors[1] > math.inf).to(dtype)  # always 0, which the compiler cannot know
-        rate, eligibility = rate + zero, eligibility + zero
+            dynamics = _OneShape.of(neuron, None, neuron.threshold + _unknown_zero(tensors[1].to(dtype)))
+        spikes, rate, eligibility = lif.rate_response(currents, dynamics, spike_dtype)
         # Computed in float32, written in the dtype of the values: in bf16 half the memory is moved.
-        return spikes.to(spike_dtype), rate.to(kept), eligibility.to(kept)
+        return spikes, rate.to(kept), eligibility.to(kept)
 
     return _variant(sweep)
 
