@@ -64,7 +64,7 @@ def test_neuron_kernel(neuron, normed):
     ("count", "steps", "dtype", "neuron"),
     [
         (2, 3, torch.float64, "soft, attached, atan"),
-        (1, 8, torch.float32, "preset"),
+        (1, 6, torch.float32, "preset"),
         (2, 6, torch.bfloat16, "preset"),
     ],
 )
