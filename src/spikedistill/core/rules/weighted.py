@@ -5,7 +5,6 @@ Only the backward of the layer uses the rate tensors (step 1 in dual.py); an adj
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -180,7 +179,7 @@ def convolution(
     adjoint = None
     if isinstance(input, Dual):  # others have autograd's backward
         adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
-    with SafeConvolutions() if input.device.type == "cpu" else contextlib.nullcontext():
+    with SafeConvolutions():
         return _weighted(function, input, weight, bias, adjoint, options)
 
 
