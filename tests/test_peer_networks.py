@@ -94,7 +94,7 @@ def test_spikingjelly_is_built_of_its_own_layers():
     assert torchs <= {"Identity", "Sequential"}  # the empty stem and empty shortcuts
     assert not any(kind.__module__.startswith("spikedistill") for kind in leaves)
     strided = peers.SpikingJelly(create_model("resnet18", 7, width=8).body, 2)
-    assert any(type(m).__name__ == "SafeConv2d" for m in strided.modules())  # unsafe in oneDNN otherwise
+    assert any(type(m).__name__ == "StridedPointwise" for m in strided.modules())  # unsafe in oneDNN otherwise
 
 
 def test_peers_leave_the_network_as_it_was():

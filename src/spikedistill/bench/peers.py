@@ -21,10 +21,10 @@ from spikedistill.core.lif import LIF
 from spikedistill.core.modules import replace_modules
 from spikedistill.core.neuron import Neuron, compute_dtype
 from spikedistill.errors import InvalidArgument
-from spikedistill.models.layers import Head, SafeConv2d
+from spikedistill.models.layers import Head, StridedPointwise
 
 FEWEST_CHANNELS = 16
-"""Fewer channels in a strided 1×1 convolution are not safe in oneDNN, see `core.rules.weighted`."""
+"""Fewer channels in a strided 1×1 convolution are not safe in oneDNN, see `StridedPointwise`."""
 
 
 def take_stem(body: nn.Module) -> nn.Module:
@@ -151,7 +151,7 @@ def spikingjelly_layer(module: nn.Module, make_neuron: Callable[[Neuron], nn.Mod
         return make_neuron(module.neuron)
     _refuse_other_layers(module)
     # Its own convolution is faster than picking pixels, so it is taken wherever it is safe.
-    if isinstance(module, SafeConv2d) and module.kernel_size == (1, 1) and module.in_channels < FEWEST_CHANNELS:
+    if isinstance(module, StridedPointwise) and module.in_channels < FEWEST_CHANNELS:
         return layer.SeqToANNContainer(module)
     # Our head flattens what follows the batch dimension; SpikingJelly's tensors have time in front of it.
     if isinstance(module, Head):

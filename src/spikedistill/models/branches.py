@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikedistill.errors import choose
-from spikedistill.models.layers import SafeConv1d, conv
+from spikedistill.models.layers import Depthwise1d, conv
 
 
 class Layers(NamedTuple):
@@ -22,7 +22,7 @@ class Layers(NamedTuple):
 
 
 def _conv1d(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv1d:
-    kind = SafeConv1d if groups > 1 else nn.Conv1d
+    kind = Depthwise1d if groups > 1 else nn.Conv1d
     return kind(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 

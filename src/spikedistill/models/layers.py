@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikedistill.core.lif import LIF
@@ -17,23 +18,34 @@ Stem = Literal["cifar", "imagenet"]
 """3×3 with stride 1, or 7×7 with stride 2 and max pooling."""
 
 
-class SafeConv2d(nn.Conv2d):
-    """A convolution that is safe and quick to train on a CPU, wherever it is used (`core.rules.weighted`).
+class StridedPointwise(nn.Conv2d):
+    """A 1×1 convolution with a stride, as picking pixels and a 1×1 convolution without: the same numbers.
 
-    For depthwise convolutions and strided 1×1 ones; others are so without it.
+    oneDNN up to at least 3.12 (issue 6035) writes outside its workspace in the weight gradient of strided 1×1
+    convolutions on channels_last memory with fewer than 8 (AVX2) or 16 (AVX-512) input channels.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C_in, H, W] → [N, C_out, H/stride, W/stride], rounded up; a signal, too, which looks like a tensor."""
+        # A 1×1 kernel looks at the pixels at multiples of the stride only, so the others can be left out before it.
+        picked = input[:, :, :: self.stride[0], :: self.stride[1]]
+        return F.conv2d(picked, self.weight, self.bias, 1, 0, self.dilation, self.groups)
+
+
+class Depthwise(nn.Conv2d):
+    """A convolution of each channel for itself, quick to train in bf16 on a CPU too (`core.rules.weighted`)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C_out, H/stride, W/stride], rounded up; a signal, too."""
         with SafeConvolutions():
             return super().forward(input)
 
 
-class SafeConv1d(nn.Conv1d):
+class Depthwise1d(nn.Conv1d):
     """The same for sequences."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, C_in, L] → [N, C_out, L/stride], rounded up; a signal, too."""
+        """[N, C, L] → [N, C_out, L/stride], rounded up; a signal, too."""
         with SafeConvolutions():
             return super().forward(input)
 
@@ -41,7 +53,7 @@ class SafeConv1d(nn.Conv1d):
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1."""
     # Half the kernel, rounded down, is the padding that keeps the size for odd kernels.
-    kind = SafeConv2d if groups > 1 or (kernel == 1 and stride > 1) else nn.Conv2d
+    kind = StridedPointwise if kernel == 1 and stride > 1 else Depthwise if groups > 1 else nn.Conv2d
     return kind(c_in, c_out, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
 

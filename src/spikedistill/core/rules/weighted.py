@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -67,19 +67,13 @@ def _convolution_adjoint(
 
     def adjoint(grad: Tensor, rate: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         channels = [grad.shape[1]]  # the size of the bias
-        picks = None if transposed else _picks(rate, weight, stride, padding)
-        seen, step = (rate, stride) if picks is None else (rate[picks], [1] * dims)
-        tensors, dtype = (grad, seen, weight), grad.dtype
+        tensors, dtype = (grad, rate, weight), grad.dtype
         if not transposed and _is_slow(rate.dtype, weight, stride, groups):
             tensors = tuple(t.float() for t in tensors)
-        to_seen, *others = torch.ops.aten.convolution_backward(
-            *tensors, channels, step, padding, dilation, transposed, output_padding, groups, list(needed)
+        gradients = torch.ops.aten.convolution_backward(
+            *tensors, channels, stride, padding, dilation, transposed, output_padding, groups, list(needed)
         )
-        to_rate = to_seen
-        if picks is not None and to_seen is not None:
-            to_rate = torch.zeros_like(rate)
-            to_rate[picks] = to_seen
-        return tuple(None if g is None else g.to(dtype) for g in (to_rate, *others))
+        return tuple(None if g is None else g.to(dtype) for g in gradients)
 
     return adjoint
 
@@ -176,17 +170,28 @@ def convolution(
     """
     _check_channels(function, input, weight.shape[1] * groups, weight)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    adjoint = None
-    if isinstance(input, Dual):  # others have autograd's backward
-        adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
-    with SafeConvolutions():
-        return _weighted(function, input, weight, bias, adjoint, options)
+    if not isinstance(input, Dual):  # on plain tensors, with autograd's backward
+        with SafeConvolutions():
+            return _weighted(function, input, weight, bias, None, options)
+    input, options["stride"] = _safe(input, weight, stride, padding)
+    adjoint = _convolution_adjoint(False, weight, options["stride"], padding, 0, groups, dilation)
+    return _weighted(function, input, weight, bias, adjoint, options)
+
+
+_Fed = TypeVar("_Fed", Signal, Tensor)
+
+
+def _safe(x: _Fed, weight: Tensor, stride: Sizes, padding: Padding) -> tuple[_Fed, Sizes]:
+    """Input and stride of the same convolution that oneDNN does not corrupt the memory with."""
+    if not _is_unsafe(x, weight, stride, padding):
+        return x, stride
+    # The same numbers: pick the pixels, then convolve without a stride.
+    step = _listed(stride, weight.dim() - 2)
+    return x[(slice(None), slice(None), *(slice(None, None, s) for s in step))], 1  # type: ignore[return-value]
 
 
 class SafeConvolutions(TorchFunctionMode):
-    """During a `with` block, convolutions of plain tensors neither corrupt the memory nor take oneDNN's slow backwards.
-
-    They are the same numbers, and keep the same tensors for the backward: a checkpoint may compute them again outside.
+    """During a `with` block, convolutions of plain tensors neither corrupt the memory nor take oneDNN's slow backward.
 
     docs/design.md, "Around other people's bugs".
     """
@@ -209,24 +214,17 @@ def _convolved(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
-    options = (stride, padding, dilation, groups)
-    if not isinstance(input, Tensor) or input.dim() != weight.dim():  # torch says what is wrong
-        return function(input, weight, bias, *options)
-    picks, dtype = _picks(input, weight, stride, padding), _computed_in(input)
-    wanted = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-    alike = dtype == _computed_in(weight)  # else torch says what is wrong
-    if wanted and alike and (picks is not None or _is_slow(dtype, weight, stride, groups)):
-        adjoint = _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)
-        if adjoint is not None:
+    if isinstance(input, Tensor) and input.dim() == weight.dim():  # else torch says what is wrong
+        input, stride = _safe(input, weight, stride, padding)
+        slow = _trains_slowly(input, weight, stride, groups)
+        if slow and (adjoint := _convolution_adjoint(False, weight, stride, padding, 0, groups, dilation)) is not None:
             # cast as autocast would, and given the backward that rate-based backpropagation has
-            input, weight = input.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+            input, weight = input.to(torch.bfloat16), weight.to(torch.bfloat16)
+            bias = None if bias is None else bias.to(torch.bfloat16)
             with torch.no_grad():
-                out = _convolved(function, input, weight, bias, *options)
+                out = function(input, weight, bias, stride, padding, dilation, groups)
             return linear_of_rate(out, input, weight, bias, adjoint)
-    if picks is not None:
-        return function(input[picks], weight, bias, 1, padding, dilation, groups)
-    return function(input, weight, bias, *options)
+    return function(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _is_slow(dtype: torch.dtype, weight: Tensor, stride: Sizes, groups: int) -> bool:
@@ -240,18 +238,19 @@ def _is_slow(dtype: torch.dtype, weight: Tensor, stride: Sizes, groups: int) -> 
     return depthwise and unlike and dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
-def _picks(x: Tensor, weight: Tensor, stride: Sizes, padding: Padding) -> tuple[slice, ...] | None:
-    """The elements that a strided 1×1 convolution on the CPU looks at; None for other convolutions.
+def _trains_slowly(x: Tensor, weight: Tensor, stride: Sizes, groups: int) -> bool:
+    """Whether autograd would take such a backward."""
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    alike = _computed_in(x) == _computed_in(weight)  # else torch says what is wrong
+    return wanted and alike and _is_slow(_computed_in(x), weight, stride, groups)
 
-    oneDNN up to at least 3.12 (issue 6035) writes outside its workspace in the weight gradient of these, on
-    channels_last memory with fewer than 8 (AVX2) or 16 (AVX-512) input channels. A convolution of the picked elements
-    without a stride is the same, and its backward is faster with more channels too (docs/performance.md).
-    """
-    step = _listed(stride, weight.dim() - 2)
-    padded = padding not in ("valid", "same") and any(_listed(padding, len(step)))
-    if math.prod(weight.shape[2:]) > 1 or math.prod(step) == 1 or padded or x.device.type != "cpu":
-        return None
-    return (slice(None), slice(None), *(slice(None, None, s) for s in step))
+
+def _is_unsafe(x: Flow, weight: Tensor, stride: Sizes, padding: Padding) -> bool:
+    """A strided 1×1 convolution of few channels on the CPU; see `models.layers.StridedPointwise`."""
+    # Our models have that layer instead; this is for models of others.
+    pointwise = math.prod(weight.shape[2:]) == 1 and padding in (0, (0,) * (weight.dim() - 2), "valid")
+    strided = math.prod(_listed(stride, weight.dim() - 2)) > 1
+    return pointwise and strided and weight.shape[1] < 16 and x.device.type == "cpu"
 
 
 def transposed_convolution(
