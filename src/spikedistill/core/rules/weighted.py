@@ -39,7 +39,8 @@ def _fully_connected_adjoint(
 
 
 def _listed(value: Sizes, dims: int) -> list[int]:
-    return [value] * dims if isinstance(value, int) else list(value)
+    value = [value] if isinstance(value, int) else list(value)
+    return value * dims if len(value) == 1 else value  # as torch takes them
 
 
 def _convolution_adjoint(
