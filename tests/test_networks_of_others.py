@@ -143,6 +143,19 @@ def test_depthwise_convolutions_go_with_checkpoints(rule):
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=0)
 
 
+def test_depthwise_convolutions_of_the_twin_go_with_operations_in_place():
+    found = []
+    for inplace in (True, False):
+        layers = depthwise(3, 2)
+        layers.insert(3, nn.ReLU(inplace))
+        learner = sd.SelfDistillation(layers, sd.ANN(), branches=())
+        with autocast("bf16", torch.device("cpu")):
+            out = learner(images()).logits
+        out.float().square().mean().backward()
+        found.append([out, *(p.grad for p in learner.network.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_depthwise_convolutions_have_sizes_without_numbers(rule):
     with torch.device("meta"):

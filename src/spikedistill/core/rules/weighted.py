@@ -224,7 +224,8 @@ def _convolved(
             bias = None if bias is None else bias.to(torch.bfloat16)
             with torch.no_grad():
                 out = function(input, weight, bias, stride, padding, dilation, groups)
-            return linear_of_rate(out, input, weight, bias, adjoint)
+            # a copy, for what a custom Function returns here is a view, which in-place operations are not allowed on
+            return linear_of_rate(out, input, weight, bias, adjoint).clone()
     return function(input, weight, bias, stride, padding, dilation, groups)
 
 
