@@ -76,8 +76,8 @@ def _unknown_zero(vector: Tensor) -> Tensor:
     return (vector > math.inf).to(vector.dtype)  # which the compiler cannot know
 
 
-# Each function below builds a sweep, once for every set of arguments. What the arguments fix (T, the constants of the
-# neuron, the number of terms) is written into the kernel as constants, and loops over it are unrolled.
+# Each function below builds a sweep, once for every set of arguments. What the arguments fix as whole numbers (T, the
+# number of terms) is written into the kernel, and loops over it are unrolled; decay and threshold are read.
 
 
 @functools.cache
