@@ -26,6 +26,7 @@ from spikedistill.bench.peers import SpikingJelly
 from spikedistill.core.output import Batch
 from spikedistill.data import Samples, Splits, in_order, load
 from spikedistill.data.samples import is_over_time
+from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import autocast
 from spikedistill.tasks import Classification
 from spikedistill.training.build import make_network
@@ -114,6 +115,7 @@ def main() -> None:
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     begin = time.perf_counter()
+    keep_memory()  # as our training does
     recipe = sd.load_recipe(sys.argv[2], sys.argv[3:])
     splits = load(recipe.data)
     training = Training(recipe, splits)

@@ -49,11 +49,11 @@ def peer_steps(recipe: sd.Recipe) -> dict[str, Callable[[], object]]:
     if ignored := left_out(recipe, splits):
         print(f"SpikingJelly has no row: {', '.join(ignored)}", file=sys.stderr)
         return {}
-    training = Training(recipe, splits)
-    batches = (batch for epoch in itertools.count() for batch in training.batches.epoch(epoch))
     try:
+        training = Training(recipe, splits)
+        batches = (batch for epoch in itertools.count() for batch in training.batches.epoch(epoch))
         training.take(next(batches))
-    except Exception as error:  # its layers may not take what ours do, and torch.compile may not take them
+    except Exception as error:  # without all it needs; layers that do not take what ours do, or that cannot be compiled
         print(f"SpikingJelly has no row: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
         return {}
     return {f"SpikingJelly's BPTT, T = {recipe.timesteps}": lambda: training.take(next(batches))}

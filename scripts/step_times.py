@@ -23,6 +23,7 @@ import torch
 
 import spikedistill as sd
 from spikedistill.data import Splits, load
+from spikedistill.machine.allocator import keep_memory
 from spikedistill.machine.device import find_device
 from spikedistill.machine.processes import Process
 from spikedistill.training.compiled_step import CompiledStep
@@ -137,7 +138,8 @@ def choose_here(root: str, width: int) -> str:
 
 
 def taken_in_turn(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, so often; the drift of the machine hits all alike."""
+    """Seconds of each step, so often; the drift of the machine hits all alike. Memory is kept as in training."""
+    keep_memory()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 2):
         for name, step in steps.items():
